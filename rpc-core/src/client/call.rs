@@ -1,0 +1,183 @@
+//! A call that has not been sent yet, and the future that sends it.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::Client;
+use crate::error::{ErrorKind, RpcError};
+use crate::headers::HeaderValue;
+use crate::message::{Request, Response, deadline_after};
+use crate::service::{self, RpcService};
+
+/// A call of a remote method: set what is special about it, then `.await` it.
+///
+/// `R` is what awaiting gives: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
+///
+/// Nothing happens before the call is awaited. It ends by its deadline, whatever happens: the call's own
+/// [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the method's or the trait's `timeout`, else the
+/// client's, which is 30 seconds unless set.
+///
+/// # Cancel safety
+///
+/// Dropping the future abandons the call: its reply will be discarded. Work that a server has begun is not undone.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use rpc_core::{Connection, RpcError, Server, rpc};
+/// #[rpc]
+/// trait Fib {
+///     async fn fib(n: u64) -> u64;
+/// }
+/// # struct Calculator;
+/// # impl Fib for Calculator {
+/// #     async fn fib(&self, n: u64) -> u64 { n }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let connection = Connection::open("memory:").await?;
+/// # let _server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+/// let fib = FibClient::new(connection.client());
+/// let n = fib.fib(1).timeout(Duration::from_secs(2)).header("tenant", "a").await?;
+/// # assert_eq!(n, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a call does nothing unless it is awaited"]
+pub struct Call<R, S = Client> {
+    service: S,
+    request: Result<Request, RpcError>,
+    limit: Limit,
+    /// How what awaiting gives is made of the answer.
+    decode: fn(Result<Response, RpcError>) -> R,
+}
+
+/// When the caller gives up.
+enum Limit {
+    /// When the client's default says so.
+    Default,
+    After(Duration),
+    At(Instant),
+}
+
+impl<R, S> Call<R, S> {
+    pub(crate) fn new(
+        service: S,
+        request: Result<Request, RpcError>,
+        timeout: Option<Duration>,
+        decode: fn(Result<Response, RpcError>) -> R,
+    ) -> Self {
+        Self {
+            service,
+            request,
+            limit: timeout.map_or(Limit::Default, Limit::After),
+            decode,
+        }
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Request)) -> Self {
+        if let Ok(request) = &mut self.request {
+            change(request);
+        }
+        self
+    }
+
+    /// Waits at most this long, counted from the `.await`; replaces every default, and an earlier deadline.
+    ///
+    /// Zero fails at once with [`ErrorKind::Timeout`] and sends nothing. The broker and the server are told, so a
+    /// request that nobody waits for any more is not run. Longer than 30 years is cut to 30 years.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limit = Limit::After(timeout);
+        self
+    }
+
+    /// Waits until this moment, like [`timeout`](Self::timeout).
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.limit = Limit::At(deadline);
+        self
+    }
+
+    /// Sends a header with the request; the handler reads it with [`Context::header`](crate::Context::header).
+    ///
+    /// The name is at most 255 bytes long and does not begin with `rpc-`; with another the call fails with
+    /// [`ErrorKind::Encode`].
+    pub fn header(self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.change(|request| request.set_header(name.into(), value.into()))
+    }
+
+    /// Sends the request with this priority; it matters where the queue was declared with priorities
+    /// (<https://www.rabbitmq.com/docs/priority>). Default: the method's, else none, which counts as 0.
+    pub fn priority(self, priority: u8) -> Self {
+        self.change(|request| request.priority = Some(priority))
+    }
+
+    /// Lets the request survive a restart of the broker (delivery mode 2, confirmed). Default: the method's, else not.
+    pub fn persistent(self) -> Self {
+        self.change(|request| request.persistent = true)
+    }
+}
+
+impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
+    type Output = R;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        let deadline = match self.limit {
+            Limit::Default => None,
+            Limit::After(timeout) => Some(deadline_after(timeout)),
+            Limit::At(deadline) => Some(deadline.into()),
+        };
+        CallFuture(Box::pin(async move {
+            let mut request = match self.request {
+                Ok(request) => request,
+                Err(error) => return (self.decode)(Err(error)),
+            };
+            request.deadline = deadline;
+            (self.decode)(match deadline {
+                None => service::call(self.service, request).await,
+                // The client and the dispatcher keep the deadline themselves and know more about the call when it
+                // passes; being polled first they win. This one covers the layers in between.
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline, service::call(self.service, request))
+                        .await
+                        .unwrap_or_else(|_| {
+                            Err(RpcError::new(
+                                ErrorKind::Timeout,
+                                "the deadline passed in a layer around the client",
+                            ))
+                        })
+                }
+            })
+        }))
+    }
+}
+
+impl<R, S> fmt::Debug for Call<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`Call`].
+#[must_use = "futures do nothing unless polled"]
+pub struct CallFuture<R>(Pin<Box<dyn Future<Output = R> + Send>>);
+
+impl<R> Future for CallFuture<R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<R> fmt::Debug for CallFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallFuture")
+    }
+}

@@ -1,0 +1,264 @@
+//! The calls that wait for an answer, by correlation id.
+//!
+//! A call is registered before its request is published, so that the fastest reply finds it, and unregistered on every
+//! way out: answered, failed, out of time or dropped.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::error::{BoxError, ErrorKind, RpcError};
+use crate::message::Response;
+
+/// The fate of a call.
+pub(crate) type Answer = Result<Response, RpcError>;
+
+/// Replies that no call was waiting for, by what was wrong with them; each was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DroppedReplies {
+    /// The call was over: its deadline had passed, its future was dropped, or it had been answered already.
+    pub late: u64,
+    /// The correlation id is not one that this client makes.
+    pub foreign: u64,
+    /// There is no correlation id.
+    pub malformed: u64,
+}
+
+/// Counts [`DroppedReplies`] over the life of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct DropCounter {
+    late: AtomicU64,
+    foreign: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl DropCounter {
+    pub(crate) fn read(&self) -> DroppedReplies {
+        DroppedReplies {
+            late: self.late.load(Ordering::Relaxed),
+            foreign: self.foreign.load(Ordering::Relaxed),
+            malformed: self.malformed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The table of waiting calls.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    table: Mutex<Table>,
+    dropped: Arc<DropCounter>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    calls: HashMap<Uuid, oneshot::Sender<Answer>>,
+    ended: Option<Ended>,
+}
+
+/// Why no more answers can come.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    Lost(Arc<BoxError>),
+    Closed,
+}
+
+impl Ended {
+    /// The error for a call that was sent before.
+    fn error(&self) -> RpcError {
+        match self {
+            Self::Lost(cause) => RpcError::new(
+                ErrorKind::Disconnected,
+                "the connection to the broker was lost",
+            )
+            .with_source(cause.to_string()),
+            Self::Closed => RpcError::new(
+                ErrorKind::Closed,
+                "the connection was closed by this process",
+            ),
+        }
+    }
+}
+
+impl InFlight {
+    pub(crate) fn new(dropped: Arc<DropCounter>) -> Self {
+        Self {
+            table: Mutex::default(),
+            dropped,
+        }
+    }
+
+    /// Registers a new call under a fresh id.
+    pub(crate) fn register(self: &Arc<Self>) -> Result<Waiter, RpcError> {
+        let id = Uuid::new_v4();
+        let (sender, answer) = oneshot::channel();
+        let mut table = self.table();
+        match &table.ended {
+            Some(ended) => Err(ended.error().not_executed()),
+            None => {
+                table.calls.insert(id, sender);
+                Ok(Waiter {
+                    id,
+                    answer,
+                    in_flight: self.clone(),
+                })
+            }
+        }
+    }
+
+    /// Gives an answer to the call that waits for it; counts it if none does.
+    pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
+        let Some(text) = correlation_id else {
+            self.dropped.malformed.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let Some(id) = parse_id(text) else {
+            self.dropped.foreign.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let waiting = self.table().calls.remove(&id);
+        if waiting.is_none_or(|waiting| waiting.send(answer).is_err()) {
+            self.dropped.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Fails every call, those in flight and those to come.
+    pub(crate) fn end(&self, ended: Ended) {
+        let calls = {
+            let mut table = self.table();
+            if table.ended.is_some() {
+                return;
+            }
+            table.ended = Some(ended.clone());
+            std::mem::take(&mut table.calls)
+        };
+        for (_, waiting) in calls {
+            let _ = waiting.send(Err(ended.error())); // The call may be over.
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.table().ended.is_none()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing under the lock leaves the table half changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A correlation id of this crate: a UUID in its usual form, as [`Waiter::correlation_id`] writes it.
+fn parse_id(text: &str) -> Option<Uuid> {
+    const HYPHENATED: usize = 36;
+    if text.len() == HYPHENATED {
+        Uuid::try_parse(text).ok()
+    } else {
+        None
+    }
+}
+
+/// A registered call. Dropping it unregisters the call.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    id: Uuid,
+    answer: oneshot::Receiver<Answer>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Waiter {
+    pub(crate) fn correlation_id(&self) -> String {
+        self.id.hyphenated().to_string()
+    }
+
+    pub(crate) async fn answer(&mut self) -> Answer {
+        match (&mut self.answer).await {
+            Ok(answer) => answer,
+            // The table drops a sender only after it has used it.
+            Err(_) => Err(RpcError::new(
+                ErrorKind::Disconnected,
+                "the client's reply task ended",
+            )),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.in_flight.table().calls.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::ContentType;
+    use crate::message::Outcome;
+
+    fn response(body: &'static [u8]) -> Answer {
+        Ok(Response::new(
+            Outcome::Result,
+            ContentType::MessagePack,
+            body.into(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn an_answer_reaches_the_call_of_its_id_alone() {
+        let in_flight = Arc::new(InFlight::new(Arc::default()));
+        let mut first = in_flight.register().unwrap();
+        let mut second = in_flight.register().unwrap();
+        in_flight.answer(Some(&second.correlation_id()), response(b"2"));
+        in_flight.answer(Some(&first.correlation_id()), response(b"1"));
+        assert_eq!(&first.answer().await.unwrap().body[..], b"1");
+        assert_eq!(&second.answer().await.unwrap().body[..], b"2");
+        assert_eq!(in_flight.dropped.read(), DroppedReplies::default());
+    }
+
+    #[tokio::test]
+    async fn late_duplicate_foreign_and_malformed_replies_are_counted() {
+        let in_flight = Arc::new(InFlight::new(Arc::default()));
+        let waiter = in_flight.register().unwrap();
+        let id = waiter.correlation_id();
+        drop(waiter);
+        in_flight.answer(Some(&id), response(b""));
+        in_flight.answer(Some("1"), response(b""));
+        in_flight.answer(None, response(b""));
+        assert_eq!(
+            in_flight.dropped.read(),
+            DroppedReplies {
+                late: 1,
+                foreign: 1,
+                malformed: 1
+            }
+        );
+        let mut answered = in_flight.register().unwrap();
+        let id = answered.correlation_id();
+        in_flight.answer(Some(&id), response(b"once"));
+        in_flight.answer(Some(&id), response(b"twice"));
+        assert_eq!(&answered.answer().await.unwrap().body[..], b"once");
+        assert_eq!(in_flight.dropped.read().late, 2);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_leaves_nothing_behind() {
+        let in_flight = Arc::new(InFlight::new(Arc::default()));
+        drop(in_flight.register().unwrap());
+        assert!(in_flight.table().calls.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_end_fails_the_calls_in_flight_and_those_to_come() {
+        let in_flight = Arc::new(InFlight::new(Arc::default()));
+        let mut waiting = in_flight.register().unwrap();
+        in_flight.end(Ended::Lost(Arc::new("reset by peer".into())));
+        let error = waiting.answer().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+        assert!(error.may_have_executed());
+        let error = in_flight.register().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+        assert!(!error.may_have_executed());
+    }
+}

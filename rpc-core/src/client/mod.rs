@@ -1,0 +1,202 @@
+//! The caller's side: from a request to its answer, within a deadline.
+//!
+//! [`Stub`] is what generated clients are made of, [`Call`] the future they return, [`Client`] the service that sends
+//! requests over a connection, [`Requester`] what the clients of a connection share.
+
+mod builder;
+mod call;
+mod in_flight;
+mod requester;
+mod stub;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+pub use self::builder::ClientBuilder;
+pub use self::call::{Call, CallFuture};
+pub(crate) use self::in_flight::DropCounter;
+pub use self::in_flight::DroppedReplies;
+pub(crate) use self::requester::Requester;
+pub use self::stub::Stub;
+use crate::codec::ContentType;
+use crate::connection::Connection;
+use crate::error::{ErrorKind, RpcError};
+use crate::message::{Outcome, Request, Response, deadline_after};
+use crate::service::ResponseFuture;
+use crate::transport::{ChannelMode, TransportError};
+use crate::wire::{self, Envelope};
+
+/// How much earlier than the caller a server on the same clock may find a deadline to have passed.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
+
+/// How long a call may take if nobody says otherwise.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends requests over a [`Connection`] and receives their replies.
+///
+/// Give it to a generated client: `FibClient::new(connection.client())`. It is cheap to clone and to share; all clients of
+/// a connection use one reply queue, which the first call sets up.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    connection: Connection,
+    timeout: Duration,
+    content_type: ContentType,
+    confirms: bool,
+}
+
+impl Client {
+    /// The connection that it uses.
+    pub fn connection(&self) -> &Connection {
+        &self.0.connection
+    }
+
+    /// How many replies were dropped because no call was waiting for them, on this connection.
+    pub fn dropped_replies(&self) -> DroppedReplies {
+        self.0.connection.drop_counter().read()
+    }
+
+    async fn send(self, request: Request) -> Result<Response, RpcError> {
+        let deadline = request
+            .deadline
+            .unwrap_or_else(|| deadline_after(self.0.timeout));
+        let started = Instant::now();
+        let sent = AtomicBool::new(false);
+        if deadline <= started {
+            return Err(timed_out(Duration::ZERO).not_executed());
+        }
+        match timeout_at(deadline, self.exchange(&request, deadline, &sent)).await {
+            // The server noticed first.
+            Ok(Err(error))
+                if error.kind() == ErrorKind::DeadlineExceeded
+                    && Instant::now() + CLOCK_TOLERANCE >= deadline =>
+            {
+                Err(timed_out(deadline - started))
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::Unroutable => Err(RpcError::new(
+                ErrorKind::Unroutable,
+                format!(
+                    "there is no queue '{}': is a server of {} running?",
+                    request.queue, request.service
+                ),
+            )),
+            Ok(answer) => answer,
+            Err(_) if sent.into_inner() => Err(timed_out(deadline - started)),
+            Err(_) => Err(timed_out(deadline - started).not_executed()),
+        }
+    }
+
+    /// Publishes the request and waits for whatever completes the call first: its reply, its return, the broker's refusal,
+    /// or the end of the connection. `sent` becomes true when a server may get to see the request.
+    async fn exchange(
+        &self,
+        request: &Request,
+        deadline: Instant,
+        sent: &AtomicBool,
+    ) -> Result<Response, RpcError> {
+        let inner = &*self.0;
+        let requester = inner.connection.requester().await?;
+        let mut waiter = requester.in_flight.register()?;
+        let envelope = Envelope {
+            correlation_id: waiter.correlation_id(),
+            reply_to: (!request.oneway).then(|| requester.reply_to.clone()),
+            app_id: inner.connection.name().to_owned(),
+        };
+        let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
+        wire::check_size(
+            "request",
+            &message.body,
+            inner.connection.max_message_size(),
+        )
+        .map_err(RpcError::not_executed)?;
+        let mode = if inner.confirms || request.oneway || request.persistent {
+            ChannelMode::Confirm
+        } else {
+            ChannelMode::Plain
+        };
+        let channel = requester.channel(&inner.connection, mode).await?;
+        let confirm = channel
+            .publish(request.queue.clone(), message)
+            .await
+            .map_err(requester::not_sent)?;
+        sent.store(true, Ordering::Relaxed);
+        if request.oneway {
+            return match confirm.wait().await {
+                Ok(()) => Ok(no_reply()),
+                Err(error) => Err(refused(error)),
+            };
+        }
+        // The reply may overtake the confirm.
+        tokio::select! {
+            biased;
+            answer = waiter.answer() => answer,
+            confirmed = confirm.wait() => match confirmed {
+                Ok(()) => waiter.answer().await,
+                Err(error) => Err(refused(error)),
+            },
+        }
+    }
+}
+
+fn timed_out(limit: Duration) -> RpcError {
+    // Nobody asked for the nanoseconds that passed between a call and its sending.
+    let millis =
+        u64::try_from((limit + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX);
+    let limit = Duration::from_millis(millis);
+    RpcError::new(ErrorKind::Timeout, format!("no answer within {limit:?}"))
+}
+
+/// The error of a request that was published, and which the broker then did not accept.
+fn refused(error: TransportError) -> RpcError {
+    match error {
+        TransportError::Unroutable | TransportError::Rejected | TransportError::Invalid(_) => {
+            requester::not_sent(error)
+        }
+        TransportError::Lost(_) | TransportError::Refused(_) => RpcError::new(
+            ErrorKind::Disconnected,
+            "the connection to the broker was lost",
+        )
+        .with_source(error),
+    }
+}
+
+/// What a `oneway` call gets: nothing, in MessagePack.
+fn no_reply() -> Response {
+    Response::new(
+        Outcome::Result,
+        ContentType::MessagePack,
+        Bytes::from_static(&[0xc0]),
+    )
+}
+
+impl tower_service::Service<Request> for Client {
+    type Response = Response;
+    type Error = RpcError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), RpcError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> ResponseFuture {
+        ResponseFuture::new(self.clone().send(request))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("connection", &self.0.connection)
+            .field("timeout", &self.0.timeout)
+            .field("content_type", &self.0.content_type)
+            .field("confirms", &self.0.confirms)
+            .finish()
+    }
+}

@@ -1,0 +1,144 @@
+//! What the clients of a connection share: a channel, a reply queue, and the calls in flight.
+
+use std::sync::Arc;
+
+use futures_util::stream::StreamExt;
+use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
+
+use super::in_flight::{Ended, InFlight};
+use crate::connection::Connection;
+use crate::error::{ErrorKind, RpcError};
+use crate::task::Task;
+use crate::transport::{
+    Acknowledge, Channel, ChannelMode, Deliveries, Message, QueueKind, TransportError,
+};
+use crate::wire;
+
+/// The sending and receiving side of a connection's clients.
+///
+/// It works until its channel or its reply queue is lost; calls then fail at once, and the next one opens another.
+#[derive(Debug)]
+pub(crate) struct Requester {
+    /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
+    pub(crate) reply_to: String,
+    pub(crate) in_flight: Arc<InFlight>,
+    channel: Arc<dyn Channel>,
+    /// Opened by the first request that is to be confirmed.
+    confirm_channel: Mutex<Option<Arc<dyn Channel>>>,
+    _replies: Task,
+}
+
+impl Requester {
+    pub(crate) async fn open(connection: &Connection) -> Result<Arc<Self>, RpcError> {
+        let reply_to = format!("rpc.reply.{}", Uuid::new_v4());
+        let (channel, deliveries) = subscribe(connection, &reply_to).await.map_err(not_sent)?;
+        let in_flight = Arc::new(InFlight::new(connection.drop_counter()));
+        let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
+        Ok(Arc::new(Self {
+            reply_to,
+            in_flight,
+            channel,
+            confirm_channel: Mutex::new(None),
+            _replies: replies,
+        }))
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.in_flight.is_live()
+    }
+
+    pub(crate) fn close(&self) {
+        self.in_flight.end(Ended::Closed);
+    }
+
+    /// The channel for a request.
+    pub(crate) async fn channel(
+        &self,
+        connection: &Connection,
+        mode: ChannelMode,
+    ) -> Result<Arc<dyn Channel>, RpcError> {
+        if mode == ChannelMode::Plain {
+            return Ok(self.channel.clone());
+        }
+        let mut channel = self.confirm_channel.lock().await;
+        match &*channel {
+            Some(channel) if channel.is_open() => Ok(channel.clone()),
+            _ => {
+                let opened = connection
+                    .open_channel(ChannelMode::Confirm)
+                    .await
+                    .map_err(not_sent)?;
+                Ok(channel.insert(opened).clone())
+            }
+        }
+    }
+}
+
+async fn subscribe(
+    connection: &Connection,
+    reply_to: &str,
+) -> Result<(Arc<dyn Channel>, Deliveries), TransportError> {
+    let channel = connection.open_channel(ChannelMode::Plain).await?;
+    channel
+        .declare_queue(reply_to, QueueKind::Exclusive)
+        .await?;
+    let deliveries = channel
+        .consume(reply_to, "replies", Acknowledge::None)
+        .await?;
+    Ok((channel, deliveries))
+}
+
+/// Wakes callers until the reply queue is lost, then tells those who still wait.
+async fn receive(
+    in_flight: Arc<InFlight>,
+    mut replies: Deliveries,
+    mut returns: mpsc::UnboundedReceiver<Message>,
+) {
+    let cause = loop {
+        tokio::select! {
+            reply = replies.next() => match reply {
+                Some(Ok(delivery)) => {
+                    let mut message = delivery.message;
+                    let correlation_id = message.correlation_id.take();
+                    in_flight.answer(correlation_id.as_deref(), wire::answer_from_message(message));
+                }
+                Some(Err(error)) => break error.to_string(),
+                None => break "the reply queue is gone".to_owned(),
+            },
+            Some(request) = returns.recv() => {
+                in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()));
+            }
+        }
+    };
+    in_flight.end(Ended::Lost(Arc::new(cause.into())));
+}
+
+pub(crate) fn unroutable() -> RpcError {
+    RpcError::new(ErrorKind::Unroutable, "there is no such queue")
+}
+
+/// The error of a call that did not come to be published.
+pub(crate) fn not_sent(error: TransportError) -> RpcError {
+    let (kind, message) = match error {
+        TransportError::Invalid(reason) => return RpcError::new(ErrorKind::Encode, reason),
+        TransportError::Unroutable => return unroutable(),
+        TransportError::Rejected => {
+            return RpcError::new(
+                ErrorKind::Rejected,
+                "the broker refused the request: is the queue full?",
+            );
+        }
+        TransportError::Lost(_) => (
+            ErrorKind::Disconnected,
+            "the connection to the broker is lost",
+        ),
+        TransportError::Refused(_) => (
+            ErrorKind::Disconnected,
+            "the broker refused to set up the client's reply queue",
+        ),
+    };
+    RpcError::new(kind, message)
+        .with_source(error)
+        .not_executed()
+}

@@ -1,0 +1,64 @@
+//! What is inside a generated client: a service to call through, and where to send the requests.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::call::Call;
+use crate::definition::{Method, Service};
+use crate::error::RpcError;
+use crate::message::{Request, Response};
+use crate::service::RpcService;
+
+/// The inside of a generated client.
+#[derive(Clone)]
+pub struct Stub<S> {
+    service: S,
+    definition: &'static Service,
+    queue: Arc<str>,
+}
+
+impl<S> Stub<S> {
+    /// Calls through `service`, to the queue that the trait names.
+    pub fn new(service: S, definition: &'static Service) -> Self {
+        Self {
+            service,
+            definition,
+            queue: definition.queue.into(),
+        }
+    }
+
+    /// Calls to another queue.
+    #[must_use]
+    pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = queue.into().into();
+        self
+    }
+}
+
+impl<S: RpcService> Stub<S> {
+    /// Encodes the arguments, so that the call owns nothing of the caller's.
+    pub fn call<A, R>(
+        &self,
+        method: &'static Method,
+        arguments: A,
+        decode: fn(Result<Response, RpcError>) -> R,
+    ) -> Call<R, S>
+    where
+        A: Serialize + DeserializeOwned,
+    {
+        let request = Request::new(self.definition, method, &self.queue, &arguments);
+        Call::new(self.service.clone(), request, method.timeout, decode)
+    }
+}
+
+impl<S> fmt::Debug for Stub<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stub")
+            .field("service", &self.definition.name)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,310 @@
+//! Bodies: MessagePack or JSON, chosen by the message's content type.
+//!
+//! Values go through serde. MessagePack is written with names (`rmp_serde`'s "named" form), so that arguments can be
+//! added and reordered; what is read may hold maps or arrays. Nothing may follow a value, and nesting is limited.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned};
+
+use crate::error::BoxError;
+
+/// How deep values may be nested, in MessagePack and (by `serde_json`'s own limit) in JSON.
+const MAX_DEPTH: usize = 128;
+
+/// What the bytes of a body are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ContentType {
+    /// `application/msgpack`: the default between this crate's own clients and servers.
+    MessagePack,
+    /// `application/json`: arguments as an object.
+    Json,
+    /// No content type, or `text/plain`, as the clients and servers of RabbitMQ's RPC tutorial have it: JSON, and the bare
+    /// argument where a method has exactly one.
+    Plain,
+}
+
+impl ContentType {
+    /// Recognises a message's content type; parameters such as `; charset=utf-8` are ignored.
+    pub(crate) fn parse(text: Option<&str>) -> Option<Self> {
+        let Some(text) = text else {
+            return Some(Self::Plain);
+        };
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        [
+            ("application/msgpack", Self::MessagePack),
+            ("application/json", Self::Json),
+            ("text/plain", Self::Plain),
+            ("", Self::Plain),
+        ]
+        .into_iter()
+        .find(|(name, _)| essence.eq_ignore_ascii_case(name))
+        .map(|(_, content_type)| content_type)
+    }
+
+    /// The property to send; plain messages have none.
+    pub(crate) fn as_property(self) -> Option<&'static str> {
+        match self {
+            Self::MessagePack => Some("application/msgpack"),
+            Self::Json => Some("application/json"),
+            Self::Plain => None,
+        }
+    }
+
+    /// Whether this build can read and write it.
+    pub(crate) fn is_supported(self) -> bool {
+        self == Self::MessagePack || cfg!(feature = "json")
+    }
+}
+
+impl fmt::Display for ContentType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_property().unwrap_or("text/plain"))
+    }
+}
+
+/// Encodes a value: a result, an error, or arguments as a map of their names.
+pub(crate) fn encode<T: Serialize>(
+    value: &T,
+    content_type: ContentType,
+) -> Result<Bytes, BoxError> {
+    match content_type {
+        ContentType::MessagePack => Ok(rmp_serde::to_vec_named(value)?.into()),
+        ContentType::Json | ContentType::Plain => json::encode(value),
+    }
+}
+
+/// Decodes a value; bytes left over after it are an error.
+pub(crate) fn decode<T: DeserializeOwned>(
+    body: &[u8],
+    content_type: ContentType,
+) -> Result<T, BoxError> {
+    match content_type {
+        ContentType::MessagePack => decode_message_pack(body),
+        ContentType::Json | ContentType::Plain => json::decode(body),
+    }
+}
+
+/// Decodes a request's arguments, `names.len()` of them, from a map, an array, or the bare argument of a plain request.
+pub(crate) fn decode_arguments<A: DeserializeOwned>(
+    body: &[u8],
+    content_type: ContentType,
+    names: &[&str],
+) -> Result<A, BoxError> {
+    match content_type {
+        ContentType::Plain => json::decode_bare(body, names.len()),
+        _ => decode(body, content_type),
+    }
+}
+
+/// Turns arguments that were encoded as MessagePack into another content type.
+///
+/// The stub always writes MessagePack, which costs nothing for clients that send it. A client that speaks JSON re-encodes,
+/// through the arguments' own type, because types may serialize differently for people than for machines.
+pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
+    body: &[u8],
+    content_type: ContentType,
+    names: &[&str],
+) -> Result<Bytes, BoxError> {
+    let arguments: A = decode_message_pack(body)?;
+    match content_type {
+        ContentType::Plain if names.len() == 1 => json::encode_bare(&arguments),
+        _ => encode(&arguments, content_type),
+    }
+}
+
+fn decode_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let value = T::deserialize(&mut deserializer)?;
+    // A `bool` is a marker and nothing else, so only the end of the body fails to give one.
+    match bool::deserialize(&mut deserializer) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
+        _ => Err("there are bytes after the value".into()),
+    }
+}
+
+#[cfg(feature = "json")]
+mod json {
+    use bytes::Bytes;
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    use crate::error::BoxError;
+
+    pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
+        Ok(serde_json::to_vec(value)?.into())
+    }
+
+    pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
+        Ok(serde_json::from_slice(body)?)
+    }
+
+    /// The value of a one-field struct, without the field's name.
+    pub(super) fn encode_bare<A: Serialize>(arguments: &A) -> Result<Bytes, BoxError> {
+        match serde_json::to_value(arguments)? {
+            Value::Object(fields) if fields.len() == 1 => {
+                encode(&fields.into_iter().next().map(|(_, value)| value))
+            }
+            _ => Err("a plain request needs its one argument".into()),
+        }
+    }
+
+    pub(super) fn decode_bare<A: DeserializeOwned>(
+        body: &[u8],
+        arguments: usize,
+    ) -> Result<A, BoxError> {
+        match arguments {
+            // An array of one is read like any arguments in declaration order. No body can smuggle in a second
+            // element: the reader refuses arrays of the wrong length and whatever follows them.
+            1 => decode(&[b"[", body, b"]"].concat()),
+            _ if body.is_empty() => decode(b"{}"),
+            _ => decode(body),
+        }
+    }
+}
+
+/// Without the feature nothing decodes as JSON; requests are refused earlier, by [`ContentType::is_supported`].
+#[cfg(not(feature = "json"))]
+mod json {
+    use bytes::Bytes;
+
+    use crate::error::BoxError;
+
+    const DISABLED: &str = "JSON needs the feature `json` of rpc-core";
+
+    pub(super) fn encode<T>(_: &T) -> Result<Bytes, BoxError> {
+        Err(DISABLED.into())
+    }
+
+    pub(super) fn decode<T>(_: &[u8]) -> Result<T, BoxError> {
+        Err(DISABLED.into())
+    }
+
+    pub(super) fn encode_bare<A>(_: &A) -> Result<Bytes, BoxError> {
+        Err(DISABLED.into())
+    }
+
+    pub(super) fn decode_bare<A>(_: &[u8], _: usize) -> Result<A, BoxError> {
+        Err(DISABLED.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde::de::IgnoredAny;
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    struct Add {
+        a: u64,
+        #[serde(default)]
+        b: u64,
+    }
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    struct Fib {
+        n: u64,
+    }
+
+    const ADD: Add = Add { a: 1, b: 2 };
+
+    #[test]
+    fn message_pack_arguments_are_a_map_of_names() {
+        let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
+        assert_eq!(&body[..], [0x81, 0xa1, b'n', 30]);
+    }
+
+    #[test]
+    fn message_pack_arguments_may_be_an_array_in_declaration_order() {
+        let add: Add = decode(&[0x92, 1, 2], ContentType::MessagePack).unwrap();
+        assert_eq!(add, ADD);
+        decode::<Add>(&[0x93, 1, 2, 3], ContentType::MessagePack).expect_err("one too many");
+        decode::<Fib>(&[0x90], ContentType::MessagePack).expect_err("one too few");
+    }
+
+    #[test]
+    fn missing_arguments_take_their_default_and_unknown_ones_are_ignored() {
+        let body = [0x82, 0xa1, b'a', 1, 0xa1, b'x', 0x92, 7, 8];
+        let add: Add = decode(&body, ContentType::MessagePack).unwrap();
+        assert_eq!(add, Add { a: 1, b: 0 });
+    }
+
+    #[test]
+    fn bytes_after_a_value_are_refused() {
+        decode::<u64>(&[1, 2], ContentType::MessagePack).expect_err("a second value");
+        decode::<u64>(&[1, 0xc1], ContentType::MessagePack).expect_err("a reserved marker");
+        decode::<u64>(&[1, 0xa5], ContentType::MessagePack).expect_err("half a value");
+        decode::<u64>(&[1, 0x91], ContentType::MessagePack).expect_err("half an array");
+        decode::<u64>(&[], ContentType::MessagePack).expect_err("no value");
+    }
+
+    #[test]
+    fn hostile_message_pack_neither_allocates_nor_overflows() {
+        decode::<Vec<u64>>(&[0xdd, 0xff, 0xff, 0xff, 0xff], ContentType::MessagePack)
+            .expect_err("4 G elements");
+        decode::<String>(&[0xdb, 0xff, 0xff, 0xff, 0xff], ContentType::MessagePack)
+            .expect_err("4 GB of text");
+        let deep = vec![0x91; 100_000];
+        decode::<IgnoredAny>(&deep, ContentType::MessagePack).expect_err("too deep");
+        decode::<u64>(&[&[1], &deep[..]].concat(), ContentType::MessagePack)
+            .expect_err("deep trailing bytes");
+    }
+
+    #[test]
+    fn content_types_are_recognised_with_parameters_and_in_any_case() {
+        assert_eq!(ContentType::parse(None), Some(ContentType::Plain));
+        assert_eq!(
+            ContentType::parse(Some("Application/JSON; charset=utf-8")),
+            Some(ContentType::Json)
+        );
+        assert_eq!(
+            ContentType::parse(Some("application/msgpack")),
+            Some(ContentType::MessagePack)
+        );
+        assert_eq!(ContentType::parse(Some("text/html")), None);
+    }
+
+    #[cfg(feature = "json")]
+    mod json {
+        use super::*;
+
+        #[test]
+        fn a_plain_request_is_the_bare_argument() {
+            let fib: Fib = decode_arguments(b"30", ContentType::Plain, &["n"]).unwrap();
+            assert_eq!(fib, Fib { n: 30 });
+            let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
+            let plain = recode_arguments::<Fib>(&body, ContentType::Plain, &["n"]).unwrap();
+            assert_eq!(&plain[..], b"30");
+        }
+
+        #[test]
+        fn a_plain_request_for_several_arguments_is_an_object_or_an_array() {
+            for body in [&b"{\"a\":1,\"b\":2}"[..], b"[1,2]"] {
+                let add: Add = decode_arguments(body, ContentType::Plain, &["a", "b"]).unwrap();
+                assert_eq!(add, ADD);
+            }
+            let body = encode(&ADD, ContentType::MessagePack).unwrap();
+            let plain = recode_arguments::<Add>(&body, ContentType::Plain, &["a", "b"]).unwrap();
+            assert_eq!(&plain[..], b"{\"a\":1,\"b\":2}");
+        }
+
+        #[test]
+        fn a_plain_body_cannot_escape_its_brackets() {
+            for body in ["1, 2", "1], [2", "1]", "", "]", "[", "1 2"] {
+                decode_arguments::<Fib>(body.as_bytes(), ContentType::Plain, &["n"])
+                    .expect_err(body);
+            }
+        }
+
+        #[test]
+        fn bytes_after_json_are_refused() {
+            decode::<u64>(b"1 2", ContentType::Json).expect_err("a second value");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! What can go wrong with a call, with opening a connection and with serving.
+//!
+//! Three errors for three moments: [`RpcError`] is the fate of one call, [`OpenError`] says why a connection could not
+//! be opened, [`ServeError`] why a server cannot go on. A service's own errors are none of these: they reach the caller
+//! whole, as [`CallError::App`].
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// Any error, as tower's middleware passes it on.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What became of a call, one case for each reaction a caller may have.
+///
+/// New kinds may be added, so a `match` needs a `_` arm; [`RpcError::is_retryable`] and its siblings answer the usual
+/// questions without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The deadline passed before an answer came, whatever the reason.
+    Timeout,
+    /// No queue of that name exists: no server of this service has ever been started on the broker.
+    Unroutable,
+    /// The broker refused the request, for instance because the queue is full.
+    Rejected,
+    /// The connection to the broker was lost with the call in flight, or is down.
+    Disconnected,
+    /// The server was told to stop this call, or shut down before running it.
+    Cancelled,
+    /// The service has no method of that name.
+    UnknownMethod,
+    /// The server could not decode the request's arguments.
+    BadRequest,
+    /// The server does not know the request's content type.
+    UnsupportedContentType,
+    /// The server did not run the request, or stopped running it, because its deadline had passed.
+    DeadlineExceeded,
+    /// The handler panicked.
+    Panicked,
+    /// The request or its reply is larger than allowed.
+    TooLarge,
+    /// The reply could not be encoded by the server, or not be decoded by the client.
+    BadReply,
+    /// The request could not be encoded; nothing was sent.
+    Encode,
+    /// The connection was closed on this side.
+    Closed,
+}
+
+/// The faults that a server reports to its callers, and their codes in the wire protocol.
+const FAULT_CODES: &[(ErrorKind, &str)] = &[
+    (ErrorKind::Cancelled, "cancelled"),
+    (ErrorKind::UnknownMethod, "unknown_method"),
+    (ErrorKind::BadRequest, "bad_request"),
+    (
+        ErrorKind::UnsupportedContentType,
+        "unsupported_content_type",
+    ),
+    (ErrorKind::DeadlineExceeded, "deadline_exceeded"),
+    (ErrorKind::Panicked, "panicked"),
+    (ErrorKind::TooLarge, "too_large"),
+    (ErrorKind::BadReply, "bad_reply"),
+];
+
+impl ErrorKind {
+    /// The code of this kind in a fault reply; a kind that no fault has (a layer of the server may return any) is
+    /// reported as `cancelled`: the server did not answer the call.
+    pub(crate) fn fault_code(self) -> &'static str {
+        FAULT_CODES
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or("cancelled", |(_, code)| code)
+    }
+
+    pub(crate) fn from_fault_code(code: &str) -> Option<Self> {
+        FAULT_CODES
+            .iter()
+            .find(|(_, known)| *known == code)
+            .map(|(kind, _)| *kind)
+    }
+
+    /// What may have happened to a request that reached the broker, as far as the kind alone tells.
+    fn may_follow_execution(self) -> bool {
+        !matches!(
+            self,
+            Self::Unroutable
+                | Self::Rejected
+                | Self::UnknownMethod
+                | Self::BadRequest
+                | Self::UnsupportedContentType
+                | Self::Encode
+        )
+    }
+}
+
+/// Why a call has no result: an [`ErrorKind`], a sentence, and whether the request may have run.
+///
+/// One word wide, so a `Result<T, RpcError>` is hardly larger than `T`.
+pub struct RpcError(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    may_have_executed: bool,
+    source: Option<BoxError>,
+}
+
+impl RpcError {
+    /// Creates an error of `kind`; `message` is for people and is never interpreted.
+    ///
+    /// Middleware and services written by hand use this to refuse a request. A server sends it to the caller as a fault.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            may_have_executed: kind.may_follow_execution(),
+            source: None,
+        }))
+    }
+
+    /// Adds the error that caused this one, for [`source`](StdError::source).
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// States that the request certainly did not run.
+    #[must_use]
+    pub fn not_executed(mut self) -> Self {
+        self.0.may_have_executed = false;
+        self
+    }
+
+    /// What became of the call.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the deadline passed, seen from here ([`ErrorKind::Timeout`]) or by the server
+    /// ([`ErrorKind::DeadlineExceeded`]).
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Timeout | ErrorKind::DeadlineExceeded
+        )
+    }
+
+    /// Whether the same request, sent again a little later, may well succeed.
+    ///
+    /// This speaks of the cause alone. Whether it is *safe* to send it again is up to the method: if it is not
+    /// idempotent, look at [`may_have_executed`](Self::may_have_executed) as well.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Disconnected | ErrorKind::Rejected | ErrorKind::Cancelled
+        )
+    }
+
+    /// Whether a handler may have run this request, in part or whole; `false` only when it certainly did not.
+    pub fn may_have_executed(&self) -> bool {
+        self.0.may_have_executed
+    }
+
+    /// The error of a layer around the service: an `RpcError` as it is, another wrapped with its own words.
+    pub(crate) fn from_layer(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::new(ErrorKind::Cancelled, "refused by a layer").with_source(error),
+        }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(
+            ErrorKind::Closed,
+            "the connection was closed by this process",
+        )
+        .not_executed()
+    }
+}
+
+impl fmt::Display for RpcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for RpcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("RpcError");
+        debug
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("may_have_executed", &self.0.may_have_executed);
+        if let Some(source) = &self.0.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl StdError for RpcError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// What a method that returns `Result<T, E>` gives its caller instead of `T`.
+#[derive(Debug)]
+pub enum CallError<E> {
+    /// The service's own error, as the handler returned it.
+    App(E),
+    /// The call did not come to an answer of the handler's.
+    Rpc(RpcError),
+}
+
+impl<E> CallError<E> {
+    /// The service's own error, if it is one.
+    pub fn app(&self) -> Option<&E> {
+        match self {
+            Self::App(error) => Some(error),
+            Self::Rpc(_) => None,
+        }
+    }
+
+    /// The call's error, if it is one.
+    pub fn rpc(&self) -> Option<&RpcError> {
+        match self {
+            Self::App(_) => None,
+            Self::Rpc(error) => Some(error),
+        }
+    }
+}
+
+impl<E> From<RpcError> for CallError<E> {
+    fn from(error: RpcError) -> Self {
+        Self::Rpc(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(error) => error.fmt(f),
+            Self::Rpc(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: StdError + 'static> StdError for CallError<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::App(error) => error.source(),
+            Self::Rpc(error) => error.source(),
+        }
+    }
+}
+
+/// Why a [`Connection`](crate::Connection) could not be opened.
+///
+/// No variant holds or prints a password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL cannot be understood, or asks for something this build does not have.
+    #[error("invalid broker URL: {0}")]
+    InvalidUrl(String),
+    /// The connection's name does not fit into AMQP.
+    #[error("the connection's name is longer than 255 bytes")]
+    InvalidName,
+    /// The broker does not accept the user name or the password.
+    #[error(
+        "the broker at {endpoint} refused the credentials of user '{user}': check the user name and password"
+    )]
+    CredentialsRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The user name that was refused.
+        user: String,
+    },
+    /// The broker has no such virtual host, or the user may not enter it.
+    #[error(
+        "the broker at {endpoint} does not open virtual host '{virtual_host}' to user '{user}'{hint}"
+    )]
+    VirtualHostRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The virtual host that was asked for.
+        virtual_host: String,
+        /// The user name.
+        user: String,
+        /// A way out, where one is known.
+        hint: &'static str,
+        /// The broker's own words.
+        source: BoxError,
+    },
+    /// There is no broker, the connection could not be made or broke while it was being made.
+    #[error("cannot connect to the broker at {endpoint}: is it running there?")]
+    Unreachable {
+        /// Host and port.
+        endpoint: String,
+        /// The cause.
+        source: BoxError,
+    },
+    /// Something accepted the connection but did not finish the AMQP handshake in time.
+    #[error("no AMQP handshake with {endpoint} within {limit:?}")]
+    TimedOut {
+        /// Host and port.
+        endpoint: String,
+        /// The limit, 10 seconds unless the URL has a `connection_timeout` (in milliseconds).
+        limit: Duration,
+    },
+}
+
+/// Why a [`Server`](crate::Server) could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Two services of the server would read one queue; a queue belongs to one service.
+    #[error(
+        "services '{first}' and '{second}' both use queue '{queue}': give one of them another with `with_queue`"
+    )]
+    QueueTaken {
+        /// The queue.
+        queue: String,
+        /// The service that was added first.
+        first: &'static str,
+        /// The service that was added second.
+        second: &'static str,
+    },
+    /// The server has no service.
+    #[error("the server has no service: add one with `service`")]
+    NoService,
+    /// The broker refused to declare or consume a queue: it exists with other arguments, or the user lacks the right.
+    #[error("the broker refused queue '{queue}'")]
+    QueueRefused {
+        /// The queue.
+        queue: String,
+        /// The broker's own words, which name the argument and both values.
+        source: BoxError,
+    },
+    /// The connection was lost, or a queue was deleted while it was being served.
+    #[error("the server lost its connection to the broker")]
+    Disconnected(#[source] BoxError),
+    /// The connection was closed on this side while the server was running.
+    #[error("the connection was closed by this process")]
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_word_wide() {
+        assert_eq!(size_of::<Result<(), RpcError>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn fault_codes_are_the_snake_case_names_of_the_kinds() {
+        for (kind, code) in FAULT_CODES {
+            let mut snake = String::new();
+            for letter in format!("{kind:?}").chars() {
+                if letter.is_uppercase() && !snake.is_empty() {
+                    snake.push('_');
+                }
+                snake.extend(letter.to_lowercase());
+            }
+            assert_eq!(*code, snake);
+            assert_eq!(ErrorKind::from_fault_code(code), Some(*kind));
+        }
+    }
+
+    #[test]
+    fn a_layer_keeps_an_rpc_error_whole() {
+        let boxed: BoxError = Box::new(RpcError::new(ErrorKind::TooLarge, "big"));
+        assert_eq!(RpcError::from_layer(boxed).kind(), ErrorKind::TooLarge);
+        let other = RpcError::from_layer("overloaded");
+        assert_eq!(other.kind(), ErrorKind::Cancelled);
+        assert_eq!(other.source().expect("kept").to_string(), "overloaded");
+    }
+}

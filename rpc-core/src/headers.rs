@@ -1,0 +1,139 @@
+//! Headers: the user's own key-value pairs that travel with a message.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// The longest header name, in bytes: a short string of AMQP 0-9-1.
+const MAX_NAME_LEN: usize = 255;
+
+/// The value of a header: the types of an AMQP field table that RabbitMQ knows.
+///
+/// `From` is implemented for the usual Rust types, so `.header("tenant", "a")` and `.header("attempt", 2)` just work.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum HeaderValue {
+    /// No value.
+    Void,
+    /// `true` or `false`.
+    Bool(bool),
+    /// Any integer; narrower ones are widened.
+    Int(i64),
+    /// Any floating point number.
+    Float(f64),
+    /// Text.
+    String(String),
+    /// Bytes that are not text.
+    Bytes(Bytes),
+    /// Seconds since the Unix epoch.
+    Timestamp(u64),
+    /// A list of values.
+    List(Vec<HeaderValue>),
+    /// A nested table.
+    Table(Headers),
+}
+
+impl HeaderValue {
+    /// The text, if the value is text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number, if the value is an integer.
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The flag, if the value is one.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! header_value_from {
+    ($($from:ty => $variant:ident),* $(,)?) => {$(
+        impl From<$from> for HeaderValue {
+            fn from(value: $from) -> Self {
+                Self::$variant(value.into())
+            }
+        }
+    )*};
+}
+
+header_value_from! {
+    bool => Bool,
+    i8 => Int, i16 => Int, i32 => Int, i64 => Int, u8 => Int, u16 => Int, u32 => Int,
+    f32 => Float, f64 => Float,
+    &str => String, String => String,
+    Bytes => Bytes, Vec<u8> => Bytes,
+}
+
+/// The headers of a request or a response, sorted by name.
+///
+/// Names are at most 255 bytes long; those that begin with `rpc-` belong to the protocol and are not sent for a user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Headers(BTreeMap<String, HeaderValue>);
+
+impl Headers {
+    /// No headers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a header, in place of an earlier one of that name.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<HeaderValue>) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    /// The value of a header.
+    pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+        self.0.get(name)
+    }
+
+    /// Takes a header out.
+    pub fn remove(&mut self, name: &str) -> Option<HeaderValue> {
+        self.0.remove(name)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The headers in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The name of a header that may not be sent, if there is one: too long for AMQP or reserved for the protocol.
+    pub(crate) fn forbidden_name(&self) -> Option<&str> {
+        self.0
+            .keys()
+            .find(|name| name.len() > MAX_NAME_LEN || name.starts_with("rpc-"))
+            .map(String::as_str)
+    }
+}
+
+impl FromIterator<(String, HeaderValue)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (String, HeaderValue)>>(headers: I) -> Self {
+        Self(headers.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = (String, HeaderValue);
+    type IntoIter = std::collections::btree_map::IntoIter<String, HeaderValue>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

@@ -1,0 +1,267 @@
+//! Requests and responses as middleware sees them: method, metadata and an encoded body.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::codec::{self, ContentType};
+use crate::definition::{Method, Service};
+use crate::error::{BoxError, ErrorKind, RpcError};
+use crate::headers::{HeaderValue, Headers};
+
+/// The longest time that a deadline may lie ahead; longer timeouts are cut to it. (30 years, tokio's own horizon.)
+const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// One call on its way from a client to a handler.
+///
+/// The stub makes it, the client's layers see it, then the transport carries it; on the other side the server's layers see
+/// it and the dispatcher decodes it. Cloning is cheap: the body is shared.
+#[derive(Clone)]
+pub struct Request {
+    pub(crate) service: &'static str,
+    pub(crate) queue: String,
+    pub(crate) method: Option<String>,
+    pub(crate) content_type: ContentType,
+    pub(crate) headers: Headers,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) persistent: bool,
+    pub(crate) oneway: bool,
+    pub(crate) body: Bytes,
+    pub(crate) recode: Option<Recode>,
+    pub(crate) delivery: Option<Delivery>,
+}
+
+type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
+
+/// Turns the MessagePack body of a request into another content type; knows the arguments' types.
+#[derive(Clone, Copy)]
+pub(crate) struct Recode {
+    arguments: &'static [&'static str],
+    recode: RecodeFn,
+}
+
+/// How a request reached the server, for those that came over a broker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Delivery {
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) app_id: Option<String>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) redelivered: bool,
+}
+
+impl Request {
+    /// A request for `method` of `service`, its arguments encoded.
+    pub(crate) fn new<A: Serialize + DeserializeOwned>(
+        service: &'static Service,
+        method: &'static Method,
+        queue: &str,
+        arguments: &A,
+    ) -> Result<Self, RpcError> {
+        let content_type = ContentType::MessagePack;
+        let body = codec::encode(arguments, content_type)
+            .map_err(|cause| encode_error(service.name, method.name, cause))?;
+        Ok(Self {
+            service: service.name,
+            queue: queue.to_owned(),
+            method: Some(method.name.to_owned()),
+            content_type,
+            headers: Headers::new(),
+            deadline: None,
+            priority: method.priority,
+            persistent: method.persistent,
+            oneway: method.oneway,
+            body,
+            recode: Some(Recode {
+                arguments: method.arguments,
+                recode: codec::recode_arguments::<A>,
+            }),
+            delivery: None,
+        })
+    }
+
+    /// The service's name, for people and for telemetry.
+    pub fn service(&self) -> &str {
+        self.service
+    }
+
+    /// The queue that the request is sent to, or came from.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// The method's name on the wire; a plain request may come without one.
+    pub fn method(&self) -> Option<&str> {
+        self.method.as_deref()
+    }
+
+    /// What the body's bytes are. A client that speaks JSON re-encodes the body after the last layer has seen it.
+    pub fn content_type(&self) -> ContentType {
+        self.content_type
+    }
+
+    /// The encoded arguments.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The user's headers.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The user's headers, to add to them.
+    pub fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.headers
+    }
+
+    /// When the caller stops waiting; `None` leaves it to the client's default, or came without one.
+    pub fn deadline(&self) -> Option<std::time::Instant> {
+        self.deadline.map(Instant::into_std)
+    }
+
+    /// Whether no reply is expected.
+    pub fn is_oneway(&self) -> bool {
+        self.oneway
+    }
+
+    pub(crate) fn set_header(&mut self, name: String, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    /// The body in another content type.
+    pub(crate) fn body_as(&self, content_type: ContentType) -> Result<Bytes, RpcError> {
+        if content_type == self.content_type {
+            return Ok(self.body.clone());
+        }
+        let recoded = match self.recode {
+            Some(Recode { arguments, recode }) => recode(&self.body, content_type, arguments),
+            None => Err(format!(
+                "a body of {} cannot be sent as {content_type}",
+                self.content_type
+            )
+            .into()),
+        };
+        recoded
+            .map_err(|cause| encode_error(self.service, self.method().unwrap_or_default(), cause))
+    }
+}
+
+fn encode_error(service: &str, method: &str, cause: BoxError) -> RpcError {
+    RpcError::new(
+        ErrorKind::Encode,
+        format!("the arguments of {service}.{method} could not be encoded"),
+    )
+    .with_source(cause)
+}
+
+impl fmt::Debug for Request {
+    /// Leaves out the body, which may be large or secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("service", &self.service)
+            .field("queue", &self.queue)
+            .field("method", &self.method)
+            .field("content_type", &self.content_type)
+            .field("body_len", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The deadline that lies `timeout` ahead.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(FAR_FUTURE)
+}
+
+/// Whether a handler succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The body is the method's value.
+    Result,
+    /// The body is the service's own error.
+    Error,
+}
+
+/// A handler's answer on its way back to the caller: a value, or the service's own error.
+///
+/// Whatever else can happen to a call is an [`RpcError`].
+#[derive(Clone)]
+pub struct Response {
+    pub(crate) outcome: Outcome,
+    pub(crate) content_type: ContentType,
+    pub(crate) headers: Headers,
+    pub(crate) body: Bytes,
+}
+
+impl Response {
+    pub(crate) fn new(outcome: Outcome, content_type: ContentType, body: Bytes) -> Self {
+        Self {
+            outcome,
+            content_type,
+            headers: Headers::new(),
+            body,
+        }
+    }
+
+    /// Encodes a handler's value or error.
+    pub(crate) fn encode<T: Serialize>(
+        outcome: Outcome,
+        content_type: ContentType,
+        value: &T,
+    ) -> Result<Self, RpcError> {
+        let body = codec::encode(value, content_type).map_err(|cause| {
+            RpcError::new(
+                ErrorKind::BadReply,
+                format!("the reply could not be encoded: {cause}"),
+            )
+        })?;
+        Ok(Self::new(outcome, content_type, body))
+    }
+
+    /// Decodes the body.
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, RpcError> {
+        codec::decode(&self.body, self.content_type).map_err(|cause| {
+            RpcError::new(ErrorKind::BadReply, "the reply could not be decoded").with_source(cause)
+        })
+    }
+
+    /// Whether this is the service's own error rather than a value.
+    pub fn is_error(&self) -> bool {
+        self.outcome == Outcome::Error
+    }
+
+    /// What the body's bytes are.
+    pub fn content_type(&self) -> ContentType {
+        self.content_type
+    }
+
+    /// The encoded value or error.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The headers of the reply.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The headers of the reply, to add to them.
+    pub fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.headers
+    }
+}
+
+impl fmt::Debug for Response {
+    /// Leaves out the body, which may be large or secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("outcome", &self.outcome)
+            .field("content_type", &self.content_type)
+            .field("body_len", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,321 @@
+//! What a generated dispatcher is made of: from a request to a handler's method and back to a response.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::client::DEFAULT_TIMEOUT;
+use crate::codec::{self, ContentType};
+use crate::context::Context;
+use crate::definition::{Method, Service};
+use crate::error::{ErrorKind, RpcError};
+use crate::exchange::Returns;
+use crate::message::{Request, Response, deadline_after};
+use crate::service::ResponseFuture;
+
+/// A generated dispatcher: routes requests to the methods of a handler.
+///
+/// Implemented by `#[rpc]` for the dispatcher of a trait; not to be implemented by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a dispatcher",
+    note = "wrap the handler in the dispatcher that `#[rpc]` generates: for `trait Fib`, `FibDispatcher::new(handler)`"
+)]
+pub trait Dispatch:
+    tower_service::Service<Request, Response = Response, Error = RpcError, Future = ResponseFuture>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    #[doc(hidden)]
+    fn dispatcher(&self) -> &dyn DispatcherInfo;
+}
+
+/// What a server asks a dispatcher.
+pub trait DispatcherInfo {
+    /// What the trait says.
+    fn definition(&self) -> &'static Service;
+
+    /// The queue to serve.
+    fn queue(&self) -> &str;
+}
+
+/// The inside of a generated dispatcher.
+pub struct Dispatcher<H> {
+    handler: Arc<H>,
+    definition: &'static Service,
+    queue: Arc<str>,
+}
+
+impl<H> Dispatcher<H> {
+    /// Routes to `handler`; serves the queue that the trait names.
+    pub fn new(handler: H, definition: &'static Service) -> Self {
+        Self {
+            handler: Arc::new(handler),
+            definition,
+            queue: definition.queue.into(),
+        }
+    }
+
+    /// Serves another queue.
+    #[must_use]
+    pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = queue.into().into();
+        self
+    }
+
+    /// Finds the method that a request is for.
+    pub fn accept(&self, request: Request) -> Result<Invocation<H>, ResponseFuture> {
+        match self.definition.resolve(request.method()) {
+            Some(method) => Ok(Invocation {
+                handler: self.handler.clone(),
+                method,
+                request,
+            }),
+            None => Err(refuse(self.unknown_method(&request))),
+        }
+    }
+
+    fn unknown_method(&self, request: &Request) -> RpcError {
+        let service = self.definition.name;
+        RpcError::new(
+            ErrorKind::UnknownMethod,
+            match request.method() {
+                Some(name) => format!("service {service} has no method '{name}'"),
+                None => {
+                    format!("the request names no method, and service {service} has no default one")
+                }
+            },
+        )
+    }
+}
+
+impl<H> DispatcherInfo for Dispatcher<H> {
+    fn definition(&self) -> &'static Service {
+        self.definition
+    }
+
+    fn queue(&self) -> &str {
+        &self.queue
+    }
+}
+
+impl<H> Clone for Dispatcher<H> {
+    fn clone(&self) -> Self {
+        Self {
+            handler: self.handler.clone(),
+            definition: self.definition,
+            queue: self.queue.clone(),
+        }
+    }
+}
+
+impl<H> fmt::Debug for Dispatcher<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher")
+            .field("service", &self.definition.name)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that has found its method.
+pub struct Invocation<H> {
+    handler: Arc<H>,
+    method: &'static Method,
+    request: Request,
+}
+
+impl<H> fmt::Debug for Invocation<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("method", &self.method.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: Send + Sync + 'static> Invocation<H> {
+    /// The method's name on the wire.
+    pub fn method(&self) -> &'static str {
+        self.method.name
+    }
+
+    /// Runs an `async` handler, until the deadline at most.
+    pub fn run<const FALLIBLE: bool, A, T, C, F>(self, call: C) -> ResponseFuture
+    where
+        A: DeserializeOwned + Send + 'static,
+        T: Returns<FALLIBLE>,
+        C: FnOnce(Arc<H>, Context, A) -> F + Send + 'static,
+        F: Future<Output = T> + Send,
+    {
+        ResponseFuture::new(async move {
+            let Ready {
+                handler,
+                context,
+                arguments,
+                content_type,
+                limit,
+            } = self.prepare::<A>()?;
+            let handling =
+                AssertUnwindSafe(async { call(handler, context, arguments).await }).catch_unwind();
+            limit
+                .apply(handling)
+                .await?
+                .map_err(|_| panicked())?
+                .into_response(content_type)
+        })
+    }
+
+    /// Runs a `blocking` handler on the blocking pool.
+    ///
+    /// A thread cannot be stopped. For a request from a broker this waits beyond the deadline, so that the server's
+    /// concurrency limit stays true; the caller has given up by then, which its own client told it.
+    pub fn run_blocking<const FALLIBLE: bool, A, T, C>(self, call: C) -> ResponseFuture
+    where
+        A: DeserializeOwned + Send + 'static,
+        T: Returns<FALLIBLE>,
+        C: FnOnce(&H, Context, A) -> T + Send + 'static,
+    {
+        ResponseFuture::new(async move {
+            let Ready {
+                handler,
+                context,
+                arguments,
+                content_type,
+                limit,
+            } = self.prepare::<A>()?;
+            let handling = tokio::task::spawn_blocking(move || call(&handler, context, arguments));
+            let joined = match limit.origin {
+                Origin::Direct => limit.apply(handling).await?,
+                Origin::Broker => handling.await,
+            };
+            match joined {
+                Ok(value) => value.into_response(content_type),
+                Err(error) if error.is_panic() => Err(panicked()),
+                Err(error) => Err(RpcError::new(
+                    ErrorKind::Cancelled,
+                    "the server's runtime is shutting down",
+                )
+                .with_source(error)),
+            }
+        })
+    }
+
+    /// Refuses a method that the definition has and the generated code does not, which the macro rules out.
+    pub fn unknown_method(self) -> ResponseFuture {
+        refuse(RpcError::new(
+            ErrorKind::UnknownMethod,
+            format!("method '{}' has no handler", self.method.name),
+        ))
+    }
+
+    /// Decodes the arguments and checks that somebody still waits for the answer.
+    fn prepare<A: DeserializeOwned>(mut self) -> Result<Ready<H, A>, RpcError> {
+        let content_type = self.request.content_type;
+        let arguments =
+            codec::decode_arguments(&self.request.body, content_type, self.method.arguments)
+                .map_err(|cause| {
+                    RpcError::new(
+                        ErrorKind::BadRequest,
+                        format!(
+                            "the arguments of {}.{} could not be decoded: {cause}",
+                            self.request.service, self.method.name
+                        ),
+                    )
+                })?;
+        let limit = Limit::of(&self.request);
+        if limit
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            return Err(limit.passed().not_executed());
+        }
+        Ok(Ready {
+            handler: self.handler,
+            context: Context::of(&mut self.request),
+            arguments,
+            content_type,
+            limit,
+        })
+    }
+}
+
+/// A request that is ready to run.
+struct Ready<H, A> {
+    handler: Arc<H>,
+    context: Context,
+    arguments: A,
+    content_type: ContentType,
+    limit: Limit,
+}
+
+/// How long a handler may run, and who says so.
+#[derive(Clone, Copy)]
+struct Limit {
+    deadline: Option<Instant>,
+    origin: Origin,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// From a generated client in this process: this is also the caller's side, whose calls always end.
+    Direct,
+    /// From a broker: the caller has a clock of its own.
+    Broker,
+}
+
+impl Limit {
+    fn of(request: &Request) -> Self {
+        match request.delivery {
+            Some(_) => Self {
+                deadline: request.deadline,
+                origin: Origin::Broker,
+            },
+            None => Self {
+                deadline: Some(
+                    request
+                        .deadline
+                        .unwrap_or_else(|| deadline_after(DEFAULT_TIMEOUT)),
+                ),
+                origin: Origin::Direct,
+            },
+        }
+    }
+
+    async fn apply<F: Future>(self, handling: F) -> Result<F::Output, RpcError> {
+        match self.deadline {
+            None => Ok(handling.await),
+            Some(deadline) => tokio::time::timeout_at(deadline, handling)
+                .await
+                .map_err(|_| self.passed()),
+        }
+    }
+
+    fn passed(self) -> RpcError {
+        match self.origin {
+            Origin::Direct => RpcError::new(ErrorKind::Timeout, "no answer before the deadline"),
+            Origin::Broker => RpcError::new(
+                ErrorKind::DeadlineExceeded,
+                "the request's deadline had passed on the server",
+            ),
+        }
+    }
+}
+
+fn refuse(error: RpcError) -> ResponseFuture {
+    ResponseFuture::ready(Err(error))
+}
+
+/// A panic as a fault. What the panic said stays on the server, where the panic hook has printed it.
+pub(crate) fn panicked() -> RpcError {
+    RpcError::new(
+        ErrorKind::Panicked,
+        "the handler panicked; the server's log says why",
+    )
+}

@@ -1,0 +1,282 @@
+//! The service's side: from a queue's deliveries to a handler and back to the caller.
+//!
+//! [`Dispatcher`] is what generated dispatchers are made of; [`Server`] reads the queues of several of them, within a
+//! limit, and stops gracefully.
+
+mod builder;
+mod consume;
+mod dispatch;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+pub use self::builder::ServerBuilder;
+use self::builder::ServiceEntry;
+use self::consume::Consumption;
+pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Invocation};
+use crate::connection::Connection;
+use crate::error::ServeError;
+use crate::transport::{Acknowledge, Channel, ChannelMode, QueueKind, TransportError};
+
+/// Serves one or more services: reads their queues, runs their handlers, replies, acknowledges.
+///
+/// Any number of servers, in any number of processes, may serve the same queue: the broker shares the requests out among
+/// them. A request is acknowledged after its reply was sent, so one whose server dies is given to another server.
+///
+/// # Examples
+///
+/// ```
+/// use rpc_core::{Connection, Server, rpc};
+///
+/// #[rpc]
+/// trait Greeter {
+///     async fn greet(name: String) -> String;
+/// }
+///
+/// struct Polite;
+/// impl Greeter for Polite {
+///     async fn greet(&self, name: String) -> String {
+///         format!("Good day, {name}")
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connection = Connection::open("memory:").await?;
+/// let server = Server::builder(&connection).service(GreeterDispatcher::new(Polite)).build().start().await?;
+///
+/// let greeter = GreeterClient::new(connection.client());
+/// assert_eq!(greeter.greet("Ada".to_owned()).await?, "Good day, Ada");
+///
+/// server.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a server does nothing until `start`, `run` or `run_until` is called"]
+pub struct Server {
+    connection: Connection,
+    services: Vec<ServiceEntry>,
+    prefetch: u16,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Sets up a server on a connection.
+    pub fn builder(connection: &Connection) -> ServerBuilder {
+        ServerBuilder::new(connection.clone())
+    }
+
+    /// Serves until `signal` resolves, then stops gracefully: takes no more requests, finishes those that run, replies and
+    /// acknowledges, and gives the rest back to the queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and later if the connection is lost or a queue is deleted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the server at once, as dropping a [`ServerHandle`] does. End the signal instead.
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let mut handle = self.start().await?;
+        tokio::select! {
+            ended = handle.ended() => ended,
+            () = signal => handle.shutdown().await,
+        }
+    }
+
+    /// Serves until the connection is lost or closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_until`](Self::run_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run_until`](Self::run_until).
+    pub async fn run(self) -> Result<(), ServeError> {
+        self.run_until(std::future::pending()).await
+    }
+
+    /// Declares the queues, starts to serve in the background and returns once requests are being taken.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::QueueTaken`] and [`ServeError::NoService`] for a server put together wrongly,
+    /// [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments,
+    /// [`ServeError::Disconnected`] and [`ServeError::Closed`] when there is no connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops what was started; declared queues stay.
+    pub async fn start(self) -> Result<ServerHandle, ServeError> {
+        self.check()?;
+        // One channel for all queues: the replies and acknowledgements of a delivery go out where it came in.
+        let channel = open(&self.connection).await?;
+        let app_id: Arc<str> = self.connection.name().into();
+        let (stop, _) = watch::channel(false);
+        let mut consumptions = JoinSet::new();
+        for (index, entry) in self.services.into_iter().enumerate() {
+            let refused = |error| refused(&self.connection, &entry.queue, error);
+            // A refusal closes the channel that it happens on, so not on the one that others already use.
+            let declaring = open(&self.connection).await?;
+            declaring
+                .declare_queue(&entry.queue, QueueKind::Durable)
+                .await
+                .map_err(refused)?;
+            let consumer = format!("rpc-{index}");
+            let acknowledge = Acknowledge::Each {
+                prefetch: self.prefetch,
+            };
+            let deliveries = channel
+                .consume(&entry.queue, &consumer, acknowledge)
+                .await
+                .map_err(refused)?;
+            info!(
+                service = entry.service,
+                queue = &*entry.queue,
+                prefetch = self.prefetch,
+                "serving"
+            );
+            let consumption = Consumption {
+                entry,
+                consumer,
+                deliveries,
+                channel: channel.clone(),
+                app_id: app_id.clone(),
+                max_message_size: self.connection.max_message_size(),
+            };
+            consumptions.spawn(consumption.run(stop.subscribe(), self.drain_timeout));
+        }
+        Ok(ServerHandle {
+            stop,
+            consumptions,
+            channel,
+            connection: self.connection,
+        })
+    }
+
+    fn check(&self) -> Result<(), ServeError> {
+        if self.services.is_empty() {
+            return Err(ServeError::NoService);
+        }
+        for (index, second) in self.services.iter().enumerate() {
+            if let Some(first) = self.services[..index]
+                .iter()
+                .find(|first| first.queue == second.queue)
+            {
+                return Err(ServeError::QueueTaken {
+                    queue: second.queue.to_string(),
+                    first: first.service,
+                    second: second.service,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("services", &self.services)
+            .field("prefetch", &self.prefetch)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn open(connection: &Connection) -> Result<Arc<dyn Channel>, ServeError> {
+    connection
+        .open_channel(ChannelMode::Plain)
+        .await
+        .map_err(|error| lost(connection, error))
+}
+
+fn lost(connection: &Connection, error: TransportError) -> ServeError {
+    if connection.is_closed() {
+        ServeError::Closed
+    } else {
+        ServeError::Disconnected(error.into())
+    }
+}
+
+fn refused(connection: &Connection, queue: &str, error: TransportError) -> ServeError {
+    match error {
+        TransportError::Lost(_) => lost(connection, error),
+        error => ServeError::QueueRefused {
+            queue: queue.to_owned(),
+            source: error.into(),
+        },
+    }
+}
+
+/// A running server.
+///
+/// Dropping the handle stops the server at once: handlers are dropped where they stand, and the broker gives their
+/// requests to other servers, or to the next one. Prefer [`shutdown`](Self::shutdown).
+#[must_use = "dropping the handle stops the server"]
+pub struct ServerHandle {
+    stop: watch::Sender<bool>,
+    consumptions: JoinSet<Result<(), ServeError>>,
+    channel: Arc<dyn Channel>,
+    connection: Connection,
+}
+
+impl ServerHandle {
+    /// Stops gracefully: takes no more requests, gives those that have not started back to the queue, finishes those that
+    /// run (within the drain limit), replies and acknowledges. Returns when that is done.
+    ///
+    /// # Errors
+    ///
+    /// Why the server had ended before, or could not finish: see [`Server::start`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the server at once.
+    pub async fn shutdown(mut self) -> Result<(), ServeError> {
+        self.stop.send_replace(true);
+        let mut outcome = Ok(());
+        while let Some(ended) = self.next_end().await {
+            outcome = outcome.and(ended);
+        }
+        self.channel.flush().await;
+        outcome
+    }
+
+    /// Waits until the server ends of itself, which it does when the connection is lost or a queue is deleted.
+    ///
+    /// # Errors
+    ///
+    /// Why it ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn ended(&mut self) -> Result<(), ServeError> {
+        self.next_end().await.unwrap_or(Ok(()))
+    }
+
+    /// The outcome of the next consumption that ends.
+    async fn next_end(&mut self) -> Option<Result<(), ServeError>> {
+        let ended = self.consumptions.join_next().await?;
+        Some(match ended {
+            Ok(Err(_)) if self.connection.is_closed() => Err(ServeError::Closed),
+            Ok(outcome) => outcome,
+            Err(error) => Err(ServeError::Disconnected(error.into())), // The runtime is shutting down.
+        })
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}

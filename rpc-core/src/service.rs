@@ -1,0 +1,77 @@
+//! The one shape that clients, dispatchers and the layers around them share: a tower service of requests.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::error::{BoxError, RpcError};
+use crate::message::{Request, Response};
+
+/// Anything a generated client can call through: a [`Client`](crate::Client), a dispatcher, or either with tower layers
+/// around it.
+///
+/// It is implemented for every such service and is not to be implemented by hand; as a bound it says all that generic
+/// code needs to call a generated client and to spawn those calls.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot carry RPC calls",
+    label = "not a service of `rpc_core::Request`",
+    note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it"
+)]
+pub trait RpcService:
+    Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> RpcService for S where
+    S: Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// The future of a client or a dispatcher.
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response, RpcError>> + Send>>);
+
+impl ResponseFuture {
+    pub(crate) fn new(
+        future: impl Future<Output = Result<Response, RpcError>> + Send + 'static,
+    ) -> Self {
+        Self(Box::pin(future))
+    }
+
+    pub(crate) fn ready(result: Result<Response, RpcError>) -> Self {
+        Self::new(std::future::ready(result))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response, RpcError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}
+
+/// Waits until the service is ready, then calls it, as tower demands.
+pub(crate) async fn call<S: RpcService>(
+    mut service: S,
+    request: Request,
+) -> Result<Response, RpcError> {
+    std::future::poll_fn(|cx| service.poll_ready(cx))
+        .await
+        .map_err(RpcError::from_layer)?;
+    service.call(request).await.map_err(RpcError::from_layer)
+}

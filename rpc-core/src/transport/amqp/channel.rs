@@ -1,0 +1,275 @@
+//! A channel of lapin behind the transport's contract.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::StreamExt;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+use super::direct::{self, DirectReplies};
+use super::properties::{short, to_message, to_properties};
+use super::publisher::{self, Outgoing, Publish, Then};
+use super::refused_or_lost;
+use crate::task::Task;
+use crate::transport::{
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind,
+    TransportError,
+};
+
+pub(super) struct AmqpChannel {
+    channel: lapin::Channel,
+    /// `None` for the channel that they go through.
+    direct_replies: Option<Arc<DirectReplies>>,
+    mode: ChannelMode,
+    outgoing: mpsc::Sender<Outgoing>,
+    returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
+    /// Ends with the channel.
+    _publisher: Task,
+}
+
+impl AmqpChannel {
+    pub(super) async fn open(
+        connection: &lapin::Connection,
+        mode: ChannelMode,
+        direct_replies: Option<Arc<DirectReplies>>,
+    ) -> Result<Self, TransportError> {
+        let channel = connection.create_channel().await.map_err(refused_or_lost)?;
+        let (outgoing, queued) = publisher::queue();
+        let (returned, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
+        let publisher = match mode {
+            ChannelMode::Plain => Task::spawn(publisher::run(channel.clone(), queued, returned)),
+            ChannelMode::Confirm => {
+                channel
+                    .confirm_select(ConfirmSelectOptions::default())
+                    .await
+                    .map_err(refused_or_lost)?;
+                Task::spawn(publisher::run_confirmed(channel.clone(), queued))
+            }
+        };
+        Ok(Self {
+            channel,
+            direct_replies,
+            mode,
+            outgoing,
+            returns: Mutex::new(Some(returns)),
+            _publisher: publisher,
+        })
+    }
+
+    async fn try_consume(
+        &self,
+        queue: &str,
+        consumer: &str,
+        acknowledge: Acknowledge,
+    ) -> Result<Deliveries, TransportError> {
+        let no_ack = match acknowledge {
+            Acknowledge::None => true,
+            Acknowledge::Each { prefetch } => {
+                // Applies to the consumers that are started after it, each on its own.
+                self.channel
+                    .basic_qos(prefetch, BasicQosOptions { global: false })
+                    .await
+                    .map_err(refused_or_lost)?;
+                false
+            }
+        };
+        let options = BasicConsumeOptions {
+            no_ack,
+            ..BasicConsumeOptions::default()
+        };
+        let deliveries = self
+            .channel
+            .basic_consume(
+                short("the queue's name", queue.to_owned())?,
+                consumer.into(),
+                options,
+                FieldTable::default(),
+            )
+            .await
+            .map_err(refused_or_lost)?;
+        Ok(deliveries
+            .map(|delivery| {
+                let delivery = delivery.map_err(refused_or_lost)?;
+                Ok(Delivery {
+                    tag: delivery.delivery_tag,
+                    redelivered: delivery.redelivered,
+                    message: to_message(&delivery.properties, delivery.data),
+                })
+            })
+            .boxed())
+    }
+
+    async fn send(
+        &self,
+        queue: String,
+        message: Message,
+        mandatory: bool,
+        then: Then,
+    ) -> Result<(), TransportError> {
+        let queue = short("the queue's name", queue)?;
+        let (properties, body) = to_properties(message)?;
+        let publish = Publish {
+            queue,
+            properties,
+            body,
+            mandatory,
+            then,
+        };
+        self.outgoing
+            .send(Outgoing::Publish(publish))
+            .await
+            .map_err(|_| TransportError::lost("the channel was closed"))
+    }
+
+    /// Publishes and waits for the broker's word; `mandatory` decides whether that covers the routing.
+    pub(super) async fn publish_confirmed(
+        &self,
+        queue: String,
+        message: Message,
+        mandatory: bool,
+    ) -> Result<Confirm, TransportError> {
+        let (waiting, answer) = oneshot::channel();
+        self.send(queue, message, mandatory, Then::Confirm(waiting))
+            .await?;
+        Ok(Confirm(Some(answer)))
+    }
+}
+
+impl Channel for AmqpChannel {
+    fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    fn declare_queue<'a>(
+        &'a self,
+        queue: &'a str,
+        kind: QueueKind,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        async move {
+            let options = QueueDeclareOptions {
+                durable: kind == QueueKind::Durable,
+                exclusive: kind == QueueKind::Exclusive,
+                ..QueueDeclareOptions::default()
+            };
+            self.channel
+                .queue_declare(
+                    short("the queue's name", queue.to_owned())?,
+                    options,
+                    FieldTable::default(),
+                )
+                .await
+                .map_err(refused_or_lost)?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn consume<'a>(
+        &'a self,
+        queue: &'a str,
+        consumer: &'a str,
+        acknowledge: Acknowledge,
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
+        self.try_consume(queue, consumer, acknowledge).boxed()
+    }
+
+    fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            if let Err(error) = self
+                .channel
+                .basic_cancel(consumer.into(), BasicCancelOptions::default())
+                .await
+            {
+                debug!(%error, "a consumer could not be cancelled"); // It ended with its channel.
+            }
+        }
+        .boxed()
+    }
+
+    fn publish(
+        &self,
+        queue: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
+        async move {
+            match self.mode {
+                ChannelMode::Plain => {
+                    self.send(queue, message, true, Then::Nothing).await?;
+                    Ok(Confirm(None))
+                }
+                ChannelMode::Confirm => self.publish_confirmed(queue, message, true).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()> {
+        async move {
+            let sent = match &self.direct_replies {
+                Some(direct_replies) if direct::is_direct(&queue) => {
+                    let sent = direct_replies.publish(queue, message).await;
+                    self.ack(tag); // Whatever became of it: the next server would fare no better.
+                    sent
+                }
+                _ => self.send(queue, message, false, Then::Ack(tag)).await,
+            };
+            if let Err(error) = sent {
+                warn!(%error, "a reply could not be sent");
+                if matches!(error, TransportError::Invalid(_)) {
+                    self.ack(tag);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let (waiting, flushed) = oneshot::channel();
+            // An error means that the channel is gone, and what it had to write with it.
+            if self.outgoing.send(Outgoing::Flush(waiting)).await.is_ok() {
+                let _ = flushed.await;
+            }
+        }
+        .boxed()
+    }
+
+    fn ack(&self, tag: u64) {
+        publisher::ack(&self.channel, tag);
+    }
+
+    fn requeue(&self, tag: u64) {
+        let options = BasicNackOptions {
+            requeue: true,
+            multiple: false,
+        };
+        // Queued on the first poll, like an acknowledgement.
+        if let Some(Err(error)) = self.channel.basic_nack(tag, options).now_or_never() {
+            debug!(%error, "a delivery could not be given back"); // The broker takes it back with the channel.
+        }
+    }
+
+    fn returns(&self) -> mpsc::UnboundedReceiver<Message> {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        returns
+            .take()
+            .unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+}
+
+impl fmt::Debug for AmqpChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpChannel")
+            .field("id", &self.channel.id())
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,37 @@
+//! AMQP 0-9-1 through lapin: the only folder that names it.
+//!
+//! lapin's automatic recovery is never used: a connection that is lost stays lost and says so at once. How its publishes,
+//! returns and confirms are handled, and why, is told in [`publisher`].
+
+mod channel;
+mod confirms;
+mod connection;
+mod direct;
+mod properties;
+mod publisher;
+mod url;
+
+use crate::error::BoxError;
+use crate::transport::TransportError;
+
+pub(crate) use connection::{Login, connect};
+pub(crate) use url::Endpoint;
+
+/// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text.
+fn cause(error: &lapin::Error) -> BoxError {
+    match error.kind() {
+        lapin::ErrorKind::IOError(cause) => {
+            std::io::Error::new(cause.kind(), cause.to_string()).into()
+        }
+        _ => error.to_string().into(),
+    }
+}
+
+/// Tells an operation that the broker refused, which closed the channel, from a lost connection.
+fn refused_or_lost(error: lapin::Error) -> TransportError {
+    if error.is_amqp_soft_error() {
+        TransportError::Refused(std::sync::Arc::new(cause(&error)))
+    } else {
+        TransportError::lost(cause(&error))
+    }
+}

@@ -1,0 +1,204 @@
+//! Messages to AMQP properties and back.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+
+use crate::headers::{HeaderValue, Headers};
+use crate::transport::{Message, TransportError};
+
+/// AMQP's delivery mode for messages that survive a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes), TransportError> {
+    let mut properties = BasicProperties::default();
+    if let Some(id) = message.correlation_id {
+        properties = properties.with_correlation_id(short("the correlation id", id)?);
+    }
+    if let Some(queue) = message.reply_to {
+        properties = properties.with_reply_to(short("the name of the reply queue", queue)?);
+    }
+    if let Some(kind) = message.kind {
+        properties = properties.with_type(short("the method's name", kind)?);
+    }
+    if let Some(content_type) = message.content_type {
+        properties = properties.with_content_type(short("the content type", content_type)?);
+    }
+    if let Some(milliseconds) = message.expiration {
+        properties = properties.with_expiration(milliseconds.to_string().into());
+    }
+    if message.persistent {
+        properties = properties.with_delivery_mode(PERSISTENT);
+    }
+    if let Some(priority) = message.priority {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(name) = message.app_id {
+        properties = properties.with_app_id(short("the connection's name", name)?);
+    }
+    if let Some(user) = message.user_id {
+        properties = properties.with_user_id(short("the user id", user)?);
+    }
+    if !message.headers.is_empty() {
+        properties = properties.with_headers(to_table(message.headers)?);
+    }
+    Ok((properties, message.body))
+}
+
+pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message {
+    let owned = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    Message {
+        correlation_id: owned(properties.correlation_id()),
+        reply_to: owned(properties.reply_to()),
+        kind: owned(properties.kind()),
+        content_type: owned(properties.content_type()),
+        expiration: properties
+            .expiration()
+            .as_ref()
+            .and_then(|text| text.as_str().parse().ok()),
+        persistent: *properties.delivery_mode() == Some(PERSISTENT),
+        priority: *properties.priority(),
+        app_id: owned(properties.app_id()),
+        user_id: owned(properties.user_id()),
+        headers: properties
+            .headers()
+            .as_ref()
+            .map(to_headers)
+            .unwrap_or_default(),
+        body: body.into(),
+    }
+}
+
+/// A short string of AMQP holds 255 bytes, and lapin panics on more.
+pub(super) fn short(what: &str, text: String) -> Result<ShortString, TransportError> {
+    ShortString::try_new(text)
+        .map_err(|_| TransportError::Invalid(format!("{what} is longer than 255 bytes")))
+}
+
+fn to_table(headers: Headers) -> Result<FieldTable, TransportError> {
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        table.insert(short("a header's name", name)?, to_field(value)?);
+    }
+    Ok(table)
+}
+
+fn to_field(value: HeaderValue) -> Result<AMQPValue, TransportError> {
+    Ok(match value {
+        HeaderValue::Void => AMQPValue::Void,
+        HeaderValue::Bool(flag) => AMQPValue::Boolean(flag),
+        HeaderValue::Int(number) => AMQPValue::LongLongInt(number),
+        HeaderValue::Float(number) => AMQPValue::Double(number),
+        HeaderValue::String(text) => AMQPValue::LongString(text.into()),
+        HeaderValue::Bytes(bytes) => AMQPValue::ByteArray(bytes.to_vec().into()),
+        HeaderValue::Timestamp(seconds) => AMQPValue::Timestamp(seconds),
+        HeaderValue::List(values) => {
+            let values: Result<Vec<_>, _> = values.into_iter().map(to_field).collect();
+            AMQPValue::FieldArray(values?.into())
+        }
+        HeaderValue::Table(headers) => AMQPValue::FieldTable(to_table(headers)?),
+    })
+}
+
+fn to_headers(table: &FieldTable) -> Headers {
+    table
+        .inner()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), to_value(value)))
+        .collect()
+}
+
+fn to_value(value: &AMQPValue) -> HeaderValue {
+    match value {
+        AMQPValue::Boolean(flag) => HeaderValue::Bool(*flag),
+        AMQPValue::ShortShortInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::ShortShortUInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::ShortInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::ShortUInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::LongInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::LongUInt(number) => HeaderValue::Int((*number).into()),
+        AMQPValue::LongLongInt(number) => HeaderValue::Int(*number),
+        AMQPValue::Float(number) => HeaderValue::Float((*number).into()),
+        AMQPValue::Double(number) => HeaderValue::Float(*number),
+        AMQPValue::DecimalValue(decimal) => {
+            HeaderValue::Float(f64::from(decimal.value) / 10_f64.powi(decimal.scale.into()))
+        }
+        AMQPValue::ShortString(text) => HeaderValue::String(text.as_str().to_owned()),
+        AMQPValue::LongString(text) => to_text(text),
+        AMQPValue::FieldArray(values) => list(values),
+        AMQPValue::Timestamp(seconds) => HeaderValue::Timestamp(*seconds),
+        AMQPValue::FieldTable(table) => HeaderValue::Table(to_headers(table)),
+        AMQPValue::ByteArray(bytes) => HeaderValue::Bytes(Bytes::copy_from_slice(bytes.as_slice())),
+        AMQPValue::Void => HeaderValue::Void,
+    }
+}
+
+/// A long string of AMQP is bytes; most clients mean text.
+fn to_text(text: &LongString) -> HeaderValue {
+    match std::str::from_utf8(text.as_bytes()) {
+        Ok(text) => HeaderValue::String(text.to_owned()),
+        Err(_) => HeaderValue::Bytes(Bytes::copy_from_slice(text.as_bytes())),
+    }
+}
+
+fn list(values: &FieldArray) -> HeaderValue {
+    HeaderValue::List(values.as_slice().iter().map(to_value).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        let headers = [
+            ("flag".to_owned(), true.into()),
+            ("number".to_owned(), (-5_i64).into()),
+            ("text".to_owned(), "a".into()),
+            ("bytes".to_owned(), vec![0xff_u8].into()),
+            (
+                "list".to_owned(),
+                HeaderValue::List(vec![1.into(), HeaderValue::Void]),
+            ),
+        ];
+        Message {
+            correlation_id: Some("id".to_owned()),
+            reply_to: Some("queue".to_owned()),
+            kind: Some("fib".to_owned()),
+            content_type: Some("application/msgpack".to_owned()),
+            expiration: Some(1500),
+            persistent: true,
+            priority: Some(3),
+            app_id: Some("app".to_owned()),
+            user_id: Some("guest".to_owned()),
+            headers: headers.into_iter().collect(),
+            body: Bytes::from_static(b"body"),
+        }
+    }
+
+    #[test]
+    fn a_message_survives_the_way_there_and_back() {
+        let original = message();
+        let (properties, body) = to_properties(original.clone()).unwrap();
+        let back = to_message(&properties, body.to_vec());
+        assert_eq!(format!("{back:?}"), format!("{original:?}"));
+    }
+
+    #[test]
+    fn properties_are_the_ones_of_the_wire_protocol() {
+        let (properties, _) = to_properties(message()).unwrap();
+        assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "1500");
+        assert_eq!(*properties.delivery_mode(), Some(2));
+        assert_eq!(properties.kind().as_ref().unwrap().as_str(), "fib");
+    }
+
+    #[test]
+    fn what_is_too_long_for_amqp_is_an_error_and_no_panic() {
+        let long = "x".repeat(256);
+        let mut named = message();
+        named.app_id = Some(long.clone());
+        to_properties(named).expect_err("a long name");
+        let mut with_header = message();
+        with_header.headers.insert(long, 1);
+        to_properties(with_header).expect_err("a long header name");
+    }
+}

@@ -1,0 +1,166 @@
+//! `amqp://` and `amqps://` URLs (<https://www.rabbitmq.com/docs/uri-spec>).
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+
+use crate::error::OpenError;
+
+/// How long connecting and the AMQP handshake may take together, unless the URL says otherwise.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The options that a URL may carry (<https://www.rabbitmq.com/docs/uri-query-parameters>).
+///
+/// lapin ignores every other one. We do not: a misspelt `heartbeat` or an ignored `verify` is a bad surprise.
+const OPTIONS: [&str; 5] = [
+    "auth_mechanism",
+    "channel_max",
+    "connection_timeout",
+    "frame_max",
+    "heartbeat",
+];
+
+/// Where a broker is, and as whom to log in there. Prints as `host:port`, never with the password.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(super) uri: AMQPUri,
+}
+
+impl Endpoint {
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+        let invalid = |reason: String| Err(OpenError::InvalidUrl(reason));
+        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
+            return invalid("it must begin with amqp://, amqps:// or memory:".to_owned());
+        }
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        if query.contains('@') {
+            return invalid(
+                "a '?' or '@' in the user name or the password is written %3f, %40".to_owned(),
+            );
+        }
+        if let Some(option) = unknown_option(query) {
+            return invalid(format!(
+                "unknown option '{option}'; the options are {}",
+                OPTIONS.join(", ")
+            ));
+        }
+        // With the scheme known to be one of these two, none of the parser's reasons repeats the URL.
+        let mut uri: AMQPUri = match url.parse() {
+            Ok(uri) => uri,
+            Err(reason) => {
+                return invalid(format!(
+                    "{reason}; write amqp://user:password@host:port/virtual-host"
+                ));
+            }
+        };
+        if let Some(host) = ip_v6_host(url) {
+            uri.authority.host = host.to_owned();
+        }
+        if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "tls") {
+            return invalid("amqps:// needs the feature `tls` of rpc-core".to_owned());
+        }
+        Ok(Self { uri })
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.uri
+            .query
+            .connection_timeout
+            .map_or(CONNECTION_TIMEOUT, Duration::from_millis)
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authority = &self.uri.authority;
+        if authority.host.contains(':') {
+            write!(f, "[{}]:{}", authority.host, authority.port)
+        } else {
+            write!(f, "{}:{}", authority.host, authority.port)
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+/// The first option that lapin would ignore.
+fn unknown_option(query: &str) -> Option<&str> {
+    query
+        .split('&')
+        .map(|option| option.split('=').next().unwrap_or_default())
+        .find(|name| !name.is_empty() && !OPTIONS.contains(name))
+}
+
+/// The host of a URL that has an IPv6 address, for which lapin's parser would give `localhost`.
+fn ip_v6_host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    host.strip_prefix('[')?
+        .split_once(']')
+        .map(|(address, _)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(url: &str) -> String {
+        Endpoint::parse(url).expect_err(url).to_string()
+    }
+
+    #[test]
+    fn an_endpoint_prints_no_password() {
+        let endpoint = Endpoint::parse("amqp://ada:s3cret@broker:5673/%2f").unwrap();
+        assert_eq!(endpoint.to_string(), "broker:5673");
+        assert!(!format!("{endpoint:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_bad_url_is_explained_without_the_password() {
+        for url in [
+            "amqp://ada:s3cret@broker:notaport/",
+            "amqp://ada:s3cret@broker?heartbeat=x",
+            "amqp://ada:s3cret@broker?heartbeet=5",
+            "amqp:ada:s3cret@broker",
+            "amqp://ada:s3cret@",
+            "amqp://ada:?s3cret=1@broker",
+            "amqp://ada:#s3cret@broker",
+            "amqp://ada:/s3cret@broker",
+            "http://ada:s3cret@broker",
+            "s3cret",
+        ] {
+            if let Err(error) = Endpoint::parse(url) {
+                assert!(!error.to_string().contains("s3cret"), "{error}");
+            }
+        }
+        assert!(error("amqp://broker?heartbeet=5").contains("unknown option 'heartbeet'"));
+        assert!(error("amqp://broker:notaport").contains("invalid port number"));
+    }
+
+    #[test]
+    fn an_ip_v6_host_is_kept() {
+        let endpoint = Endpoint::parse("amqp://[::1]:5673/%2f").unwrap();
+        assert_eq!(endpoint.to_string(), "[::1]:5673");
+        assert_eq!(endpoint.uri.authority.host, "::1");
+    }
+
+    #[test]
+    fn options_are_taken_from_the_url() {
+        let endpoint =
+            Endpoint::parse("amqp://broker/?heartbeat=5&connection_timeout=250").unwrap();
+        assert_eq!(endpoint.timeout(), Duration::from_millis(250));
+        assert_eq!(endpoint.uri.query.heartbeat, Some(5));
+    }
+}

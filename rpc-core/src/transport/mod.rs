@@ -1,0 +1,180 @@
+//! What client and server need from a broker, and nothing else: the contract of the two transports.
+//!
+//! A [`Link`] is one connection to a broker. It never heals: once lost, it stays lost. Its [`Channel`]s publish, consume and
+//! acknowledge in the manner of AMQP 0-9-1, through the default exchange only.
+//! [`amqp`] implements the contract with RabbitMQ, [`memory`] in this process; one suite of tests runs on both.
+
+pub(crate) mod amqp;
+pub(crate) mod memory;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::BoxError;
+use crate::headers::Headers;
+
+/// A message: a body and those of AMQP's basic properties that the protocol uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message {
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) reply_to: Option<String>,
+    /// AMQP's `type`.
+    pub(crate) kind: Option<String>,
+    pub(crate) content_type: Option<String>,
+    /// Milliseconds that the message may wait in a queue.
+    pub(crate) expiration: Option<u32>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) app_id: Option<String>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) headers: Headers,
+    pub(crate) body: Bytes,
+}
+
+/// A message that was handed to a consumer and, unless it consumes without acknowledgements, waits to be settled.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) tag: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) message: Message,
+}
+
+/// The deliveries of a consumer; ends when it was cancelled, by either side, and with the channel.
+pub(crate) type Deliveries = BoxStream<'static, Result<Delivery, TransportError>>;
+
+/// What is said of a queue when it is declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueKind {
+    /// A request queue: outlives servers, connections and the broker.
+    Durable,
+    /// A reply queue: belongs to the link and goes with it.
+    Exclusive,
+}
+
+/// Whether deliveries are to be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acknowledge {
+    /// The consumer settles each delivery and holds at most `prefetch` unsettled ones.
+    Each { prefetch: u16 },
+    /// The broker forgets a message as soon as it is sent.
+    None,
+}
+
+/// What a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChannelMode {
+    /// Publishing resolves once the message is on its way; what cannot be routed comes back through `returns`.
+    Plain,
+    /// Every publish is answered by the broker.
+    Confirm,
+}
+
+/// How the broker answered for a published message; immediately `Ok` on a [`ChannelMode::Plain`] channel.
+#[derive(Debug)]
+pub(crate) struct Confirm(pub(crate) Option<oneshot::Receiver<Result<(), TransportError>>>);
+
+impl Confirm {
+    pub(crate) async fn wait(self) -> Result<(), TransportError> {
+        match self.0 {
+            None => Ok(()),
+            Some(answer) => answer
+                .await
+                .unwrap_or_else(|_| Err(TransportError::lost("the channel was closed"))),
+        }
+    }
+}
+
+/// A place where links to one broker come from.
+pub(crate) trait Link: Debug + Send + Sync {
+    fn open_channel(
+        &self,
+        mode: ChannelMode,
+    ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>>;
+
+    /// Closes the link and waits until the broker knows.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A channel of a link.
+///
+/// Dropping the last handle closes it: the broker takes back what was not settled.
+pub(crate) trait Channel: Debug + Send + Sync {
+    /// Whether it can still be used.
+    fn is_open(&self) -> bool;
+
+    /// Creates a queue, or checks that the existing one is the same.
+    ///
+    /// A refusal closes the channel, so declare on a channel of its own.
+    fn declare_queue<'a>(
+        &'a self,
+        queue: &'a str,
+        kind: QueueKind,
+    ) -> BoxFuture<'a, Result<(), TransportError>>;
+
+    /// Starts a consumer; `consumer` names it on this channel.
+    fn consume<'a>(
+        &'a self,
+        queue: &'a str,
+        consumer: &'a str,
+        acknowledge: Acknowledge,
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>>;
+
+    /// Stops a consumer; its deliveries end once those under way have been handed out.
+    fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()>;
+
+    /// Publishes to a queue. Resolves when the message has been taken over; waits while too much is unwritten.
+    ///
+    /// Dropping the future before it resolves publishes nothing.
+    fn publish(
+        &self,
+        queue: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>>;
+
+    /// Publishes the reply to a delivery, then acknowledges it: the broker never sees the second without the first.
+    /// A reply that cannot be routed is dropped by the broker.
+    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()>;
+
+    /// Waits until every reply before it, and its acknowledgement, is on its way.
+    fn flush(&self) -> BoxFuture<'_, ()>;
+
+    /// Acknowledges a delivery.
+    fn ack(&self, tag: u64);
+
+    /// Gives a delivery back to its queue.
+    fn requeue(&self, tag: u64);
+
+    /// The messages that could not be routed, for a [`ChannelMode::Plain`] channel; to be taken once.
+    fn returns(&self) -> mpsc::UnboundedReceiver<Message>;
+}
+
+/// Why a transport did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum TransportError {
+    /// The link or the channel is gone.
+    #[error("{0}")]
+    Lost(Arc<BoxError>),
+    /// There is no such queue.
+    #[error("there is no such queue")]
+    Unroutable,
+    /// The broker answered a publish with a nack.
+    #[error("the broker refused the message")]
+    Rejected,
+    /// The broker refused an operation and closed the channel.
+    #[error("{0}")]
+    Refused(Arc<BoxError>),
+    /// The message does not fit into AMQP.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl TransportError {
+    pub(crate) fn lost(cause: impl Into<BoxError>) -> Self {
+        Self::Lost(Arc::new(cause.into()))
+    }
+}

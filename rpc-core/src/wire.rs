@@ -1,0 +1,402 @@
+//! The wire protocol, version 1: requests and replies as messages.
+//!
+//! Whatever changes here changes what other programs send and receive: it needs a test of the bytes and a line in the
+//! changelog.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::codec::{self, ContentType};
+use crate::error::{ErrorKind, RpcError};
+use crate::headers::HeaderValue;
+use crate::message::{Delivery, Outcome, Request, Response};
+use crate::transport::Message;
+
+/// When the caller stops waiting: milliseconds since the Unix epoch.
+const DEADLINE_HEADER: &str = "rpc-deadline";
+
+const RESULT: &str = "result";
+const ERROR: &str = "error";
+const FAULT: &str = "fault";
+
+/// The body of a fault.
+#[derive(Serialize, Deserialize)]
+struct Fault {
+    code: String,
+    message: String,
+}
+
+/// The addresses of a request.
+pub(crate) struct Envelope {
+    pub(crate) correlation_id: String,
+    /// Absent for a request that expects no reply.
+    pub(crate) reply_to: Option<String>,
+    pub(crate) app_id: String,
+}
+
+/// A request as its caller sends it, `deadline` being its own or the client's default.
+pub(crate) fn message_from_request(
+    request: &Request,
+    content_type: ContentType,
+    deadline: Instant,
+    envelope: Envelope,
+) -> Result<Message, RpcError> {
+    if let Some(name) = request.headers.forbidden_name() {
+        let reason = format!(
+            "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
+        );
+        return Err(RpcError::new(ErrorKind::Encode, reason));
+    }
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    let mut headers = request.headers.clone();
+    headers.insert(DEADLINE_HEADER, unix_millis_after(remaining));
+    Ok(Message {
+        correlation_id: Some(envelope.correlation_id),
+        reply_to: envelope.reply_to,
+        kind: request
+            .method
+            .clone()
+            .filter(|_| content_type != ContentType::Plain),
+        content_type: content_type.as_property().map(str::to_owned),
+        expiration: Some(expiration(remaining)),
+        persistent: request.persistent,
+        priority: request.priority,
+        app_id: Some(envelope.app_id),
+        user_id: None,
+        headers,
+        body: request.body_as(content_type)?,
+    })
+}
+
+/// A request as its server receives it. The message's addresses stay with the caller of this function.
+pub(crate) fn request_from_message(
+    service: &'static str,
+    queue: &str,
+    message: Message,
+    redelivered: bool,
+) -> Result<Request, RpcError> {
+    let text = message.content_type.as_deref();
+    let content_type = ContentType::parse(text)
+        .filter(|known| known.is_supported())
+        .ok_or_else(|| {
+            RpcError::new(
+                ErrorKind::UnsupportedContentType,
+                format!(
+                    "content type '{}' is not supported",
+                    text.unwrap_or("text/plain")
+                ),
+            )
+        })?;
+    let mut headers = message.headers;
+    let deadline = deadline(headers.remove(DEADLINE_HEADER), message.expiration);
+    Ok(Request {
+        service,
+        queue: queue.to_owned(),
+        method: message.kind.filter(|method| !method.is_empty()),
+        content_type,
+        headers,
+        deadline,
+        priority: message.priority,
+        persistent: message.persistent,
+        oneway: message.reply_to.is_none(),
+        body: message.body,
+        recode: None,
+        delivery: Some(Delivery {
+            correlation_id: message.correlation_id,
+            app_id: message.app_id,
+            user_id: message.user_id,
+            redelivered,
+        }),
+    })
+}
+
+/// Refuses a body that is too large to send.
+pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), RpcError> {
+    if body.len() <= limit {
+        return Ok(());
+    }
+    Err(RpcError::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the {what} has {} bytes; the limit of the connection is {limit}",
+            body.len()
+        ),
+    ))
+}
+
+/// A reply as its server sends it; `request` is the content type of the request, as it was written.
+pub(crate) fn message_from_answer(
+    answer: Result<Response, RpcError>,
+    correlation_id: Option<String>,
+    request: Option<String>,
+    app_id: &str,
+) -> Message {
+    let mut reply = Message {
+        correlation_id,
+        content_type: request,
+        app_id: Some(app_id.to_owned()),
+        ..Message::default()
+    };
+    match answer {
+        Ok(response) => {
+            reply.kind = Some(match response.outcome {
+                Outcome::Result => RESULT.to_owned(),
+                Outcome::Error => ERROR.to_owned(),
+            });
+            reply.headers = response.headers;
+            reply.body = response.body;
+        }
+        Err(error) => {
+            reply.kind = Some(FAULT.to_owned());
+            // Whoever sends what we cannot read is best told in what people can read.
+            let known = ContentType::parse(reply.content_type.as_deref())
+                .filter(|known| known.is_supported());
+            let content_type = known.unwrap_or(if cfg!(feature = "json") {
+                ContentType::Json
+            } else {
+                ContentType::MessagePack
+            });
+            if known.is_none() {
+                reply.content_type = content_type.as_property().map(str::to_owned);
+            }
+            let fault = Fault {
+                code: error.kind().fault_code().to_owned(),
+                message: error.message().to_owned(),
+            };
+            // Two strings can be written in every format.
+            reply.body = codec::encode(&fault, content_type).unwrap_or_default();
+        }
+    }
+    reply
+}
+
+/// A reply as its caller receives it.
+pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError> {
+    let content_type = ContentType::parse(message.content_type.as_deref()).ok_or_else(|| {
+        bad_reply(format!(
+            "the reply has content type '{}'",
+            message.content_type.unwrap_or_default()
+        ))
+    })?;
+    let mut response = Response::new(Outcome::Result, content_type, message.body);
+    response.headers = message.headers;
+    match message.kind.as_deref() {
+        // A server of the RPC tutorial sets no type.
+        None | Some("" | RESULT) => Ok(response),
+        Some(ERROR) => {
+            response.outcome = Outcome::Error;
+            Ok(response)
+        }
+        Some(FAULT) => {
+            let fault: Fault = response.decode()?;
+            Err(match ErrorKind::from_fault_code(&fault.code) {
+                Some(kind) => RpcError::new(kind, fault.message),
+                None => bad_reply(format!(
+                    "the server reports an unknown fault '{}': {}",
+                    fault.code, fault.message
+                )),
+            })
+        }
+        Some(kind) => Err(bad_reply(format!("the reply has type '{kind}'"))),
+    }
+}
+
+fn bad_reply(reason: String) -> RpcError {
+    RpcError::new(ErrorKind::BadReply, reason)
+}
+
+/// The time left as RabbitMQ takes it: at least 1 ms, at most 32 bits (<https://www.rabbitmq.com/docs/ttl>).
+fn expiration(remaining: Duration) -> u32 {
+    u32::try_from(remaining.as_millis())
+        .unwrap_or(u32::MAX)
+        .max(1)
+}
+
+/// The server's view of a deadline: the one in the header, or what a request without it may have waited in the queue.
+/// A header that makes no sense is no deadline.
+fn deadline(header: Option<HeaderValue>, expiration: Option<u32>) -> Option<Instant> {
+    let remaining = match header.as_ref().and_then(HeaderValue::as_int) {
+        Some(deadline) => {
+            let remaining = deadline.saturating_sub(unix_millis_after(Duration::ZERO));
+            Duration::from_millis(u64::try_from(remaining).unwrap_or(0))
+        }
+        None => Duration::from_millis(expiration?.into()),
+    };
+    Some(crate::message::deadline_after(remaining))
+}
+
+fn unix_millis_after(remaining: Duration) -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from((now + remaining).as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::{Method, Service};
+    use bytes::Bytes;
+
+    #[derive(Serialize, Deserialize)]
+    struct FibArguments {
+        n: u64,
+    }
+
+    const FIB: &Method = &Method::new("fib", &["n"]);
+    const SERVICE: &Service = &Service::new("Fib", "rpc.Fib", &[FIB]);
+
+    fn sent(content_type: ContentType) -> Message {
+        let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
+        request.headers.insert("tenant", "a");
+        let envelope = Envelope {
+            correlation_id: "id".to_owned(),
+            reply_to: Some("replies".to_owned()),
+            app_id: "app".to_owned(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        message_from_request(&request, content_type, deadline, envelope).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_carries_what_the_protocol_says() {
+        let message = sent(ContentType::MessagePack);
+        assert_eq!(message.correlation_id.as_deref(), Some("id"));
+        assert_eq!(message.reply_to.as_deref(), Some("replies"));
+        assert_eq!(message.kind.as_deref(), Some("fib"));
+        assert_eq!(message.content_type.as_deref(), Some("application/msgpack"));
+        assert_eq!(message.expiration, Some(5000));
+        assert_eq!(message.app_id.as_deref(), Some("app"));
+        assert_eq!(message.headers.get("tenant"), Some(&"a".into()));
+        let deadline = message
+            .headers
+            .get(DEADLINE_HEADER)
+            .and_then(HeaderValue::as_int)
+            .unwrap();
+        let ahead = deadline - unix_millis_after(Duration::ZERO);
+        assert!((4900..=5000).contains(&ahead), "{ahead}");
+        assert_eq!(&message.body[..], b"\x81\xa1n\x1e");
+    }
+
+    #[cfg(feature = "json")]
+    #[tokio::test(start_paused = true)]
+    async fn a_plain_request_is_what_the_tutorial_sends() {
+        let message = sent(ContentType::Plain);
+        assert_eq!(message.kind, None);
+        assert_eq!(message.content_type, None);
+        assert_eq!(&message.body[..], b"30");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_arrives_as_it_was_sent() {
+        let request =
+            request_from_message("Fib", "rpc.Fib", sent(ContentType::MessagePack), true).unwrap();
+        assert_eq!(request.method(), Some("fib"));
+        assert_eq!(request.headers.iter().count(), 1);
+        assert!(request.delivery.as_ref().unwrap().redelivered);
+        let remaining = request.deadline.unwrap() - Instant::now();
+        assert!(
+            (4900..=5000).contains(&remaining.as_millis()),
+            "{remaining:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn absurd_deadlines_are_survived() {
+        for millis in [i64::MIN, -1, 0] {
+            assert_eq!(deadline(Some(millis.into()), None), Some(Instant::now()));
+        }
+        assert!(deadline(Some(i64::MAX.into()), None).unwrap() > Instant::now());
+        assert_eq!(deadline(Some("soon".into()), None), None);
+        assert_eq!(
+            deadline(None, Some(7)),
+            Some(Instant::now() + Duration::from_millis(7))
+        );
+        assert_eq!(expiration(Duration::ZERO), 1);
+        assert_eq!(expiration(Duration::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn replies_have_the_types_of_the_protocol() {
+        for (outcome, kind) in [(Outcome::Result, "result"), (Outcome::Error, "error")] {
+            let response = Response::new(
+                outcome,
+                ContentType::MessagePack,
+                Bytes::from_static(b"\x01"),
+            );
+            let content_type = Some("application/msgpack".to_owned());
+            let message =
+                message_from_answer(Ok(response), Some("id".to_owned()), content_type, "server");
+            assert_eq!(message.kind.as_deref(), Some(kind));
+            assert_eq!(message.correlation_id.as_deref(), Some("id"));
+            assert_eq!(answer_from_message(message).unwrap().outcome, outcome);
+        }
+    }
+
+    #[test]
+    fn a_fault_is_a_code_and_a_message() {
+        let error = RpcError::new(ErrorKind::UnknownMethod, "no");
+        let content_type = Some("application/msgpack".to_owned());
+        let message = message_from_answer(Err(error), None, content_type, "server");
+        assert_eq!(
+            &message.body[..],
+            b"\x82\xa4code\xaeunknown_method\xa7message\xa2no"
+        );
+        let error = answer_from_message(message).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownMethod);
+        assert_eq!(error.to_string(), "no");
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn whoever_sends_an_unknown_content_type_is_answered_in_json() {
+        let error = RpcError::new(ErrorKind::UnsupportedContentType, "no");
+        let message = message_from_answer(Err(error), None, Some("text/xml".to_owned()), "server");
+        assert_eq!(message.content_type.as_deref(), Some("application/json"));
+        assert_eq!(
+            &message.body[..],
+            br#"{"code":"unsupported_content_type","message":"no"}"#
+        );
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn a_reply_of_the_tutorials_server_is_a_result() {
+        let message = Message {
+            body: Bytes::from_static(b"832040"),
+            ..Message::default()
+        };
+        assert_eq!(
+            answer_from_message(message)
+                .unwrap()
+                .decode::<u64>()
+                .unwrap(),
+            832_040
+        );
+    }
+
+    #[test]
+    fn replies_that_make_no_sense_are_bad_replies() {
+        let kind = Message {
+            kind: Some("maybe".to_owned()),
+            ..Message::default()
+        };
+        let content_type = Message {
+            content_type: Some("text/xml".to_owned()),
+            ..Message::default()
+        };
+        let fault = Message {
+            kind: Some("fault".to_owned()),
+            body: Bytes::from_static(b"?"),
+            ..Message::default()
+        };
+        for message in [kind, content_type, fault] {
+            assert_eq!(
+                answer_from_message(message).unwrap_err().kind(),
+                ErrorKind::BadReply
+            );
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The dispatcher: a handler as a service of requests.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+
+use crate::attributes;
+use crate::expand::{exchange, generated_at, messages, parameters};
+use crate::model::{Method, Role, Running, Service};
+
+/// The struct.
+pub(super) fn item(service: &Service) -> TokenStream {
+    let Service {
+        visibility,
+        ident,
+        dispatcher,
+        krate,
+        ..
+    } = service;
+    let attributes = attributes::for_companion(&service.attributes);
+    let docs = format!(
+        " The dispatcher of the service [`{ident}`]: hands the requests that a server receives, or a client without a \
+         broker sends, to a handler."
+    );
+    let parameter = &service.handler_parameter;
+    let generics = parameters::with(service, parameter);
+    let clause = &generics.where_clause;
+    let marker = parameters::is_generic(service).then(|| {
+        let ty = parameters::marker_type(service);
+        quote!(marker: #ty)
+    });
+    quote! {
+        #[doc = #docs]
+        #(#attributes)*
+        #[allow(dead_code)]
+        #visibility struct #dispatcher #generics #clause {
+            dispatcher: #krate::__private::Dispatcher<#parameter>,
+            #marker
+        }
+    }
+}
+
+/// Everything the dispatcher can do.
+pub(super) fn impls(service: &Service) -> TokenStream {
+    let constructors = constructors(service);
+    let serving = serving(service);
+    let common = common_traits(service);
+    quote!(#constructors #serving #common)
+}
+
+fn constructors(service: &Service) -> TokenStream {
+    let Service {
+        visibility,
+        ident,
+        dispatcher,
+        queue,
+        ..
+    } = service;
+    let parameter = &service.handler_parameter;
+    let generics = parameters::with(service, parameter);
+    let (introduced, arguments, _) = generics.split_for_impl();
+    let trait_arguments = parameters::trait_arguments(service);
+    let clause = parameters::bounded(&generics, &quote!(#parameter: #ident #trait_arguments));
+    let definition = messages::service_ident();
+    let fresh = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::new(handler, #definition)),
+    );
+    let moved = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::with_queue(
+            self.dispatcher,
+            queue
+        )),
+    );
+    let queue_docs = format!(" Serves this queue instead of `{queue}`.");
+    quote! {
+        impl #introduced #dispatcher #arguments #clause {
+            /// Dispatches to `handler`, which all calls share.
+            #[must_use]
+            #visibility fn new(handler: #parameter) -> Self {
+                #fresh
+            }
+
+            #[doc = #queue_docs]
+            #[must_use]
+            #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
+                #moved
+            }
+        }
+    }
+}
+
+fn construct(service: &Service, dispatcher: &TokenStream) -> TokenStream {
+    let marker =
+        parameters::is_generic(service).then(|| quote!(marker: ::core::marker::PhantomData));
+    quote!(Self { dispatcher: #dispatcher, #marker })
+}
+
+fn serving(service: &Service) -> TokenStream {
+    let Service {
+        ident, dispatcher, ..
+    } = service;
+    let parameter = &service.handler_parameter;
+    let generics = parameters::with(service, parameter);
+    let (introduced, arguments, _) = generics.split_for_impl();
+    let trait_arguments = parameters::trait_arguments(service);
+    let clause = parameters::bounded(&generics, &quote!(#parameter: #ident #trait_arguments));
+    let arms = service.methods.iter().map(|method| arm(service, method));
+    quote! {
+        impl #introduced __rpc::__private::tower_service::Service<__rpc::Request> for #dispatcher #arguments #clause {
+            type Response = __rpc::Response;
+            type Error = __rpc::RpcError;
+            type Future = __rpc::ResponseFuture;
+
+            fn poll_ready(
+                &mut self,
+                _: &mut ::core::task::Context<'_>,
+            ) -> ::core::task::Poll<::core::result::Result<(), __rpc::RpcError>> {
+                ::core::task::Poll::Ready(::core::result::Result::Ok(()))
+            }
+
+            fn call(&mut self, request: __rpc::Request) -> __rpc::ResponseFuture {
+                let invocation = match __rpc::__private::Dispatcher::accept(&self.dispatcher, request) {
+                    ::core::result::Result::Ok(invocation) => invocation,
+                    ::core::result::Result::Err(refusal) => return refusal,
+                };
+                match __rpc::__private::Invocation::method(&invocation) {
+                    #(#arms)*
+                    _ => __rpc::__private::Invocation::unknown_method(invocation),
+                }
+            }
+        }
+
+        impl #introduced __rpc::Dispatch for #dispatcher #arguments #clause {
+            fn dispatcher(&self) -> &dyn __rpc::__private::DispatcherInfo {
+                &self.dispatcher
+            }
+        }
+    }
+}
+
+/// Runs one method.
+fn arm(service: &Service, method: &Method) -> TokenStream {
+    let Service {
+        ident: service_ident,
+        ..
+    } = service;
+    let Method { ident, name, .. } = method;
+    let conditions = attributes::conditions(&method.attributes);
+    let handler = &service.handler_parameter;
+    let trait_arguments = parameters::trait_arguments(service);
+    let message = messages::arguments_type(service, method);
+    let exchange = exchange::exchange_type(service, method);
+    let values = method.arguments.iter().map(|argument| match argument.role {
+        Role::Context(_) => {
+            let context = format_ident!("__context", span = generated_at(argument.ty.span()));
+            quote!(#context)
+        }
+        Role::Sent { .. } => {
+            let ident = argument.ident();
+            quote!(__arguments.#ident)
+        }
+    });
+    let call = quote!(<#handler as #service_ident #trait_arguments>::#ident);
+    let inputs = quote!(__context: __rpc::Context, __arguments: #message);
+    let run = match method.running {
+        Running::Async => quote! {
+            #exchange::run(
+                invocation,
+                |__handler: __rpc::__private::Arc<#handler>, #inputs| async move {
+                    #call(&__handler, #(#values),*).await
+                },
+            )
+        },
+        Running::Blocking => quote! {
+            #exchange::run_blocking(
+                invocation,
+                |__handler: &#handler, #inputs| #call(__handler, #(#values),*),
+            )
+        },
+    };
+    quote_spanned! {generated_at(ident.span())=>
+        #(#conditions)*
+        #name => #run,
+    }
+}
+
+fn common_traits(service: &Service) -> TokenStream {
+    let dispatcher = &service.dispatcher;
+    let generics = parameters::with(service, &service.handler_parameter);
+    let (introduced, arguments, clause) = generics.split_for_impl();
+    let cloned = construct(
+        service,
+        &quote!(::core::clone::Clone::clone(&self.dispatcher)),
+    );
+    quote! {
+        impl #introduced ::core::clone::Clone for #dispatcher #arguments #clause {
+            fn clone(&self) -> Self {
+                #cloned
+            }
+        }
+
+        impl #introduced ::core::fmt::Debug for #dispatcher #arguments #clause {
+            fn fmt(&self, formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::Debug::fmt(&self.dispatcher, formatter)
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Tokens to syntax: the annotated item and the options of `#[rpc(…)]`, with their spans and without any judgement of
+//! what they mean.
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt as _;
+use syn::parse::{Parse, ParseStream, Parser as _};
+use syn::{Attribute, Expr, Ident, Item, ItemTrait, Meta, Token};
+
+use crate::mistakes::Mistakes;
+
+/// One option as it was written: `oneway` or `timeout = "2s"`.
+pub(crate) struct Written {
+    pub(crate) name: Ident,
+    pub(crate) value: Option<Expr>,
+}
+
+impl Parse for Written {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        if !input.peek(Ident::peek_any) {
+            return Err(input.error("expected an option, such as `timeout = \"2s\"`"));
+        }
+        let name = Ident::parse_any(input)?;
+        if input.is_empty() {
+            return Ok(Self { name, value: None });
+        }
+        if !input.peek(Token![=]) {
+            let rest: TokenStream = input.parse()?;
+            return Err(syn::Error::new_spanned(
+                rest,
+                format!("expected `{name} = …`, or a comma before the next option"),
+            ));
+        }
+        let equals: Token![=] = input.parse()?;
+        if input.is_empty() {
+            return Err(syn::Error::new_spanned(
+                quote!(#name #equals),
+                format!("`{name} =` lacks its value"),
+            ));
+        }
+        let value = input.parse()?;
+        if !input.is_empty() {
+            let rest: TokenStream = input.parse()?;
+            return Err(syn::Error::new_spanned(
+                rest,
+                "expected a comma before the next option",
+            ));
+        }
+        Ok(Self {
+            name,
+            value: Some(value),
+        })
+    }
+}
+
+impl ToTokens for Written {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        self.name.to_tokens(tokens);
+        if let Some(value) = &self.value {
+            // The span of the `=` itself does not matter: a mistake is marked from the first token to the last.
+            tokens.extend(quote!(= #value));
+        }
+    }
+}
+
+/// The options between the parentheses of `#[rpc(…)]`. Each is parsed by itself, so that one that cannot be read does not
+/// hide the mistakes in the others.
+pub(crate) fn options(tokens: TokenStream, mistakes: &mut Mistakes) -> Vec<Written> {
+    split_at_commas(tokens)
+        .into_iter()
+        .filter_map(|piece| match syn::parse2(piece) {
+            Ok(option) => Some(option),
+            Err(error) => {
+                mistakes.push(error);
+                None
+            }
+        })
+        .collect()
+}
+
+/// The options of one `#[rpc]` attribute on a method.
+pub(crate) fn attribute_options(attribute: &Attribute, mistakes: &mut Mistakes) -> Vec<Written> {
+    match &attribute.meta {
+        Meta::Path(_) => Vec::new(),
+        Meta::List(list) => options(list.tokens.clone(), mistakes),
+        Meta::NameValue(pair) => {
+            mistakes.at(
+                pair,
+                "options stand in parentheses: write `#[rpc(name = \"…\")]`",
+            );
+            Vec::new()
+        }
+    }
+}
+
+/// The parts of a list, each by itself.
+pub(crate) fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
+    let mut pieces = vec![TokenStream::new()];
+    for token in tokens {
+        match (&token, pieces.last_mut()) {
+            (TokenTree::Punct(punct), _) if punct.as_char() == ',' => {
+                pieces.push(TokenStream::new())
+            }
+            (_, Some(piece)) => piece.extend([token]),
+            (_, None) => {}
+        }
+    }
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+/// The trait under `#[rpc]`, or what to say of an item that is not one.
+pub(crate) fn item_trait(tokens: TokenStream) -> syn::Result<ItemTrait> {
+    match syn::parse2(tokens)? {
+        Item::Trait(item) => Ok(item),
+        other => Err(not_a_trait(&other)),
+    }
+}
+
+fn not_a_trait(item: &Item) -> syn::Error {
+    let (tokens, found) = match item {
+        Item::Impl(item) => {
+            let impl_token = item.impl_token;
+            let self_ty = &item.self_ty;
+            let (head, advice) = match &item.trait_ {
+                Some((path, for_token)) => {
+                    let name = path
+                        .segments
+                        .last()
+                        .map_or_else(String::new, |last| last.ident.to_string());
+                    (
+                        quote!(#impl_token #path #for_token #self_ty),
+                        format!("put it on `trait {name}` and implement that as any other trait"),
+                    )
+                }
+                None => (
+                    quote!(#impl_token #self_ty),
+                    "declare the methods in a trait, put `#[rpc]` on the trait, and implement it"
+                        .to_owned(),
+                ),
+            };
+            return syn::Error::new_spanned(
+                head,
+                format!("`#[rpc]` goes on a trait, not on an `impl`: {advice}"),
+            );
+        }
+        Item::Struct(item) => (head(item.struct_token, &item.ident), "a struct"),
+        Item::Enum(item) => (head(item.enum_token, &item.ident), "an enum"),
+        Item::Union(item) => (head(item.union_token, &item.ident), "a union"),
+        Item::Fn(item) => (head(item.sig.fn_token, &item.sig.ident), "a function"),
+        Item::Mod(item) => (head(item.mod_token, &item.ident), "a module"),
+        Item::Const(item) => (head(item.const_token, &item.ident), "a constant"),
+        Item::Static(item) => (head(item.static_token, &item.ident), "a static"),
+        Item::Type(item) => (head(item.type_token, &item.ident), "a type alias"),
+        Item::TraitAlias(item) => (head(item.trait_token, &item.ident), "a trait alias"),
+        other => (other.to_token_stream(), "this"),
+    };
+    syn::Error::new_spanned(
+        tokens,
+        format!(
+            "`#[rpc]` goes on a trait, not on {found}: write `#[rpc] trait … {{ async fn …; }}`"
+        ),
+    )
+}
+
+fn head(keyword: impl ToTokens, ident: &Ident) -> TokenStream {
+    quote!(#keyword #ident)
+}
+
+/// A path to a crate or module, as the option `crate` has it.
+pub(crate) fn module_path(text: &str, span: Span) -> Option<syn::Path> {
+    let mut path = syn::Path::parse_mod_style.parse_str(text).ok()?;
+    for segment in &mut path.segments {
+        segment.ident.set_span(span);
+    }
+    Some(path)
+}
