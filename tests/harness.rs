@@ -1,0 +1,288 @@
+//! The private RabbitMQ nodes do what the tests rely on, and leave nothing behind.
+#![cfg(target_os = "linux")] // it looks for processes in /proc
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use std::{fs, thread};
+
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use rpc_tests::broker::{Node, NodeBuilder, QueueInfo, shared_node};
+use rpc_tests::{eventually, unique_queue};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn shared_node_answers_and_tells_of_queues() {
+    let node = shared_node().await;
+    let queue = unique_queue("harness");
+    assert_eq!(node.queue(&queue).await, None);
+    assert!(!node.has_queue(&queue).await);
+
+    let connection = node.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    channel
+        .queue_declare(queue.as_str().into(), exclusive, FieldTable::default())
+        .await
+        .unwrap();
+    assert!(
+        node.has_queue(&queue).await,
+        "an exclusive queue is there for others too"
+    );
+    connection.close(200, "done".into()).await.unwrap();
+}
+
+#[test]
+fn shared_node_outlives_the_runtime_that_started_it() {
+    let urls = [(); 2].map(|()| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let node = shared_node().await;
+            node.connect()
+                .await
+                .close(200, "done".into())
+                .await
+                .unwrap();
+            node.url()
+        })
+    });
+    assert_eq!(urls[0], urls[1]);
+}
+
+#[tokio::test]
+async fn node_survives_what_tests_do_to_it() {
+    let node = Node::builder().conf("heartbeat = 17").start().await;
+    let queue = unique_queue("durable");
+    let full = QueueInfo {
+        messages: 1,
+        consumers: 0,
+    };
+    publish_to_durable_queue(&node, &queue).await;
+    assert_eq!(node.queue(&queue).await, Some(full));
+    assert_eq!(
+        node.ctl(&["-q", "eval", "application:get_env(rabbit, heartbeat)."])
+            .await
+            .trim(),
+        "{ok,17}"
+    );
+
+    let url = node.url();
+    node.restart().await;
+    assert_eq!(node.url(), url, "a restarted node keeps its port");
+    assert_eq!(node.queue(&queue).await, Some(full), "and its data");
+
+    node.kill().await;
+    assert!(
+        TcpStream::connect(("127.0.0.1", node.port()))
+            .await
+            .is_err(),
+        "a killed node does not listen"
+    );
+    node.restart().await;
+    assert_eq!(
+        node.queue(&queue).await,
+        Some(full),
+        "killed or stopped, it comes back with its data"
+    );
+
+    node.pause().await;
+    let connecting = Connection::connect(&url, ConnectionProperties::default());
+    assert!(
+        timeout(Duration::from_millis(300), connecting)
+            .await
+            .is_err(),
+        "a paused node says nothing"
+    );
+    node.resume().await;
+
+    let connection = node.connect().await;
+    node.close_connections("on purpose").await;
+    eventually("the broker closes the connection", async || {
+        (!connection.status().connected()).then_some(())
+    })
+    .await;
+
+    node.stop().await;
+    assert!(
+        node.log().contains("stopped TCP listener"),
+        "a stopped node has said goodbye: {}",
+        node.log()
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_dropped_node() {
+    let node = Node::start().await;
+    let folder = node.folder().to_owned();
+    assert!(
+        processes_of(&folder).contains_key("beam.smp"),
+        "{:?}",
+        processes_of(&folder)
+    );
+    assert!(
+        processes_of(&folder).contains_key("epmd"),
+        "{:?}",
+        processes_of(&folder)
+    );
+    node.pause().await;
+    drop(node);
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_node_whose_start_is_abandoned() {
+    let folder = std::env::temp_dir().join(unique_queue("rpc-node-abandoned"));
+    let starting = Node::builder().folder(&folder).start();
+    assert!(
+        timeout(Duration::from_millis(500), starting).await.is_err(),
+        "no node starts that fast"
+    );
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_the_owner_is_killed() {
+    let mut owner = Command::new(env!("CARGO_BIN_EXE_broker"))
+        .args(["run", "sh", "-c", "echo $AMQP_URL; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let url = lines.next_line().await.unwrap().expect("the URL");
+    Connection::connect(&url, ConnectionProperties::default())
+        .await
+        .expect("the node answers");
+    let folder = folder_of_node_owned_by(owner.id().unwrap());
+
+    owner.kill().await.unwrap(); // SIGKILL: it has no chance to clean up
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test]
+async fn node_with_tls_and_management_listens_for_both() {
+    let node = Node::builder().tls().management().start().await;
+    assert!(node.ca_pem().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(fs::read_to_string(node.ca_file()).unwrap(), node.ca_pem());
+    let tls = node
+        .tls_url()
+        .strip_prefix("amqps://guest:guest@")
+        .unwrap()
+        .strip_suffix("/%2f")
+        .unwrap()
+        .to_owned();
+    TcpStream::connect(tls).await.expect("a listener for TLS");
+
+    let mut web = TcpStream::connect(node.management_url().trim_start_matches("http://"))
+        .await
+        .unwrap();
+    web.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    web.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("RabbitMQ Management"), "{answer}");
+}
+
+#[tokio::test]
+async fn node_that_cannot_start_says_why() {
+    let builder: NodeBuilder = Node::builder().conf("no_such_setting = 1");
+    let error = builder.try_start().await.unwrap_err().to_string();
+    assert!(error.contains("no_such_setting"), "{error}");
+}
+
+async fn publish_to_durable_queue(node: &Node, queue: &str) {
+    let connection = node.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(Default::default()).await.unwrap();
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    channel
+        .queue_declare(queue.into(), durable, FieldTable::default())
+        .await
+        .unwrap();
+    let persistent = BasicProperties::default().with_delivery_mode(2);
+    let publishing = channel.basic_publish(
+        "".into(),
+        queue.into(),
+        BasicPublishOptions::default(),
+        b"kept",
+        persistent,
+    );
+    publishing.await.unwrap().await.unwrap();
+    connection.close(200, "done".into()).await.unwrap();
+}
+
+/// The processes that belong to a node, name to id: all of them have its folder in their environment.
+fn processes_of(folder: &Path) -> HashMap<String, u32> {
+    let needle = folder.as_os_str().as_encoded_bytes();
+    let mut found = HashMap::new();
+    for process in fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        let Some(pid) = process
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok())
+        else {
+            continue;
+        };
+        // Gone in the meantime, or another user's.
+        let Ok(environment) = fs::read(process.join("environ")) else {
+            continue;
+        };
+        if environment
+            .windows(needle.len())
+            .any(|window| window == needle)
+        {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            found.insert(name.trim_end().to_owned(), pid);
+        }
+    }
+    found
+}
+
+fn folder_of_node_owned_by(owner: u32) -> PathBuf {
+    let started = format!("rpc-node-{owner}-");
+    let mut folders = fs::read_dir(std::env::temp_dir())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    folders
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(&started)
+        })
+        .expect("the node's folder")
+}
+
+fn assert_nothing_left(folder: &Path) {
+    for _ in 0..100 {
+        if processes_of(folder).is_empty() && !folder.exists() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!(
+        "left after 5 s: processes {:?}, folder {}",
+        processes_of(folder),
+        folder.exists()
+    );
+}

@@ -1,0 +1,12 @@
+//! The behaviour suite on the embedded broker.
+#![allow(clippy::unwrap_used)] // A test that fails panics.
+
+mod suite;
+
+use suite::Broker;
+
+async fn broker() -> Broker {
+    Broker {
+        url: format!("memory:{}", rpc_tests::unique_queue("broker")),
+    }
+}

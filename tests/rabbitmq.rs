@@ -1,0 +1,53 @@
+//! What only a real RabbitMQ can show: refusals, raw messages, foreign peers and lost connections.
+#![allow(clippy::unwrap_used)] // A test that fails panics.
+
+#[path = "rabbitmq/connecting.rs"]
+mod connecting;
+#[path = "rabbitmq/losing.rs"]
+mod losing;
+#[path = "rabbitmq/peer.rs"]
+mod peer;
+#[path = "rabbitmq/wire.rs"]
+mod wire;
+
+use rpc_core::{Connection, Context, Server, ServerHandle, rpc};
+
+/// A service small enough to be called by hand.
+#[rpc]
+trait Adder {
+    async fn add(a: u64, b: u64) -> u64;
+    #[rpc(default)]
+    async fn negate(n: i64) -> Result<i64, String>;
+    async fn wait(#[ctx] context: Context) -> bool;
+    async fn stick();
+}
+
+struct Abacus;
+
+impl Adder for Abacus {
+    async fn add(&self, a: u64, b: u64) -> u64 {
+        a + b
+    }
+
+    async fn negate(&self, n: i64) -> Result<i64, String> {
+        n.checked_neg().ok_or_else(|| "too small".to_owned())
+    }
+
+    async fn wait(&self, context: Context) -> bool {
+        context.redelivered()
+    }
+
+    async fn stick(&self) {
+        std::future::pending().await
+    }
+}
+
+async fn serve(connection: &Connection, queue: &str) -> ServerHandle {
+    let dispatcher = AdderDispatcher::new(Abacus).with_queue(queue);
+    Server::builder(connection)
+        .service(dispatcher)
+        .build()
+        .start()
+        .await
+        .expect("the server starts")
+}

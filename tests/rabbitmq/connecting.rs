@@ -1,0 +1,203 @@
+//! Getting in, or being told why not.
+
+use std::time::{Duration, Instant};
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use rpc_core::{Connection, ErrorKind, OpenError, ServeError, Server};
+use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::unique_queue;
+use tokio::net::TcpListener;
+
+use super::{Abacus, AdderClient, AdderDispatcher, serve};
+
+/// Everything that an error says, with its causes.
+fn story(error: &dyn std::error::Error) -> String {
+    let mut story = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        story += &format!(": {error}");
+        cause = error.source();
+    }
+    story
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_and_not_repeated() {
+    let url = shared_node().await.url_with("guest", "wr0ng-s3cret", "/");
+    let error = Connection::open(&url).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::CredentialsRefused { .. }),
+        "{error:?}"
+    );
+    let all = format!("{} {error:?}", story(&error));
+    assert!(
+        all.contains("user 'guest'") && !all.contains("wr0ng-s3cret"),
+        "{all}"
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_virtual_host_is_said() {
+    let node = shared_node().await;
+    let error = Connection::open(&node.url_with("guest", "guest", "nowhere"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, OpenError::VirtualHostRefused { .. }),
+        "{error:?}"
+    );
+    assert!(story(&error).contains("'nowhere'"), "{}", story(&error));
+    let error = Connection::open(&node.url_with("guest", "guest", ""))
+        .await
+        .unwrap_err();
+    assert!(story(&error).contains("written %2f"), "{}", story(&error));
+}
+
+#[tokio::test]
+async fn no_broker_is_said_with_the_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let error = Connection::open(&format!("amqp://127.0.0.1:{port}/%2f"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
+    let story = story(&error);
+    assert!(
+        story.contains(&format!("127.0.0.1:{port}")) && story.contains("refused"),
+        "{story}"
+    );
+    assert_eq!(story.matches("refused").count(), 1, "{story}");
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let started = Instant::now();
+    let url = format!("amqp://127.0.0.1:{port}/%2f?connection_timeout=200");
+    let error = Connection::open(&url).await.unwrap_err();
+    assert!(matches!(error, OpenError::TimedOut { .. }), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_broker_is_said() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = stream.try_write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let error = Connection::open(&format!(
+        "amqp://127.0.0.1:{port}/%2f?connection_timeout=2000"
+    ))
+    .await
+    .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            OpenError::Unreachable { .. } | OpenError::TimedOut { .. }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_queue_declared_otherwise_is_said_with_the_argument() {
+    let node = shared_node().await;
+    let queue = unique_queue("otherwise");
+    let channel = node.connect().await.create_channel().await.unwrap();
+    let transient = QueueDeclareOptions {
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.as_str().into(), transient, FieldTable::default())
+        .await
+        .unwrap();
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let dispatcher = AdderDispatcher::new(Abacus).with_queue(&queue);
+    let error = Server::builder(&connection)
+        .service(dispatcher)
+        .build()
+        .run()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ServeError::QueueRefused { .. }),
+        "{error:?}"
+    );
+    let story = story(&error);
+    assert!(
+        story.contains(&queue) && story.contains("durable"),
+        "{story}"
+    );
+    // The connection goes on.
+    let other = unique_queue("other");
+    let _server = serve(&connection, &other).await;
+    assert_eq!(
+        AdderClient::new(connection.client())
+            .with_queue(&other)
+            .add(1, 2)
+            .await
+            .unwrap(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_queue_with_an_impossible_name_is_refused() {
+    let connection = Connection::open(&shared_node().await.url()).await.unwrap();
+    for queue in ["q".repeat(256), "amq.reserved".to_owned()] {
+        let dispatcher = AdderDispatcher::new(Abacus).with_queue(&queue);
+        let error = Server::builder(&connection)
+            .service(dispatcher)
+            .build()
+            .run()
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, ServeError::QueueRefused { .. }),
+            "{error:?}"
+        );
+    }
+    let error = AdderClient::new(connection.client())
+        .with_queue("q".repeat(256))
+        .add(1, 2)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Encode);
+}
+
+#[tokio::test]
+async fn amqps_works_with_a_certificate_authority_of_ones_own() {
+    let node = Node::builder().tls().start().await;
+    let connection = Connection::builder(node.tls_url())
+        .root_certificates(node.ca_pem())
+        .open()
+        .await
+        .unwrap();
+    let queue = unique_queue("tls");
+    let _server = serve(&connection, &queue).await;
+    assert_eq!(
+        AdderClient::new(connection.client())
+            .with_queue(&queue)
+            .add(1, 2)
+            .await
+            .unwrap(),
+        3
+    );
+    let error = Connection::open(&node.tls_url()).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::Unreachable { .. }),
+        "not trusted without it: {error:?}"
+    );
+    assert!(
+        story(&error).to_lowercase().contains("certificate"),
+        "{}",
+        story(&error)
+    );
+}

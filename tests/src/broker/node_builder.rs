@@ -1,0 +1,103 @@
+//! What a node can be asked for before it starts.
+
+use std::path::PathBuf;
+
+use super::BrokerError;
+use super::node::Node;
+
+/// Options of a [`Node`] that is yet to start. Without any, it is RabbitMQ as installed, with no plugins.
+#[derive(Debug, Clone, Default)]
+#[must_use = "a node is started by `start`"]
+pub struct NodeBuilder {
+    pub(super) name: Option<String>,
+    pub(super) cookie: Option<String>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) conf: Vec<String>,
+    pub(super) plugins: Vec<String>,
+    pub(super) management: bool,
+    pub(super) tls: bool,
+}
+
+impl NodeBuilder {
+    /// Names the node `name@localhost`; default a name of its own.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the secret that lets nodes and `rabbitmqctl` talk to each other; default a random one.
+    pub fn cookie(mut self, cookie: impl Into<String>) -> Self {
+        self.cookie = Some(cookie.into());
+        self
+    }
+
+    /// Keeps everything of the node in this folder, which must not exist yet and is removed in the end; default one in
+    /// the system's temporary folder.
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Adds a line to `rabbitmq.conf`, such as `consumer_timeout = 1000`.
+    pub fn conf(mut self, line: impl Into<String>) -> Self {
+        self.conf.push(line.into());
+        self
+    }
+
+    /// Enables a plugin. One that listens needs its port set with [`conf`](Self::conf).
+    pub fn plugin(mut self, name: impl Into<String>) -> Self {
+        self.plugins.push(name.into());
+        self
+    }
+
+    /// Enables the management plugin, on a free port: see [`Node::management_url`]. Starting takes about a second more.
+    pub fn management(mut self) -> Self {
+        self.management = true;
+        self.plugin("rabbitmq_management")
+    }
+
+    /// Listens for TLS too, on a free port, with a certificate of its own making: see [`Node::tls_url`].
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Starts the node and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// With one clear sentence when RabbitMQ is not installed, and with the end of its log when it does not start.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the node.
+    pub async fn start(self) -> Node {
+        match self.try_start().await {
+            Ok(node) => node,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Starts the node and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When RabbitMQ is not installed or does not start.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the node.
+    pub async fn try_start(self) -> Result<Node, BrokerError> {
+        const TRIES: u32 = 3;
+        let mut tried = 1;
+        loop {
+            match Node::launch(&self).await {
+                // Somebody took one of the ports between the choice and the start.
+                Err(error) if tried < TRIES && error.to_string().contains("eaddrinuse") => {
+                    tried += 1
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}

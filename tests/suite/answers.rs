@@ -1,0 +1,206 @@
+//! Calls that succeed.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use rpc_core::{Connection, Server, rpc};
+use rpc_tests::unique_queue;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use crate::broker;
+
+#[tokio::test]
+async fn a_call_is_answered() {
+    let setup = broker().await.bench().await;
+    assert_eq!(setup.bench.add(2, 3).await.unwrap(), 5);
+    assert_eq!(setup.bench.add(u64::MAX, 0).await.unwrap(), u64::MAX);
+}
+
+#[tokio::test]
+async fn many_calls_in_flight_each_get_their_own_answer() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let other = broker.connect().await;
+    let mut calls = JoinSet::new();
+    for task in 0..20_u64 {
+        let client = if task % 2 == 0 {
+            setup.connection.client()
+        } else {
+            other.client()
+        };
+        let bench = super::BenchClient::new(client).with_queue(&setup.queue);
+        calls.spawn(async move {
+            for n in 0..50 {
+                assert_eq!(bench.add(task * 1000, n).await.unwrap(), task * 1000 + n);
+            }
+        });
+    }
+    while let Some(finished) = calls.join_next().await {
+        finished.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn calls_that_wait_do_not_hold_up_others() {
+    let setup = broker().await.bench().await;
+    let held = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    setup.probe.release(1);
+    assert_eq!(held.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_blocking_handler_does_not_hold_up_others() {
+    let setup = broker().await.bench().await;
+    let blocked = tokio::spawn(setup.bench.block(300).into_future());
+    let started = std::time::Instant::now();
+    setup.bench.add(1, 1).await.unwrap();
+    assert!(!blocked.is_finished(), "{:?}", started.elapsed());
+    assert_eq!(blocked.await.unwrap().unwrap(), 300);
+}
+
+#[tokio::test]
+async fn bodies_of_every_size_arrive_whole() {
+    let setup = broker().await.bench().await;
+    for size in [0, 1, 4087, 131_064, 131_072, 3_000_000] {
+        let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+        assert!(
+            setup.bench.echo(bytes.clone()).await.unwrap() == bytes,
+            "{size} bytes"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_default_body_runs_where_the_handler_does() {
+    let setup = broker().await.bench().await;
+    assert_eq!(setup.bench.double(21).await.unwrap(), 42);
+}
+
+#[tokio::test]
+async fn a_method_may_have_another_name_on_the_wire() {
+    let setup = broker().await.bench().await;
+    assert_eq!(setup.bench.renamed().await.unwrap(), "renamed");
+}
+
+#[tokio::test]
+async fn a_oneway_call_resolves_once_the_broker_has_it() {
+    let setup = broker().await.bench().await;
+    setup.bench.note("remember".to_owned()).await.unwrap();
+    setup.probe.until_noted("remember").await;
+}
+
+#[tokio::test]
+async fn confirmed_and_persistent_calls_are_answered() {
+    let setup = broker().await.bench().await;
+    let confirmed =
+        super::BenchClient::new(setup.connection.client_builder().confirms(true).build())
+            .with_queue(&setup.queue);
+    for n in 0..20 {
+        assert_eq!(confirmed.add(n, 1).await.unwrap(), n + 1);
+    }
+    assert_eq!(
+        setup
+            .bench
+            .add(1, 2)
+            .persistent()
+            .priority(3)
+            .await
+            .unwrap(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_circumstances_of_its_call() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let connection = Connection::builder(&broker.url)
+        .name("the caller")
+        .open()
+        .await
+        .unwrap();
+    let bench = super::BenchClient::new(connection.client()).with_queue(&setup.queue);
+    let description = bench
+        .describe()
+        .header("tenant", "a")
+        .timeout(std::time::Duration::from_secs(9))
+        .await
+        .unwrap();
+    assert_eq!(description.tenant.as_deref(), Some("a"));
+    assert_eq!(description.app_id.as_deref(), Some("the caller"));
+    assert!(
+        (5000..=9000).contains(&description.remaining_millis.unwrap()),
+        "{description:?}"
+    );
+    assert!(!description.redelivered);
+    let id = description.correlation_id.unwrap();
+    assert_eq!(id.len(), 36);
+    assert_eq!(id.as_bytes()[14], b'4', "a UUID of version 4: {id}");
+}
+
+#[tokio::test]
+async fn correlation_ids_are_unique() {
+    let setup = broker().await.bench().await;
+    let mut ids = HashSet::new();
+    for _ in 0..100 {
+        ids.insert(setup.bench.describe().await.unwrap().correlation_id);
+    }
+    assert_eq!(ids.len(), 100);
+}
+
+#[rpc]
+trait Shelf<T>
+where
+    T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    async fn put(item: T);
+    async fn first() -> Option<T>;
+}
+
+struct MemoryShelf<T>(Mutex<Vec<T>>);
+
+impl<T> Shelf<T> for MemoryShelf<T>
+where
+    T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    async fn put(&self, item: T) {
+        self.0.lock().unwrap().push(item);
+    }
+
+    async fn first(&self) -> Option<T> {
+        self.0.lock().unwrap().first().cloned()
+    }
+}
+
+#[tokio::test]
+async fn a_generic_service_is_served_and_called() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("shelf");
+    let shelf =
+        ShelfDispatcher::new(MemoryShelf(Mutex::new(Vec::<String>::new()))).with_queue(&queue);
+    let _server = Server::builder(&connection)
+        .service(shelf)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let shelf = ShelfClient::<String>::new(connection.client()).with_queue(&queue);
+    assert_eq!(shelf.first().await.unwrap(), None);
+    shelf.put("book".to_owned()).await.unwrap();
+    assert_eq!(shelf.first().await.unwrap().as_deref(), Some("book"));
+}
+
+#[tokio::test]
+async fn a_client_and_its_calls_may_move_between_threads() {
+    fn assert_send<T: Send + 'static>(value: T) -> T {
+        value
+    }
+    let setup = broker().await.bench().await;
+    let bench = Arc::new(setup.bench.clone());
+    let call = assert_send(bench.add(1, 2).into_future());
+    assert_eq!(tokio::spawn(call).await.unwrap().unwrap(), 3);
+}

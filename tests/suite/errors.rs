@@ -1,0 +1,163 @@
+//! Calls that fail, each at once and with the truth.
+
+use std::time::{Duration, Instant};
+
+use rpc_core::{CallError, ErrorKind, ServeError, Server};
+use rpc_tests::unique_queue;
+
+use super::{BenchClient, BenchDispatcher, BenchError, Probe};
+use crate::broker;
+
+/// Far less than the 30 seconds that a call may take.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn the_services_own_error_arrives_whole() {
+    let setup = broker().await.bench().await;
+    assert_eq!(setup.bench.divide(6, 3).await.unwrap(), 2);
+    match setup.bench.divide(7, 0).await {
+        Err(CallError::App(error)) => assert_eq!(error, BenchError::DivisionByZero { dividend: 7 }),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_does_not_exist_is_known_at_once() {
+    let connection = broker().await.connect().await;
+    let bench = BenchClient::new(connection.client()).with_queue(unique_queue("nowhere"));
+    let confirmed = BenchClient::new(connection.client_builder().confirms(true).build())
+        .with_queue(unique_queue("nowhere"));
+    for bench in [bench, confirmed] {
+        let started = Instant::now();
+        let error = bench.add(1, 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unroutable);
+        assert!(!error.may_have_executed());
+        let error = bench.note("nobody".to_owned()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unroutable, "oneway");
+        assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn only_the_calls_that_cannot_be_routed_fail() {
+    let setup = broker().await.bench().await;
+    let nowhere = setup.bench.clone().with_queue(unique_queue("nowhere"));
+    for confirms in [false, true] {
+        let client = setup.connection.client_builder().confirms(confirms).build();
+        let there = BenchClient::new(client.clone()).with_queue(&setup.queue);
+        let nowhere = BenchClient::new(client).with_queue(unique_queue("nowhere"));
+        let calls = (0..200_u64).map(|n| {
+            let (there, nowhere) = (there.clone(), nowhere.clone());
+            tokio::spawn(async move {
+                if n % 3 == 0 {
+                    assert_eq!(
+                        nowhere.add(n, 1).await.unwrap_err().kind(),
+                        ErrorKind::Unroutable
+                    );
+                } else {
+                    assert_eq!(there.add(n, 1).await.unwrap(), n + 1);
+                }
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+    }
+    let started = Instant::now();
+    assert_eq!(
+        nowhere.add(1, 1).await.unwrap_err().kind(),
+        ErrorKind::Unroutable
+    );
+    assert!(started.elapsed() < AT_ONCE);
+}
+
+#[tokio::test]
+async fn oneway_calls_that_cannot_be_routed_are_told_from_those_that_can() {
+    let setup = broker().await.bench().await;
+    let nowhere = setup.bench.clone().with_queue(unique_queue("nowhere"));
+    let calls = (0..200_u32).map(|n| {
+        let (there, nowhere) = (setup.bench.clone(), nowhere.clone());
+        tokio::spawn(async move {
+            if n % 3 == 0 {
+                assert_eq!(
+                    nowhere.note(n.to_string()).await.unwrap_err().kind(),
+                    ErrorKind::Unroutable
+                );
+            } else {
+                there.note(n.to_string()).await.unwrap();
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_fault_and_the_server_goes_on() {
+    let setup = broker().await.bench().await;
+    let held = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    for error in [
+        setup.bench.panic().await.unwrap_err(),
+        setup.bench.block_and_panic().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+        assert!(error.may_have_executed());
+        assert!(
+            !error.to_string().contains("as it was told"),
+            "what it said stays on the server"
+        );
+    }
+    setup.probe.release(1);
+    held.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_header_that_cannot_be_sent_is_an_encoding_error() {
+    let setup = broker().await.bench().await;
+    for name in ["rpc-deadline".to_owned(), "x".repeat(256)] {
+        let error = setup.bench.add(1, 1).header(name, 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(!error.may_have_executed());
+    }
+    let error = setup
+        .bench
+        .clone()
+        .with_queue("q".repeat(256))
+        .add(1, 1)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Encode | ErrorKind::Unroutable),
+        "{error:?}"
+    );
+    assert_eq!(
+        setup.bench.add(1, 1).await.unwrap(),
+        2,
+        "the client goes on"
+    );
+}
+
+#[tokio::test]
+async fn two_services_cannot_share_a_queue() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("shared");
+    let server = Server::builder(&connection)
+        .service(BenchDispatcher::new(Probe::default()).with_queue(&queue))
+        .service(BenchDispatcher::new(Probe::default()).with_queue(&queue))
+        .build();
+    match server.start().await {
+        Err(ServeError::QueueTaken { queue: taken, .. }) => assert_eq!(taken, queue),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_a_service_says_so() {
+    let connection = broker().await.connect().await;
+    assert!(matches!(
+        Server::builder(&connection).build().run().await,
+        Err(ServeError::NoService)
+    ));
+}

@@ -1,0 +1,312 @@
+//! What every transport must show. Each test binary that includes this module says with `crate::broker` what it runs on.
+
+mod answers;
+mod content;
+mod deadlines;
+mod errors;
+mod lifecycle;
+mod middleware;
+mod sharing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rpc_core::{Client, Connection, Context, Server, ServerBuilder, ServerHandle, rpc};
+use rpc_tests::unique_queue;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore};
+
+/// A broker, and a queue on it that no other test uses.
+pub(crate) struct Broker {
+    pub(crate) url: String,
+}
+
+impl Broker {
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(&self.url)
+            .await
+            .expect("the test's broker")
+    }
+
+    /// A connection with a bench service behind a queue of its own.
+    pub(crate) async fn bench(&self) -> Setup {
+        self.bench_with(|server| server).await
+    }
+
+    pub(crate) async fn bench_with(
+        &self,
+        options: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> Setup {
+        let connection = self.connect().await;
+        let queue = unique_queue("bench");
+        let probe = Probe::default();
+        let server = serve(&connection, &queue, &probe, options).await;
+        let bench = BenchClient::new(connection.client()).with_queue(&queue);
+        Setup {
+            bench,
+            probe,
+            server,
+            queue,
+            connection,
+        }
+    }
+}
+
+/// What most tests start from.
+pub(crate) struct Setup {
+    pub(crate) bench: BenchClient,
+    pub(crate) probe: Probe,
+    pub(crate) server: ServerHandle,
+    pub(crate) queue: String,
+    pub(crate) connection: Connection,
+}
+
+pub(crate) async fn serve(
+    connection: &Connection,
+    queue: &str,
+    probe: &Probe,
+    options: impl FnOnce(ServerBuilder) -> ServerBuilder,
+) -> ServerHandle {
+    let dispatcher = BenchDispatcher::new(probe.clone()).with_queue(queue);
+    options(Server::builder(connection).service(dispatcher))
+        .build()
+        .start()
+        .await
+        .expect("the server starts")
+}
+
+/// The service's own error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum BenchError {
+    DivisionByZero { dividend: i64 },
+}
+
+/// An alias, which the macro cannot see through by name.
+pub(crate) type Fallible<T> = Result<T, BenchError>;
+
+/// A service with a method for everything that can happen to a call.
+#[rpc]
+pub(crate) trait Bench {
+    async fn add(a: u64, b: u64) -> u64;
+    async fn divide(dividend: i64, divisor: i64) -> Fallible<i64>;
+    async fn echo(bytes: Vec<u8>) -> Vec<u8>;
+    /// Runs until the probe is released.
+    async fn hold(#[ctx] context: Context) -> usize;
+    async fn panic();
+    #[rpc(blocking)]
+    fn block_and_panic();
+    #[rpc(blocking)]
+    fn block(millis: u64) -> u64;
+    #[rpc(oneway)]
+    async fn note(text: String);
+    #[rpc(timeout = "50ms")]
+    async fn hold_briefly() -> usize;
+    async fn describe(#[ctx] context: Context) -> Description;
+    async fn double(&self, n: u64) -> u64 {
+        self.add(n, n).await
+    }
+    #[rpc(name = "renamed.on-the-wire")]
+    async fn renamed() -> String;
+}
+
+/// What a handler sees of its call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) tenant: Option<String>,
+    pub(crate) remaining_millis: Option<u64>,
+    pub(crate) redelivered: bool,
+    pub(crate) app_id: Option<String>,
+}
+
+/// The handler of the bench service, and what a test can see and do of it.
+#[derive(Clone, Default)]
+pub(crate) struct Probe(Arc<ProbeState>);
+
+struct ProbeState {
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+    begun: AtomicUsize,
+    dropped: AtomicUsize,
+    redelivered: AtomicUsize,
+    changed: Notify,
+    release: Semaphore,
+    notes: std::sync::Mutex<Vec<String>>,
+}
+
+impl Default for ProbeState {
+    fn default() -> Self {
+        Self {
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            dropped: AtomicUsize::new(0),
+            redelivered: AtomicUsize::new(0),
+            changed: Notify::new(),
+            release: Semaphore::new(0),
+            notes: std::sync::Mutex::default(),
+        }
+    }
+}
+
+impl Probe {
+    /// Lets that many held calls go on.
+    pub(crate) fn release(&self, calls: usize) {
+        self.0.release.add_permits(calls);
+    }
+
+    pub(crate) fn most_running(&self) -> usize {
+        self.0.most_running.load(Ordering::SeqCst)
+    }
+
+    /// How many held calls were begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.0.begun.load(Ordering::SeqCst)
+    }
+
+    /// How many held calls said that they were delivered before.
+    pub(crate) fn redelivered(&self) -> usize {
+        self.0.redelivered.load(Ordering::SeqCst)
+    }
+
+    /// Waits until that many held calls were begun.
+    pub(crate) async fn until_begun(&self, calls: usize) {
+        self.until(
+            |state| state.begun.load(Ordering::SeqCst) >= calls,
+            "held calls have begun",
+        )
+        .await;
+    }
+
+    /// Waits until that many held calls were dropped while they ran.
+    pub(crate) async fn until_dropped(&self, calls: usize) {
+        self.until(
+            |state| state.dropped.load(Ordering::SeqCst) >= calls,
+            "held calls were dropped",
+        )
+        .await;
+    }
+
+    pub(crate) async fn until_noted(&self, text: &str) {
+        self.until(
+            |state| state.notes.lock().unwrap().iter().any(|note| note == text),
+            "the note arrived",
+        )
+        .await;
+    }
+
+    async fn until(&self, condition: impl Fn(&ProbeState) -> bool, what: &str) {
+        let wait = async {
+            loop {
+                let changed = self.0.changed.notified();
+                if condition(&self.0) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .unwrap_or_else(|_| panic!("in time: {what}"));
+    }
+
+    async fn held(&self) -> usize {
+        struct Running<'a>(&'a ProbeState, bool);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.running.fetch_sub(1, Ordering::SeqCst);
+                if !self.1 {
+                    self.0.dropped.fetch_add(1, Ordering::SeqCst);
+                }
+                self.0.changed.notify_waiters();
+            }
+        }
+        let state = &*self.0;
+        let running = state.running.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut guard = Running(state, false);
+        state.most_running.fetch_max(running, Ordering::SeqCst);
+        let number = state.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        state.changed.notify_waiters();
+        state
+            .release
+            .acquire()
+            .await
+            .expect("never closed")
+            .forget();
+        guard.1 = true;
+        number
+    }
+}
+
+impl Bench for Probe {
+    async fn add(&self, a: u64, b: u64) -> u64 {
+        a + b
+    }
+
+    async fn divide(&self, dividend: i64, divisor: i64) -> Fallible<i64> {
+        dividend
+            .checked_div(divisor)
+            .ok_or(BenchError::DivisionByZero { dividend })
+    }
+
+    async fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+
+    async fn hold(&self, context: Context) -> usize {
+        if context.redelivered() {
+            self.0.redelivered.fetch_add(1, Ordering::SeqCst);
+        }
+        self.held().await
+    }
+
+    async fn panic(&self) {
+        panic!("as it was told to");
+    }
+
+    fn block_and_panic(&self) {
+        panic!("as it was told to");
+    }
+
+    fn block(&self, millis: u64) -> u64 {
+        std::thread::sleep(Duration::from_millis(millis));
+        millis
+    }
+
+    async fn note(&self, text: String) {
+        self.0.notes.lock().unwrap().push(text);
+        self.0.changed.notify_waiters();
+    }
+
+    async fn hold_briefly(&self) -> usize {
+        self.held().await
+    }
+
+    async fn describe(&self, context: Context) -> Description {
+        Description {
+            correlation_id: context.correlation_id().map(str::to_owned),
+            tenant: context
+                .header("tenant")
+                .and_then(|value| value.as_str())
+                .map(str::to_owned),
+            remaining_millis: context
+                .remaining()
+                .map(|left| u64::try_from(left.as_millis()).expect("small")),
+            redelivered: context.redelivered(),
+            app_id: context.app_id().map(str::to_owned),
+        }
+    }
+
+    async fn renamed(&self) -> String {
+        "renamed".to_owned()
+    }
+}
+
+/// Waits until the client has dropped that many late replies.
+pub(crate) async fn until_late(client: &Client, replies: u64) {
+    rpc_tests::eventually("late replies are counted", async || {
+        (client.dropped_replies().late >= replies).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,18 @@
+//! In a generic trait the name of a return type has to say whether it is a `Result`.
+
+use rpc_core::rpc;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+type Fallible<T> = Result<T, String>;
+
+#[derive(Serialize, Deserialize)]
+struct SearchResult<T>(T);
+
+#[rpc]
+trait Store<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
+    async fn get(&self, key: String) -> Fallible<T>;
+    async fn search(&self, text: String) -> SearchResult<T>;
+}
+
+fn main() {}

@@ -1,0 +1,20 @@
+//! What is given to a dispatcher and to a client has to fit.
+
+use rpc_core::rpc;
+
+#[rpc]
+trait Fib {
+    async fn fib(n: u64) -> u64;
+}
+
+struct Calculator;
+
+async fn call() {
+    let _ = FibDispatcher::new(Calculator);
+    let client = FibClient::new(Calculator);
+    let _ = client.fib(30).await;
+}
+
+fn main() {
+    let _ = call;
+}

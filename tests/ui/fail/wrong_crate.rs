@@ -1,0 +1,8 @@
+//! A `crate` that is not there.
+
+#[rpc_core::rpc(crate = "nowhere")]
+trait Fib {
+    async fn fib(n: u64) -> Result<u64, String>;
+}
+
+fn main() {}
