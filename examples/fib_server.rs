@@ -1,0 +1,94 @@
+//! The server of RabbitMQ's RPC tutorial, in Rust: it answers `fib_client`, the tutorial's own client, and typed ones.
+//!
+//! ```text
+//! cargo run --example fib_server -- [--url URL] [--queue NAME] [--prefetch N]
+//! ```
+//!
+//! It prints `[x] Awaiting RPC requests`, then a line for each request, until it is told to stop (Ctrl-C or SIGTERM).
+//! The URL is that of `AMQP_URL`, else `amqp://guest:guest@127.0.0.1:5672/%2f`; the queue is `rpc_queue`.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use lexopt::prelude::*;
+use rpc_core::{Connection, Server};
+use rpc_examples::{Calculator, Fib, FibDispatcher, FibError, default_url, exit_code};
+
+const USAGE: &str = "usage: fib_server [--url URL] [--queue NAME] [--prefetch N]";
+
+struct Options {
+    url: String,
+    queue: String,
+    prefetch: u16,
+}
+
+/// The calculator, with a line for each request.
+struct Announcing(Calculator);
+
+impl Fib for Announcing {
+    fn fib(&self, n: u64) -> Result<u64, FibError> {
+        println!("[.] fib({n})");
+        self.0.fib(n)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    exit_code("fib_server", run().await)
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let options = options().map_err(|error| format!("{error}; {USAGE}"))?;
+    let connection = Connection::builder(&options.url)
+        .name("fib_server")
+        .open()
+        .await?;
+    let mut server = Server::builder(&connection)
+        .service(FibDispatcher::new(Announcing(Calculator)).with_queue(&options.queue))
+        .prefetch(options.prefetch)
+        .build()
+        .start()
+        .await?;
+    println!("[x] Awaiting RPC requests");
+    tokio::select! {
+        ended = server.ended() => ended?,
+        () = told_to_stop() => server.shutdown().await?,
+    }
+    connection.close().await;
+    Ok(())
+}
+
+fn options() -> Result<Options, lexopt::Error> {
+    // A request each, as in the tutorial: a busy server is given no other.
+    let mut options = Options {
+        url: default_url(),
+        queue: "rpc_queue".to_owned(),
+        prefetch: 1,
+    };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("url") => options.url = arguments.value()?.string()?,
+            Long("queue") => options.queue = arguments.value()?.string()?,
+            Long("prefetch") => options.prefetch = arguments.value()?.parse()?,
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(options)
+}
+
+/// Resolves on Ctrl-C, and where there are signals on SIGTERM.
+async fn told_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    tokio::signal::ctrl_c().await.ok();
+}

@@ -1,0 +1,80 @@
+//! The services that the examples share, and what their programs have in common.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use rpc_core::rpc;
+use serde::{Deserialize, Serialize};
+
+/// Computes Fibonacci numbers.
+#[rpc]
+pub trait Fib {
+    /// The n-th Fibonacci number: 0, 1, 1, 2, 3, 5, 8, …
+    ///
+    /// `blocking`: the handler computes for a while, so it runs on a thread of its own and not on the async runtime.
+    #[rpc(blocking)]
+    fn fib(n: u64) -> Result<u64, FibError>;
+}
+
+/// Why there is no Fibonacci number for a caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum FibError {
+    /// The number has more than 64 bits.
+    #[error("fib({n}) does not fit into 64 bits; the largest that does is fib(93)")]
+    Overflow {
+        /// What was asked for.
+        n: u64,
+    },
+    /// The doubly recursive function would compute for ages.
+    #[error("fib({n}) would take too long; the largest that is computed here is fib(50)")]
+    TooSlow {
+        /// What was asked for.
+        n: u64,
+    },
+}
+
+/// Computes Fibonacci numbers the slow way, like the server of RabbitMQ's tutorial.
+#[derive(Clone, Debug)]
+pub struct Calculator;
+
+impl Fib for Calculator {
+    fn fib(&self, n: u64) -> Result<u64, FibError> {
+        match n {
+            0..=50 => Ok(fib(n)),
+            51..=93 => Err(FibError::TooSlow { n }),
+            _ => Err(FibError::Overflow { n }),
+        }
+    }
+}
+
+/// The naive doubly recursive function: its cost grows as fast as its value.
+#[must_use]
+pub fn fib(n: u64) -> u64 {
+    match n {
+        0 | 1 => n,
+        _ => fib(n - 1) + fib(n - 2),
+    }
+}
+
+/// Ends a program: reports an error and what caused it in one line on stderr.
+pub fn exit_code(program: &str, outcome: Result<(), Box<dyn Error>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut line = format!("{program}: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                line += &format!(": {error}");
+                cause = error.source();
+            }
+            eprintln!("{line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The broker that the environment names, else RabbitMQ's default address.
+#[must_use]
+pub fn default_url() -> String {
+    std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
+}
