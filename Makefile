@@ -1,0 +1,56 @@
+# One short name per check, the same here and in CI.
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-offline lint doc examples deny broker broker-stop rabbitmq pika clean
+
+CARGO ?= cargo
+target := $(or $(CARGO_TARGET_DIR),target)
+broker := $(CARGO) run --quiet --package rpc-tests --features broker --bin broker --
+# rpc-core's features, each of which must do without the others.
+features := json tls
+
+help: ## Show these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
+
+test: rabbitmq pika ## Run all tests, on RabbitMQ too; installs it if there is none
+	$(CARGO) test --workspace --all-features
+
+test-offline: ## Run the tests that need no broker
+	$(CARGO) test --workspace
+
+lint: ## Check formatting, and let clippy check every feature alone and all together
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --package rpc-core --no-default-features -- -D warnings
+	set -e; for feature in $(features); do \
+	  $(CARGO) clippy --package rpc-core --no-default-features --features $$feature -- -D warnings; \
+	done
+
+doc: ## Build the documentation; a broken link is an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+
+examples: rabbitmq ## Run every example, on the embedded broker and on a RabbitMQ node
+	$(CARGO) build --workspace --all-features --examples --bins
+	env -u AMQP_URL scripts/run-examples $(target)/debug/examples
+	$(target)/debug/broker run scripts/run-examples $(target)/debug/examples
+
+deny: ## Check dependencies for licences, advisories and duplicates, with cargo-deny
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "cargo-deny is not installed: cargo install cargo-deny"; exit 1; }
+	$(CARGO) deny --all-features check
+
+broker: rabbitmq ## Start a private RabbitMQ node to play with and print its URL
+	@$(broker) start
+
+broker-stop: ## End that node
+	@$(broker) stop
+
+rabbitmq: # Install RabbitMQ from the system's packages, if there is none
+	@scripts/ensure-rabbitmq >&2
+
+pika: # Make the Python environment of the tests with pika
+	@scripts/ensure-pika
+
+clean: ## Remove what the build and the tests made
+	@if [ -e .broker ]; then $(broker) stop; fi
+	$(CARGO) clean
+	rm -rf tests/.venv
