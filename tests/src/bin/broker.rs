@@ -184,7 +184,7 @@ impl State {
         loop {
             match fs::read_to_string(self.file(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_owned()? => {
-                    sleep(POLL)
+                    sleep(POLL);
                 }
                 read => return read,
             }

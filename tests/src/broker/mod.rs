@@ -18,14 +18,17 @@ mod installation;
 mod node;
 mod node_builder;
 mod ports;
+mod questions;
+mod settings;
 mod watchdog;
 
 use std::fmt;
 
 use tokio::sync::OnceCell;
 
-pub use node::{Node, QueueInfo};
+pub use node::Node;
 pub use node_builder::NodeBuilder;
+pub use questions::QueueInfo;
 
 /// Why there is no broker, and what to do about it: a text for a person.
 #[derive(Debug)]

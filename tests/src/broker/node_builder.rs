@@ -89,15 +89,13 @@ impl NodeBuilder {
     /// Dropping the future ends the node.
     pub async fn try_start(self) -> Result<Node, BrokerError> {
         const TRIES: u32 = 3;
-        let mut tried = 1;
-        loop {
+        for _ in 1..TRIES {
             match Node::launch(&self).await {
                 // Somebody took one of the ports between the choice and the start.
-                Err(error) if tried < TRIES && error.to_string().contains("eaddrinuse") => {
-                    tried += 1
-                }
+                Err(error) if error.to_string().contains("eaddrinuse") => {}
                 outcome => return outcome,
             }
         }
+        Node::launch(&self).await
     }
 }
