@@ -20,9 +20,12 @@ trait Adder {
     async fn negate(n: i64) -> Result<i64, String>;
     async fn wait(#[ctx] context: Context) -> bool;
     async fn stick();
+    async fn wait_for_release();
+    async fn release();
 }
 
-struct Abacus;
+#[derive(Default)]
+struct Abacus(tokio::sync::Notify);
 
 impl Adder for Abacus {
     async fn add(&self, a: u64, b: u64) -> u64 {
@@ -37,13 +40,21 @@ impl Adder for Abacus {
         context.redelivered()
     }
 
+    async fn wait_for_release(&self) {
+        self.0.notified().await;
+    }
+
+    async fn release(&self) {
+        self.0.notify_one();
+    }
+
     async fn stick(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
 async fn serve(connection: &Connection, queue: &str) -> ServerHandle {
-    let dispatcher = AdderDispatcher::new(Abacus).with_queue(queue);
+    let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue(queue);
     Server::builder(connection)
         .service(dispatcher)
         .build()

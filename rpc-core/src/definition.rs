@@ -9,6 +9,7 @@ pub struct Method {
     pub(crate) arguments: &'static [&'static str],
     pub(crate) timeout: Option<Duration>,
     pub(crate) oneway: bool,
+    pub(crate) idempotent: bool,
     pub(crate) default: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
@@ -23,6 +24,7 @@ impl Method {
             arguments,
             timeout: None,
             oneway: false,
+            idempotent: false,
             default: false,
             persistent: false,
             priority: None,
@@ -40,6 +42,13 @@ impl Method {
     #[must_use]
     pub const fn oneway(mut self) -> Self {
         self.oneway = true;
+        self
+    }
+
+    /// It may run twice, so its client sends it again after a failure that may pass.
+    #[must_use]
+    pub const fn idempotent(mut self) -> Self {
+        self.idempotent = true;
         self
     }
 

@@ -162,6 +162,7 @@
 //! | `json` | yes | JSON requests and replies, and the plain mode |
 //! | `tls` | yes | `amqps://` URLs, through rustls with ring and the platform's root certificates |
 
+mod backoff;
 mod client;
 mod codec;
 mod connection;
@@ -185,7 +186,7 @@ pub use tower_service::Service;
 
 pub use crate::client::{Call, CallFuture, Client, ClientBuilder, DroppedReplies};
 pub use crate::codec::ContentType;
-pub use crate::connection::{Connection, ConnectionBuilder};
+pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::Context;
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
 pub use crate::headers::{HeaderValue, Headers};

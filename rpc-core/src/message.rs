@@ -31,6 +31,7 @@ pub struct Request {
     pub(crate) priority: Option<u8>,
     pub(crate) persistent: bool,
     pub(crate) oneway: bool,
+    pub(crate) idempotent: bool,
     pub(crate) body: Bytes,
     pub(crate) recode: Option<Recode>,
     pub(crate) delivery: Option<Delivery>,
@@ -75,6 +76,7 @@ impl Request {
             priority: method.priority,
             persistent: method.persistent,
             oneway: method.oneway,
+            idempotent: method.idempotent,
             body,
             recode: Some(Recode {
                 arguments: method.arguments,

@@ -101,6 +101,7 @@ pub(crate) fn request_from_message(
         priority: message.priority,
         persistent: message.persistent,
         oneway: message.reply_to.is_none(),
+        idempotent: false,
         body: message.body,
         recode: None,
         delivery: Some(Delivery {

@@ -119,7 +119,7 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
         .await
         .unwrap();
     let connection = Connection::open(&node.url()).await.unwrap();
-    let dispatcher = AdderDispatcher::new(Abacus).with_queue(&queue);
+    let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue(&queue);
     let error = Server::builder(&connection)
         .service(dispatcher)
         .build()
@@ -152,7 +152,7 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
 async fn a_queue_with_an_impossible_name_is_refused() {
     let connection = Connection::open(&shared_node().await.url()).await.unwrap();
     for queue in ["q".repeat(256), "amq.reserved".to_owned()] {
-        let dispatcher = AdderDispatcher::new(Abacus).with_queue(&queue);
+        let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue(&queue);
         let error = Server::builder(&connection)
             .service(dispatcher)
             .build()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{Connection, ErrorKind, ServeError};
+use rpc_core::{Connection, ConnectionState, ErrorKind};
 use rpc_tests::broker::Node;
 use rpc_tests::unique_queue;
 
@@ -12,12 +12,13 @@ use super::{AdderClient, serve};
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn a_killed_broker_ends_calls_and_servers_at_once() {
+async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() {
     let node = Node::start().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let calling = Connection::open(&node.url()).await.unwrap();
+    let mut state = calling.state();
     let queue = unique_queue("killed");
-    let mut server = serve(&serving, &queue).await;
+    let server = serve(&serving, &queue).await;
     let adder = AdderClient::new(calling.client()).with_queue(&queue);
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     let stuck: Vec<_> = (0..20)
@@ -25,6 +26,7 @@ async fn a_killed_broker_ends_calls_and_servers_at_once() {
         .collect();
     // Answered behind the others, so those are in flight.
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    assert_eq!(state.current(), ConnectionState::Connected);
 
     node.kill().await;
     let killed = Instant::now();
@@ -33,24 +35,96 @@ async fn a_killed_broker_ends_calls_and_servers_at_once() {
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(error.may_have_executed() && error.is_retryable());
     }
+    assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
     assert!(matches!(
-        server.ended().await,
-        Err(ServeError::Disconnected(_))
+        state.changed().await,
+        Some(ConnectionState::Reconnecting { .. })
     ));
-    let error = adder.add(1, 2).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Disconnected);
+
+    // A call made now waits for the connection, within its deadline.
+    let error = adder
+        .add(1, 2)
+        .timeout(Duration::from_millis(200))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(!error.may_have_executed());
-    assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
-    calling.close().await;
-    assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
+    assert!(
+        error
+            .to_string()
+            .contains("the connection to the broker is down"),
+        "{error}"
+    );
+    let waiting = tokio::spawn(
+        adder
+            .add(2, 2)
+            .timeout(Duration::from_secs(60))
+            .into_future(),
+    );
+
+    node.restart().await;
+    let answer = waiting.await.unwrap();
+    // The client may be back before the server.
+    if let Err(error) = &answer {
+        assert_eq!(error.kind(), ErrorKind::Unroutable);
+    }
+    let sum =
+        rpc_tests::eventually("the server is back", async || adder.add(2, 2).await.ok()).await;
+    assert_eq!(sum, 4);
+    server.shutdown().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_deleted_request_queue_ends_its_server() {
+async fn a_connection_closed_by_an_operator_comes_back() {
+    let node = Node::start().await;
+    let serving = Connection::open(&node.url()).await.unwrap();
+    let calling = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("closed");
+    let _server = serve(&serving, &queue).await;
+    let adder = AdderClient::new(calling.client()).with_queue(&queue);
+    for _ in 0..3 {
+        assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+        let mut states = [serving.state(), calling.state()];
+        for state in &mut states {
+            assert_eq!(state.current(), ConnectionState::Connected);
+        }
+        node.close_connections("by an operator").await;
+        for state in &mut states {
+            while !matches!(state.changed().await, Some(ConnectionState::Connected)) {}
+        }
+        let sum = rpc_tests::eventually("both are back", async || adder.add(1, 2).await.ok()).await;
+        assert_eq!(sum, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits() {
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("stopped");
+    let _server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let mut state = connection.state();
+    node.stop().await;
+    assert!(matches!(
+        state.changed().await,
+        Some(ConnectionState::Reconnecting { .. })
+    ));
+    node.restart().await;
+    let sum = rpc_tests::eventually("both are back", async || adder.add(2, 2).await.ok()).await;
+    assert_eq!(sum, 4);
+}
+
+#[tokio::test]
+async fn a_deleted_request_queue_is_declared_anew() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("deleted");
-    let mut server = serve(&connection, &queue).await;
+    let _server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let stuck = tokio::spawn(adder.wait_for_release().into_future());
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     let channel = node.connect().await.create_channel().await.unwrap();
     channel
         .queue_delete(
@@ -59,10 +133,47 @@ async fn a_deleted_request_queue_ends_its_server() {
         )
         .await
         .unwrap();
-    assert!(matches!(
-        server.ended().await,
-        Err(ServeError::Disconnected(_))
-    ));
+    let sum = rpc_tests::eventually("the queue is back", async || adder.add(2, 2).await.ok()).await;
+    assert_eq!(sum, 4);
+    adder.release().await.unwrap();
+    stuck
+        .await
+        .unwrap()
+        .expect("what ran went on and was answered");
+}
+
+#[tokio::test]
+async fn another_endpoint_is_used_when_one_is_down() {
+    let (first, second) = tokio::join!(Node::start(), Node::start());
+    let connection = Connection::builder(first.url())
+        .endpoint(second.url())
+        .open()
+        .await
+        .unwrap();
+    let queue = unique_queue("endpoints");
+    let _server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    first.kill().await;
+    let sum =
+        rpc_tests::eventually("the other endpoint", async || adder.add(2, 2).await.ok()).await;
+    assert_eq!(sum, 4);
+    assert!(second.queue(&queue).await.is_some());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_up_yet_can_be_waited_for() {
+    let node = Node::start().await;
+    let url = node.url();
+    node.stop().await;
+    Connection::open(&url).await.unwrap_err();
+    let opening = tokio::spawn(
+        Connection::builder(&url)
+            .wait_for_broker(Duration::from_secs(60))
+            .open(),
+    );
+    node.restart().await;
+    opening.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 pub use self::builder::ClientBuilder;
 pub use self::call::{Call, CallFuture};
@@ -24,13 +25,18 @@ pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
 pub(crate) use self::requester::Requester;
 pub use self::stub::Stub;
+use crate::backoff::pauses;
 use crate::codec::ContentType;
-use crate::connection::Connection;
+use crate::connection::{Connection, ConnectionState};
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{Outcome, Request, Response, deadline_after};
 use crate::service::ResponseFuture;
 use crate::transport::{ChannelMode, TransportError};
 use crate::wire::{self, Envelope};
+
+/// The pauses before a request is sent again.
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(10);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much earlier than the caller a server on the same clock may find a deadline to have passed.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
@@ -70,27 +76,71 @@ impl Client {
         let started = Instant::now();
         let sent = AtomicBool::new(false);
         if deadline <= started {
-            return Err(timed_out(Duration::ZERO).not_executed());
+            return Err(self.timed_out(Duration::ZERO, false));
         }
-        match timeout_at(deadline, self.exchange(&request, deadline, &sent)).await {
+        let answer = match timeout_at(deadline, self.attempt(&request, deadline, &sent)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timed_out(deadline - started, sent.into_inner())),
+        };
+        answer.map_err(|error| match error.kind() {
             // The server noticed first.
-            Ok(Err(error))
-                if error.kind() == ErrorKind::DeadlineExceeded
-                    && Instant::now() + CLOCK_TOLERANCE >= deadline =>
-            {
-                Err(timed_out(deadline - started))
+            ErrorKind::DeadlineExceeded if Instant::now() + CLOCK_TOLERANCE >= deadline => {
+                self.timed_out(deadline - started, true)
             }
-            Ok(Err(error)) if error.kind() == ErrorKind::Unroutable => Err(RpcError::new(
+            ErrorKind::Unroutable => RpcError::new(
                 ErrorKind::Unroutable,
                 format!(
                     "there is no queue '{}': is a server of {} running?",
                     request.queue, request.service
                 ),
-            )),
-            Ok(answer) => answer,
-            Err(_) if sent.into_inner() => Err(timed_out(deadline - started)),
-            Err(_) => Err(timed_out(deadline - started).not_executed()),
+            ),
+            _ => error,
+        })
+    }
+
+    /// Sends the request until it has an answer that stands. One that never left waits for the connection; others are sent
+    /// again only if that does no harm and may help.
+    async fn attempt(
+        &self,
+        request: &Request,
+        deadline: Instant,
+        sent: &AtomicBool,
+    ) -> Result<Response, RpcError> {
+        let mut pauses = pauses(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE);
+        loop {
+            let error = match self.exchange(request, deadline, sent).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let never_left = error.kind() == ErrorKind::Disconnected && !error.may_have_executed();
+            let may_repeat = request.idempotent && error.is_retryable();
+            if !(never_left || may_repeat) {
+                return Err(error);
+            }
+            debug!(service = request.service, method = request.method(), %error, "sending the request again");
+            if let Some(pause) = pauses.next() {
+                tokio::time::sleep(pause).await;
+            }
         }
+    }
+
+    /// The error of a call that was not answered in time; says what was in the way, where that is known.
+    fn timed_out(&self, limit: Duration, sent: bool) -> RpcError {
+        // Nobody asked for the nanoseconds that passed between a call and its sending.
+        let millis =
+            u64::try_from((limit + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX);
+        let mut message = format!("no answer within {:?}", Duration::from_millis(millis));
+        match self.0.connection.state_now() {
+            ConnectionState::Reconnecting { error } => {
+                message += &format!("; the connection to the broker is down: {error}");
+            }
+            ConnectionState::Blocked { reason } => {
+                message += &format!("; the broker is blocking publishers: {reason}");
+            }
+            ConnectionState::Connected | ConnectionState::Closed => {}
+        }
+        let error = RpcError::new(ErrorKind::Timeout, message);
+        if sent { error } else { error.not_executed() }
     }
 
     /// Publishes the request and waits for whatever completes the call first: its reply, its return, the broker's refusal,
@@ -121,7 +171,7 @@ impl Client {
         } else {
             ChannelMode::Plain
         };
-        let channel = requester.channel(&inner.connection, mode).await?;
+        let channel = requester.channel(mode).await?;
         let confirm = channel
             .publish(request.queue.clone(), message)
             .await
@@ -143,14 +193,6 @@ impl Client {
             },
         }
     }
-}
-
-fn timed_out(limit: Duration) -> RpcError {
-    // Nobody asked for the nanoseconds that passed between a call and its sending.
-    let millis =
-        u64::try_from((limit + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX);
-    let limit = Duration::from_millis(millis);
-    RpcError::new(ErrorKind::Timeout, format!("no answer within {limit:?}"))
 }
 
 /// The error of a request that was published, and which the broker then did not accept.

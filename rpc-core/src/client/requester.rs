@@ -6,12 +6,11 @@ use futures_util::stream::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use super::in_flight::{Ended, InFlight};
-use crate::connection::Connection;
+use super::in_flight::{DropCounter, Ended, InFlight};
 use crate::error::{ErrorKind, RpcError};
 use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Deliveries, Message, QueueKind, TransportError,
+    Acknowledge, Channel, ChannelMode, Deliveries, Link, Message, QueueKind, TransportError,
 };
 use crate::wire;
 
@@ -23,6 +22,7 @@ pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
     pub(crate) reply_to: String,
     pub(crate) in_flight: Arc<InFlight>,
+    link: Arc<dyn Link>,
     channel: Arc<dyn Channel>,
     /// Opened by the first request that is to be confirmed.
     confirm_channel: Mutex<Option<Arc<dyn Channel>>>,
@@ -30,14 +30,18 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    pub(crate) async fn open(connection: &Connection) -> Result<Arc<Self>, RpcError> {
+    pub(crate) async fn open(
+        link: Arc<dyn Link>,
+        dropped: Arc<DropCounter>,
+    ) -> Result<Arc<Self>, RpcError> {
         let reply_to = format!("rpc.reply.{}", Uuid::new_v4());
-        let (channel, deliveries) = subscribe(connection, &reply_to).await.map_err(not_sent)?;
-        let in_flight = Arc::new(InFlight::new(connection.drop_counter()));
+        let (channel, deliveries) = subscribe(&*link, &reply_to).await.map_err(not_sent)?;
+        let in_flight = Arc::new(InFlight::new(dropped));
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
         Ok(Arc::new(Self {
             reply_to,
             in_flight,
+            link,
             channel,
             confirm_channel: Mutex::new(None),
             _replies: replies,
@@ -53,11 +57,7 @@ impl Requester {
     }
 
     /// The channel for a request.
-    pub(crate) async fn channel(
-        &self,
-        connection: &Connection,
-        mode: ChannelMode,
-    ) -> Result<Arc<dyn Channel>, RpcError> {
+    pub(crate) async fn channel(&self, mode: ChannelMode) -> Result<Arc<dyn Channel>, RpcError> {
         if mode == ChannelMode::Plain {
             return Ok(self.channel.clone());
         }
@@ -65,7 +65,8 @@ impl Requester {
         match &*channel {
             Some(channel) if channel.is_open() => Ok(channel.clone()),
             _ => {
-                let opened = connection
+                let opened = self
+                    .link
                     .open_channel(ChannelMode::Confirm)
                     .await
                     .map_err(not_sent)?;
@@ -76,10 +77,10 @@ impl Requester {
 }
 
 async fn subscribe(
-    connection: &Connection,
+    link: &dyn Link,
     reply_to: &str,
 ) -> Result<(Arc<dyn Channel>, Deliveries), TransportError> {
-    let channel = connection.open_channel(ChannelMode::Plain).await?;
+    let channel = link.open_channel(ChannelMode::Plain).await?;
     channel
         .declare_queue(reply_to, QueueKind::Exclusive)
         .await?;
@@ -134,7 +135,7 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             "the connection to the broker is lost",
         ),
         TransportError::Refused(_) => (
-            ErrorKind::Disconnected,
+            ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
         ),
     };

@@ -9,20 +9,18 @@ mod dispatch;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::warn;
 
 pub use self::builder::ServerBuilder;
 use self::builder::ServiceEntry;
-use self::consume::Consumption;
+use self::consume::{Ended, Serving, Session};
 pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Invocation};
 use crate::connection::Connection;
 use crate::error::ServeError;
-use crate::transport::{Acknowledge, Channel, ChannelMode, QueueKind, TransportError};
 
 /// Serves one or more services: reads their queues, runs their handlers, replies, acknowledges.
 ///
@@ -77,7 +75,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start), and later if the connection is lost or a queue is deleted.
+    /// As [`start`](Self::start), and later only if the connection is closed on this side, or if the broker, after a loss,
+    /// refuses a queue. A lost connection is waited for, a deleted queue declared anew.
     ///
     /// # Cancel safety
     ///
@@ -90,7 +89,7 @@ impl Server {
         }
     }
 
-    /// Serves until the connection is lost or closed.
+    /// Serves until the connection is closed.
     ///
     /// # Errors
     ///
@@ -116,48 +115,25 @@ impl Server {
     /// Dropping the future stops what was started; declared queues stay.
     pub async fn start(self) -> Result<ServerHandle, ServeError> {
         self.check()?;
-        // One channel for all queues: the replies and acknowledgements of a delivery go out where it came in.
-        let channel = open(&self.connection).await?;
-        let app_id: Arc<str> = self.connection.name().into();
-        let (stop, _) = watch::channel(false);
-        let mut consumptions = JoinSet::new();
-        for (index, entry) in self.services.into_iter().enumerate() {
-            let refused = |error| refused(&self.connection, &entry.queue, error);
-            // A refusal closes the channel that it happens on, so not on the one that others already use.
-            let declaring = open(&self.connection).await?;
-            declaring
-                .declare_queue(&entry.queue, QueueKind::Durable)
-                .await
-                .map_err(refused)?;
-            let consumer = format!("rpc-{index}");
-            let acknowledge = Acknowledge::Each {
-                prefetch: self.prefetch,
-            };
-            let deliveries = channel
-                .consume(&entry.queue, &consumer, acknowledge)
-                .await
-                .map_err(refused)?;
-            info!(
-                service = entry.service,
-                queue = &*entry.queue,
-                prefetch = self.prefetch,
-                "serving"
-            );
-            let consumption = Consumption {
-                entry,
-                consumer,
-                deliveries,
-                channel: channel.clone(),
-                app_id: app_id.clone(),
-                max_message_size: self.connection.max_message_size(),
-            };
-            consumptions.spawn(consumption.run(stop.subscribe(), self.drain_timeout));
-        }
+        let Self {
+            connection,
+            services,
+            prefetch,
+            drain_timeout,
+        } = self;
+        let serving = Serving {
+            connection: connection.clone(),
+            services,
+            prefetch,
+        };
+        let session = serving.open().await?;
+        let (stop, stopped) = watch::channel(false);
+        let mut task = JoinSet::new();
+        task.spawn(serve(serving, session, stopped, drain_timeout));
         Ok(ServerHandle {
             stop,
-            consumptions,
-            channel,
-            connection: self.connection,
+            task,
+            connection,
         })
     }
 
@@ -191,29 +167,27 @@ impl fmt::Debug for Server {
     }
 }
 
-async fn open(connection: &Connection) -> Result<Arc<dyn Channel>, ServeError> {
-    connection
-        .open_channel(ChannelMode::Plain)
-        .await
-        .map_err(|error| lost(connection, error))
-}
-
-fn lost(connection: &Connection, error: TransportError) -> ServeError {
-    if connection.is_closed() {
-        ServeError::Closed
-    } else {
-        ServeError::Disconnected(error.into())
+/// Serves over one link after the other until told to stop, then drains.
+async fn serve(
+    serving: Serving,
+    mut session: Session,
+    mut stop: watch::Receiver<bool>,
+    drain_timeout: Duration,
+) -> Result<(), ServeError> {
+    let mut handlers = JoinSet::new();
+    while let Ended::Lost = serving.run(&mut session, &mut handlers, &mut stop).await? {
+        // Handlers go on meanwhile. Their replies will not be sent: the broker gives their requests to a server again.
+        match serving.reopen(&mut stop).await? {
+            Some(reopened) => session = reopened,
+            None => break,
+        }
     }
-}
-
-fn refused(connection: &Connection, queue: &str, error: TransportError) -> ServeError {
-    match error {
-        TransportError::Lost(_) => lost(connection, error),
-        error => ServeError::QueueRefused {
-            queue: queue.to_owned(),
-            source: error.into(),
-        },
+    let drained = async { while handlers.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain_timeout, drained).await.is_err() {
+        warn!(handlers = handlers.len(), "handlers did not finish in time");
     }
+    session.flush().await;
+    Ok(())
 }
 
 /// A running server.
@@ -223,8 +197,8 @@ fn refused(connection: &Connection, queue: &str, error: TransportError) -> Serve
 #[must_use = "dropping the handle stops the server"]
 pub struct ServerHandle {
     stop: watch::Sender<bool>,
-    consumptions: JoinSet<Result<(), ServeError>>,
-    channel: Arc<dyn Channel>,
+    /// One task, which ends with the set.
+    task: JoinSet<Result<(), ServeError>>,
     connection: Connection,
 }
 
@@ -241,15 +215,10 @@ impl ServerHandle {
     /// Dropping the future stops the server at once.
     pub async fn shutdown(mut self) -> Result<(), ServeError> {
         self.stop.send_replace(true);
-        let mut outcome = Ok(());
-        while let Some(ended) = self.next_end().await {
-            outcome = outcome.and(ended);
-        }
-        self.channel.flush().await;
-        outcome
+        self.ended().await
     }
 
-    /// Waits until the server ends of itself, which it does when the connection is lost or a queue is deleted.
+    /// Waits until the server ends of itself: when the connection is closed, or when the broker, after a loss, refuses a queue.
     ///
     /// # Errors
     ///
@@ -259,17 +228,11 @@ impl ServerHandle {
     ///
     /// Dropping the future changes nothing.
     pub async fn ended(&mut self) -> Result<(), ServeError> {
-        self.next_end().await.unwrap_or(Ok(()))
-    }
-
-    /// The outcome of the next consumption that ends.
-    async fn next_end(&mut self) -> Option<Result<(), ServeError>> {
-        let ended = self.consumptions.join_next().await?;
-        Some(match ended {
-            Ok(Err(_)) if self.connection.is_closed() => Err(ServeError::Closed),
-            Ok(outcome) => outcome,
-            Err(error) => Err(ServeError::Disconnected(error.into())), // The runtime is shutting down.
-        })
+        match self.task.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => Err(ServeError::Disconnected(error.into())), // The runtime is shutting down.
+            None => Ok(()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! One lock guards a broker. Nothing is awaited and no code of others runs under it: deliveries go into channels whose
 //! length the prefetch limits.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,12 +15,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::error::OpenError;
+
 use super::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, Message, QueueKind,
-    TransportError,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
+    QueueKind, Transport, TransportError,
 };
 
 /// The brokers that are shared by name.
@@ -34,7 +36,7 @@ pub(crate) struct Broker(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    links: HashSet<u64>,
+    links: HashMap<u64, watch::Sender<LinkStatus>>,
     queues: HashMap<String, Queue>,
     channels: HashMap<u64, ChannelState>,
     last_id: u64,
@@ -93,11 +95,12 @@ impl Broker {
         broker
     }
 
-    pub(crate) fn connect(self: Arc<Self>) -> Arc<dyn Link> {
+    fn connect(self: Arc<Self>) -> Arc<dyn Link> {
+        let (status, _) = watch::channel(LinkStatus::Up);
         let id = {
             let mut state = self.state();
             let id = state.next_id();
-            state.links.insert(id);
+            state.links.insert(id, status);
             id
         };
         Arc::new(MemoryLink { id, broker: self })
@@ -248,7 +251,9 @@ impl State {
     }
 
     fn close_link(&mut self, id: u64) {
-        self.links.remove(&id);
+        if let Some(status) = self.links.remove(&id) {
+            status.send_replace(LinkStatus::Lost(closed()));
+        }
         let channels: Vec<u64> = self
             .channels
             .iter()
@@ -262,6 +267,16 @@ impl State {
     }
 }
 
+/// Links to a broker of this process.
+#[derive(Debug)]
+pub(crate) struct MemoryTransport(pub(crate) Arc<Broker>);
+
+impl Transport for MemoryTransport {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>> {
+        ready(Ok(self.0.clone().connect())).boxed()
+    }
+}
+
 /// A connection to the embedded broker.
 #[derive(Debug)]
 struct MemoryLink {
@@ -270,12 +285,19 @@ struct MemoryLink {
 }
 
 impl Link for MemoryLink {
+    fn status(&self) -> watch::Receiver<LinkStatus> {
+        match self.broker.state().links.get(&self.id) {
+            Some(status) => status.subscribe(),
+            None => watch::channel(LinkStatus::Lost(closed())).1,
+        }
+    }
+
     fn open_channel(
         &self,
         mode: ChannelMode,
     ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>> {
         let mut state = self.broker.state();
-        if !state.links.contains(&self.id) {
+        if !state.links.contains_key(&self.id) {
             return ready(Err(closed())).boxed();
         }
         let id = state.next_id();

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::error::BoxError;
+use crate::error::{BoxError, OpenError};
 use crate::headers::Headers;
 
 /// A message: a body and those of AMQP's basic properties that the protocol uses.
@@ -89,8 +89,25 @@ impl Confirm {
     }
 }
 
-/// A place where links to one broker come from.
+/// Where links to one broker, or to the nodes of one cluster, come from.
+pub(crate) trait Transport: Debug + Send + Sync {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>>;
+}
+
+/// How a link is.
+#[derive(Clone, Debug)]
+pub(crate) enum LinkStatus {
+    Up,
+    /// The broker takes no publishes, for the reason it gives.
+    Blocked(String),
+    /// It is gone for good.
+    Lost(TransportError),
+}
+
+/// A connection to a broker.
 pub(crate) trait Link: Debug + Send + Sync {
+    fn status(&self) -> watch::Receiver<LinkStatus>;
+
     fn open_channel(
         &self,
         mode: ChannelMode,

@@ -1,13 +1,18 @@
 //! Opening and closing a connection of lapin.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
-use lapin::{ConnectionProperties, ErrorKind};
+use lapin::{ConnectionProperties, ErrorKind, Event};
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::cause;
@@ -15,7 +20,8 @@ use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
 use super::url::Endpoint;
 use crate::error::OpenError;
-use crate::transport::{Channel, ChannelMode, Link, TransportError};
+use crate::task::Task;
+use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
 
 /// What it takes to connect to a broker and to log in.
 #[derive(Clone)]
@@ -100,22 +106,104 @@ impl fmt::Debug for Login {
     }
 }
 
-/// Connects and logs in.
-pub(crate) async fn connect(login: Login) -> Result<Arc<dyn Link>, OpenError> {
-    let connection = login.connect().await?;
-    Ok(Arc::new(AmqpLink {
-        connection,
-        direct_replies: Arc::new(DirectReplies::new(login)),
-    }))
+/// RabbitMQ at one address, or the nodes of a cluster at several.
+#[derive(Debug)]
+pub(crate) struct AmqpTransport {
+    logins: Vec<Login>,
+    /// The one to try first: the last that worked, or the one after the last that did not.
+    next: AtomicUsize,
+}
+
+impl AmqpTransport {
+    /// Takes at least one login.
+    pub(crate) fn new(logins: Vec<Login>) -> Self {
+        Self {
+            logins,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Tries each address once, in turn.
+    async fn try_each(&self) -> Result<Arc<dyn Link>, OpenError> {
+        let first = self.next.load(Ordering::Relaxed);
+        let mut outcome = Err(OpenError::InvalidUrl("there is none".to_owned()));
+        for offset in 0..self.logins.len() {
+            let index = (first + offset) % self.logins.len();
+            let login = &self.logins[index];
+            match login.connect().await {
+                Ok(connection) => {
+                    self.next.store(index, Ordering::Relaxed);
+                    return Ok(Arc::new(AmqpLink::new(connection, login.clone())));
+                }
+                Err(error) => {
+                    debug!(%error, "an endpoint was not reached");
+                    outcome = Err(error);
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Transport for AmqpTransport {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>> {
+        self.try_each().boxed()
+    }
 }
 
 /// A connection to RabbitMQ.
 struct AmqpLink {
-    connection: lapin::Connection,
+    connection: Arc<lapin::Connection>,
     direct_replies: Arc<DirectReplies>,
+    status: watch::Receiver<LinkStatus>,
+    _watcher: Task,
+}
+
+impl AmqpLink {
+    fn new(connection: lapin::Connection, login: Login) -> Self {
+        let connection = Arc::new(connection);
+        let (report, status) = watch::channel(LinkStatus::Up);
+        Self {
+            direct_replies: Arc::new(DirectReplies::new(login)),
+            _watcher: Task::spawn(watch_link(connection.clone(), report)),
+            connection,
+            status,
+        }
+    }
+}
+
+/// How often a link is looked at. lapin has events for most losses, but not for a close by the broker.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Reports how a link is until it is lost.
+async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<LinkStatus>) {
+    let mut events = pin!(connection.events_listener());
+    let mut cause = "the broker closed the connection".to_owned();
+    loop {
+        let event = tokio::time::timeout(LOOK_INTERVAL, events.next()).await;
+        match event {
+            Ok(Some(Event::ConnectionBlocked(reason))) => {
+                report.send_replace(LinkStatus::Blocked(reason));
+            }
+            Ok(Some(Event::ConnectionUnblocked)) => {
+                report.send_replace(LinkStatus::Up);
+            }
+            // A channel's error comes this way too.
+            Ok(Some(Event::Error(error))) => cause = error.to_string(),
+            _ => {}
+        }
+        if !connection.status().connected() {
+            report.send_replace(LinkStatus::Lost(TransportError::lost(cause)));
+            return;
+        }
+    }
 }
 
 impl Link for AmqpLink {
+    fn status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
     fn open_channel(
         &self,
         mode: ChannelMode,

@@ -14,7 +14,7 @@ mod url;
 use crate::error::BoxError;
 use crate::transport::TransportError;
 
-pub(crate) use connection::{Login, connect};
+pub(crate) use connection::{AmqpTransport, Login};
 pub(crate) use url::Endpoint;
 
 /// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text.

@@ -1,16 +1,21 @@
 //! A connection to a broker, shared by clients and servers.
 
+mod state;
+mod supervisor;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::state::{ConnectionState, StateWatch};
+use self::supervisor::{Supervisor, connect_within};
 use crate::client::{Client, ClientBuilder, DropCounter, Requester};
 use crate::error::{OpenError, RpcError};
-use crate::transport::amqp::{self, Endpoint, Login};
-use crate::transport::memory::Broker;
-use crate::transport::{Channel, ChannelMode, Link, TransportError};
+use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
+use crate::transport::memory::{Broker, MemoryTransport};
+use crate::transport::{Link, Transport};
 
 /// The largest body, unless set: what RabbitMQ 4 accepts unless it is configured otherwise.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
@@ -27,6 +32,10 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 /// | `memory:` | a new broker inside this process |
 /// | `memory:name` | the broker of that name inside this process, made when it is first opened |
 ///
+/// A lost connection is made again, for as long as it takes, with pauses between attempts that double from 0.1 to 5 seconds
+/// and vary at random. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
+/// [`state`](Self::state) tells.
+///
 /// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default: what the
 /// broker suggests, RabbitMQ's is 60), `connection_timeout` in milliseconds for connecting and logging in together
 /// (default 10,000), `frame_max`, `channel_max`, `auth_mechanism`. URLs follow
@@ -38,9 +47,8 @@ struct Inner {
     name: String,
     /// How it was opened, without secrets.
     place: String,
-    link: Arc<dyn Link>,
+    supervisor: Supervisor,
     max_message_size: usize,
-    closed: AtomicBool,
     /// What the clients of the connection share; made by the first call.
     requester: Mutex<Option<Arc<Requester>>>,
     dropped: Arc<DropCounter>,
@@ -76,8 +84,9 @@ impl Connection {
     /// Sets options before connecting.
     pub fn builder(url: impl Into<String>) -> ConnectionBuilder {
         ConnectionBuilder {
-            url: url.into(),
+            urls: vec![url.into()],
             name: None,
+            wait: Duration::ZERO,
             root_certificates: None,
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
         }
@@ -102,7 +111,7 @@ impl Connection {
     ///
     /// Dropping the future leaves the connection closing.
     pub async fn close(&self) {
-        self.0.closed.store(true, Ordering::Release);
+        let link = self.0.supervisor.close();
         let requester = self
             .0
             .requester
@@ -112,7 +121,29 @@ impl Connection {
         if let Some(requester) = requester {
             requester.close();
         }
-        self.0.link.close().await;
+        if let Some(link) = link {
+            link.close().await;
+        }
+    }
+
+    /// Watches whether the connection works.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Connection, ConnectionState, OpenError};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), OpenError> {
+    /// let connection = Connection::open("memory:").await?;
+    /// let mut state = connection.state();
+    /// assert_eq!(state.current(), ConnectionState::Connected);
+    /// connection.close().await;
+    /// assert_eq!(state.changed().await, Some(ConnectionState::Closed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state(&self) -> StateWatch {
+        StateWatch(self.0.supervisor.subscribe())
     }
 
     /// The connection's name: what `app_id` says in its messages, and what the broker's management shows.
@@ -125,17 +156,19 @@ impl Connection {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.closed.load(Ordering::Acquire)
+        self.0.supervisor.is_closed()
     }
 
-    pub(crate) async fn open_channel(
-        &self,
-        mode: ChannelMode,
-    ) -> Result<Arc<dyn Channel>, TransportError> {
-        self.0.link.open_channel(mode).await
+    pub(crate) fn state_now(&self) -> ConnectionState {
+        self.0.supervisor.state()
     }
 
-    /// What sends requests and receives replies: the existing one as long as it works, else a new one.
+    /// The link, as soon as there is one; `None` once the connection is closed.
+    pub(crate) async fn link(&self) -> Option<Arc<dyn Link>> {
+        self.0.supervisor.link().await
+    }
+
+    /// What sends requests and receives replies: the existing one as long as it works, else a new one. Waits for the link.
     pub(crate) async fn requester(&self) -> Result<Arc<Requester>, RpcError> {
         if let Some(requester) = self.live_requester() {
             return Ok(requester);
@@ -144,15 +177,16 @@ impl Connection {
         if let Some(requester) = self.live_requester() {
             return Ok(requester);
         }
-        if self.is_closed() {
-            return Err(RpcError::closed());
-        }
-        let requester = Requester::open(self).await?;
+        let link = self.link().await.ok_or_else(RpcError::closed)?;
+        let requester = Requester::open(link, self.drop_counter()).await?;
         *self
             .0
             .requester
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(requester.clone());
+        if self.is_closed() {
+            requester.close(); // It came too late for `close` to see it.
+        }
         Ok(requester)
     }
 
@@ -186,8 +220,9 @@ impl fmt::Debug for Connection {
 #[must_use = "a builder does nothing until `open` is called"]
 #[derive(Clone)]
 pub struct ConnectionBuilder {
-    url: String,
+    urls: Vec<String>,
     name: Option<String>,
+    wait: Duration,
     root_certificates: Option<String>,
     max_message_size: usize,
 }
@@ -196,6 +231,20 @@ impl ConnectionBuilder {
     /// Names the connection; at most 255 bytes. Default: the name of the running program.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Adds another address of the same broker, usually another node of a RabbitMQ cluster. Attempts to connect try each in
+    /// turn, the last one that worked first. All must be `amqp` URLs. Default: none.
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Waits this long for a broker that is not up yet, for programs that are started together with it. What will never
+    /// work, such as a wrong password, still fails at once. Default: zero, one attempt.
+    pub fn wait_for_broker(mut self, limit: Duration) -> Self {
+        self.wait = limit;
         self
     }
 
@@ -232,33 +281,47 @@ impl ConnectionBuilder {
         if name.len() > 255 {
             return Err(OpenError::InvalidName);
         }
-        let (link, place) = if let Some(broker) = self.url.strip_prefix("memory:") {
-            (Broker::open(broker).connect(), self.url)
-        } else {
-            let endpoint = Endpoint::parse(&self.url)?;
-            let place = endpoint.to_string();
-            let root_certificates = self.root_certificates;
-            (
-                amqp::connect(Login {
-                    endpoint,
-                    name: name.clone(),
-                    root_certificates,
-                })
-                .await?,
-                place,
-            )
-        };
+        let (transport, place) = transport(self.urls, &name, self.root_certificates)?;
+        let link = connect_within(&*transport, self.wait).await?;
         Ok(Connection(Arc::new(Inner {
             name,
             place,
-            link,
+            supervisor: Supervisor::start(transport, link),
             max_message_size: self.max_message_size,
-            closed: AtomicBool::new(false),
             requester: Mutex::new(None),
             dropped: Arc::default(),
             opening: AsyncMutex::new(()),
         })))
     }
+}
+
+/// The transport that the URLs name, and how to print it.
+fn transport(
+    urls: Vec<String>,
+    name: &str,
+    root_certificates: Option<String>,
+) -> Result<(Arc<dyn Transport>, String), OpenError> {
+    if let [url] = &urls[..]
+        && let Some(broker) = url.strip_prefix("memory:")
+    {
+        return Ok((Arc::new(MemoryTransport(Broker::open(broker))), url.clone()));
+    }
+    let endpoints = urls
+        .iter()
+        .map(|url| Endpoint::parse(url))
+        .collect::<Result<Vec<_>, _>>()?;
+    let place = endpoints
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let login = |endpoint| Login {
+        endpoint,
+        name: name.to_owned(),
+        root_certificates: root_certificates.clone(),
+    };
+    let logins = endpoints.into_iter().map(login).collect();
+    Ok((Arc::new(AmqpTransport::new(logins)), place))
 }
 
 impl fmt::Debug for ConnectionBuilder {

@@ -1,0 +1,201 @@
+//! Keeps a connection: when its link is lost, it makes another.
+//!
+//! The supervisor knows nothing of channels, queues and calls. Those who use a link learn of its loss from their channel,
+//! and get the next one from [`Supervisor::link`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::state::ConnectionState;
+use crate::backoff::pauses;
+use crate::error::{BoxError, OpenError};
+use crate::task::Task;
+use crate::transport::{Link, LinkStatus, Transport};
+
+/// The pauses between attempts to connect.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// The owner of a connection's link.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    links: watch::Sender<Keeping>,
+    _task: Task,
+}
+
+/// What the supervisor has at the moment.
+#[derive(Clone, Debug)]
+enum Keeping {
+    Link(Arc<dyn Link>),
+    Blocked(Arc<dyn Link>, String),
+    Nothing(Arc<BoxError>),
+    Closed,
+}
+
+impl Supervisor {
+    /// Starts with a link that works.
+    pub(super) fn start(transport: Arc<dyn Transport>, link: Arc<dyn Link>) -> Self {
+        let (links, _) = watch::channel(Keeping::Link(link.clone()));
+        Self {
+            _task: Task::spawn(supervise(transport, link, links.clone())),
+            links,
+        }
+    }
+
+    /// The link, as soon as there is one; `None` once the connection is closed.
+    pub(super) async fn link(&self) -> Option<Arc<dyn Link>> {
+        let mut links = self.links.subscribe();
+        let keeping = links
+            .wait_for(|keeping| !matches!(keeping, Keeping::Nothing(_)))
+            .await
+            .ok()?;
+        match &*keeping {
+            Keeping::Link(link) | Keeping::Blocked(link, _) => Some(link.clone()),
+            Keeping::Nothing(_) | Keeping::Closed => None,
+        }
+    }
+
+    /// Ends it, and hands out the link to be closed.
+    pub(super) fn close(&self) -> Option<Arc<dyn Link>> {
+        match self.links.send_replace(Keeping::Closed) {
+            Keeping::Link(link) | Keeping::Blocked(link, _) => Some(link),
+            Keeping::Nothing(_) | Keeping::Closed => None,
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(*self.links.borrow(), Keeping::Closed)
+    }
+
+    pub(super) fn state(&self) -> ConnectionState {
+        self.links.borrow().state()
+    }
+
+    /// Sees every change of the state.
+    pub(super) fn subscribe(&self) -> StateReceiver {
+        StateReceiver(self.links.subscribe())
+    }
+}
+
+impl Keeping {
+    fn state(&self) -> ConnectionState {
+        match self {
+            Self::Link(_) => ConnectionState::Connected,
+            Self::Blocked(_, reason) => ConnectionState::Blocked {
+                reason: reason.clone(),
+            },
+            Self::Nothing(error) => ConnectionState::Reconnecting {
+                error: error.to_string(),
+            },
+            Self::Closed => ConnectionState::Closed,
+        }
+    }
+}
+
+/// A view of the supervisor's state.
+#[derive(Clone, Debug)]
+pub(super) struct StateReceiver(watch::Receiver<Keeping>);
+
+impl StateReceiver {
+    pub(super) fn current(&mut self) -> ConnectionState {
+        self.0.borrow_and_update().state()
+    }
+
+    /// Waits for a change; `false` when there will be none.
+    pub(super) async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+async fn supervise(
+    transport: Arc<dyn Transport>,
+    mut link: Arc<dyn Link>,
+    links: watch::Sender<Keeping>,
+) {
+    loop {
+        let Some(cause) = until_lost(&link, &links).await else {
+            return;
+        };
+        warn!(%cause, "the connection to the broker was lost; connecting again");
+        if !replace(&links, Keeping::Nothing(Arc::new(cause))) {
+            return;
+        }
+        drop(link);
+        link = match reconnect(&*transport, &links).await {
+            Some(link) => link,
+            None => return,
+        };
+        info!("connected to the broker again");
+    }
+}
+
+/// Passes on whether the link is blocked, until it is lost. `None` once the connection is closed.
+async fn until_lost(link: &Arc<dyn Link>, links: &watch::Sender<Keeping>) -> Option<BoxError> {
+    let mut status = link.status();
+    loop {
+        let keeping = match &*status.borrow_and_update() {
+            LinkStatus::Up => Keeping::Link(link.clone()),
+            LinkStatus::Blocked(reason) => {
+                warn!(reason, "the broker blocks publishers");
+                Keeping::Blocked(link.clone(), reason.clone())
+            }
+            LinkStatus::Lost(cause) => return Some(cause.clone().into()),
+        };
+        if !replace(links, keeping) {
+            return None;
+        }
+        if status.changed().await.is_err() {
+            return Some("the connection's watcher ended".into());
+        }
+    }
+}
+
+async fn reconnect(
+    transport: &dyn Transport,
+    links: &watch::Sender<Keeping>,
+) -> Option<Arc<dyn Link>> {
+    for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
+        tokio::time::sleep(pause).await;
+        match transport.connect().await {
+            Ok(link) => return replace(links, Keeping::Link(link.clone())).then_some(link),
+            Err(error) => {
+                warn!(%error, "could not connect to the broker");
+                if !replace(links, Keeping::Nothing(Arc::new(error.into()))) {
+                    return None;
+                }
+            }
+        }
+    }
+    None // There is always another pause.
+}
+
+/// Connects for the first time, again and again until `limit` if it is the broker that is missing.
+pub(super) async fn connect_within(
+    transport: &dyn Transport,
+    limit: Duration,
+) -> Result<Arc<dyn Link>, OpenError> {
+    let deadline = crate::message::deadline_after(limit);
+    for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
+        match transport.connect().await {
+            Err(OpenError::Unreachable { .. } | OpenError::TimedOut { .. })
+                if tokio::time::Instant::now() + pause < deadline => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(pause).await;
+    }
+    transport.connect().await // There is always another pause.
+}
+
+/// Sets what there is, unless the connection is closed.
+fn replace(links: &watch::Sender<Keeping>, keeping: Keeping) -> bool {
+    links.send_if_modified(|current| match current {
+        Keeping::Closed => false,
+        current => {
+            *current = keeping;
+            true
+        }
+    })
+}
