@@ -43,22 +43,23 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
 pub trait Answer<const FALLIBLE: bool> {
     /// What awaiting the call gives.
     type Awaited;
+    /// What the server sends when it went well.
+    type Value;
+    /// What it sends when the service failed.
+    type Error;
 }
 
 impl<T> Answer<false> for T {
     type Awaited = Result<T, RpcError>;
+    type Value = T;
+    type Error = ();
 }
 
 impl<T, E> Answer<true> for Result<T, E> {
     type Awaited = Result<T, CallError<E>>;
+    type Value = T;
+    type Error = E;
 }
-
-/// What awaiting a call can give.
-pub trait Awaited {}
-
-impl<T: Value> Awaited for Result<T, RpcError> {}
-
-impl<T: Value, E: Value> Awaited for Result<T, CallError<E>> {}
 
 /// An answer that can be sent.
 pub trait Returns<const FALLIBLE: bool>: Answer<FALLIBLE> + Send + 'static {
@@ -107,7 +108,7 @@ impl<T: Value, E: Value> Returns<true> for Result<T, E> {
 pub fn check_argument<A: Value>() {}
 
 /// States that an answer can be sent.
-pub fn check_answer<R: Awaited>() {}
+pub fn check_answer<const FALLIBLE: bool, T: Answer<FALLIBLE, Value: Value, Error: Value>>() {}
 
 /// A method with the arguments `A` that returns `T`.
 #[derive(Debug)]

@@ -28,6 +28,7 @@ pub trait RpcService:
 {
 }
 
+#[diagnostic::do_not_recommend]
 impl<S> RpcService for S where
     S: Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
         + Clone

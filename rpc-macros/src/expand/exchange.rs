@@ -93,13 +93,7 @@ fn check(service: &Service, method: &Method) -> TokenStream {
         arguments.push(messages::arguments_type(service, method));
     }
     let output = &method.output;
-    let answer = match method.answer {
-        Answer::Plain => quote!(check_argument::<#output>()),
-        Answer::Asked | Answer::Named { .. } => {
-            let awaited = awaited(method);
-            quote!(check_answer::<#awaited>())
-        }
-    };
+    let fallible = fallible(method);
     let shape = (method.answer == Answer::Named { result: false }).then(|| {
         let (first, last) = generated_around(output);
         let start = quote_spanned!(first=> __rpc::__private::Probe::);
@@ -110,7 +104,7 @@ fn check(service: &Service, method: &Method) -> TokenStream {
         #(#hidden)*
         fn #ident #generics() #clause {
             #(__rpc::__private::check_argument::<#arguments>();)*
-            __rpc::__private::#answer;
+            __rpc::__private::check_answer::<#fallible, #output>();
             #shape
         }
     }

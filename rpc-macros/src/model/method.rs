@@ -69,7 +69,7 @@ impl Method {
     ) -> Self {
         let options = check_options(&written.attrs, mistakes);
         let signature = &written.sig;
-        check_modifiers(written, mistakes);
+        check_modifiers(signature, mistakes);
         let running = check_running(written, &options, mistakes);
         check_generics(signature, mistakes);
         let (receiver, arguments) = check_inputs(signature, written.default.is_some(), mistakes);
@@ -127,14 +127,7 @@ fn check_options(attributes: &[Attribute], mistakes: &mut Mistakes) -> Options {
     Options::check(&written, Level::Method, mistakes)
 }
 
-fn check_modifiers(written: &TraitItemFn, mistakes: &mut Mistakes) {
-    let signature = &written.sig;
-    if let Some(token) = written.modifiers.defaultness {
-        mistakes.at(
-            token,
-            "to serve requests that name no method, write `#[rpc(default)]` above the method",
-        );
-    }
+fn check_modifiers(signature: &Signature, mistakes: &mut Mistakes) {
     if let Some(token) = signature.constness {
         mistakes.at(
             token,

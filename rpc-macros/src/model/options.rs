@@ -82,11 +82,12 @@ impl Options {
     fn set(&mut self, name: &str, usage: &str, option: &Written, mistakes: &mut Mistakes) {
         match name {
             "name" => {
-                self.name =
-                    string(option, usage, mistakes).filter(|text| is_name(text, "name", mistakes))
+                let text = string(option, usage, mistakes);
+                self.name = text.filter(|text| is_name(text, "name", mistakes));
             }
             "queue" => {
-                self.queue = string(option, usage, mistakes).filter(|text| is_queue(text, mistakes))
+                let text = string(option, usage, mistakes);
+                self.queue = text.filter(|text| is_queue(text, mistakes));
             }
             "timeout" => {
                 self.timeout_millis = string(option, usage, mistakes).and_then(|text| {

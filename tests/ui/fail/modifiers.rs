@@ -9,6 +9,7 @@ trait Fib {
     async unsafe fn dangerous(n: u64) -> u64;
     async extern "C" fn foreign(n: u64) -> u64;
     const fn constant(n: u64) -> u64;
+    async fn variadic(first: u64, rest: ...) -> u64;
     #[rpc(blocking)]
     async fn both(n: u64) -> u64 {
         n
@@ -32,6 +33,9 @@ impl Fib for Calculator {
     }
     fn constant(&self, n: u64) -> u64 {
         n
+    }
+    async fn variadic(&self, first: u64) -> u64 {
+        first
     }
 }
 
