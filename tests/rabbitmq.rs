@@ -21,11 +21,13 @@ trait Adder {
     async fn wait(#[ctx] context: Context) -> bool;
     async fn stick();
     async fn wait_for_release();
+    #[rpc(idempotent)]
+    async fn wait_twice() -> usize;
     async fn release();
 }
 
 #[derive(Default)]
-struct Abacus(tokio::sync::Notify);
+struct Abacus(tokio::sync::Notify, std::sync::atomic::AtomicUsize);
 
 impl Adder for Abacus {
     async fn add(&self, a: u64, b: u64) -> u64 {
@@ -42,6 +44,14 @@ impl Adder for Abacus {
 
     async fn wait_for_release(&self) {
         self.0.notified().await;
+    }
+
+    async fn wait_twice(&self) -> usize {
+        let runs = self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        if runs == 1 {
+            std::future::pending::<()>().await;
+        }
+        runs
     }
 
     async fn release(&self) {

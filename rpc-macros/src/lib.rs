@@ -83,6 +83,7 @@ use quote::quote;
 /// | `oneway` | no reply: the call is done when the broker has the request; the method returns nothing | it replies |
 /// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn` | an `async fn` |
 /// | `default` | requests that name no method are for this one | only if it is the only method |
+/// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
 /// | `persistent` | requests survive a restart of the broker | they do not |
 /// | `priority = 5` | their AMQP priority, from 0 to 255 | none |
 ///

@@ -75,6 +75,27 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
 }
 
 #[tokio::test]
+async fn an_idempotent_call_survives_a_restart_of_the_broker() {
+    let node = Node::start().await;
+    let serving = Connection::open(&node.url()).await.unwrap();
+    let calling = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("idempotent");
+    let _server = serve(&serving, &queue).await;
+    let adder = AdderClient::new(calling.client()).with_queue(&queue);
+    let call = tokio::spawn(
+        adder
+            .wait_twice()
+            .timeout(Duration::from_secs(60))
+            .into_future(),
+    );
+    // Answered behind the other, so that is in flight.
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    node.kill().await;
+    node.restart().await;
+    assert_eq!(call.await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test]
 async fn a_connection_closed_by_an_operator_comes_back() {
     let node = Node::start().await;
     let serving = Connection::open(&node.url()).await.unwrap();

@@ -152,6 +152,7 @@ fn method_constant(method: &Method) -> TokenStream {
         .map(|millis| quote!(.timeout_millis(#millis)));
     let oneway = options.oneway.is_some().then(|| quote!(.oneway()));
     let default = options.default.is_some().then(|| quote!(.default_method()));
+    let idempotent = options.idempotent.is_some().then(|| quote!(.idempotent()));
     let persistent = options.persistent.is_some().then(|| quote!(.persistent()));
     let priority = options
         .priority
@@ -159,7 +160,7 @@ fn method_constant(method: &Method) -> TokenStream {
     quote! {
         #(#hidden)*
         const #ident: &__rpc::__private::Method =
-            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #timeout #oneway #default #persistent #priority;
+            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #timeout #oneway #default #idempotent #persistent #priority;
     }
 }
 

@@ -30,6 +30,7 @@ const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("oneway", "oneway", &[Level::Method]),
     ("blocking", "blocking", &[Level::Method]),
     ("default", "default", &[Level::Method]),
+    ("idempotent", "idempotent", &[Level::Method]),
     ("persistent", "persistent", &[Level::Method]),
     ("priority", "priority = 5", &[Level::Method]),
 ];
@@ -47,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) oneway: Option<Ident>,
     pub(crate) blocking: Option<Ident>,
     pub(crate) default: Option<Ident>,
+    pub(crate) idempotent: Option<Ident>,
     pub(crate) persistent: Option<Ident>,
     pub(crate) priority: Option<u8>,
 }
@@ -101,6 +103,7 @@ impl Options {
             "oneway" => self.oneway = flag(option, mistakes),
             "blocking" => self.blocking = flag(option, mistakes),
             "default" => self.default = flag(option, mistakes),
+            "idempotent" => self.idempotent = flag(option, mistakes),
             "persistent" => self.persistent = flag(option, mistakes),
             // Every name in `OPTIONS` has an arm above; the unit test keeps it so.
             _ => {}
@@ -318,6 +321,7 @@ mod tests {
                     oneway,
                     blocking,
                     default,
+                    idempotent,
                     persistent,
                     priority,
                 } = options;
@@ -329,6 +333,7 @@ mod tests {
                     oneway.is_some(),
                     blocking.is_some(),
                     default.is_some(),
+                    idempotent.is_some(),
                     persistent.is_some(),
                     priority.is_some(),
                 ];
