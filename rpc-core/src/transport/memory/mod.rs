@@ -1,0 +1,268 @@
+//! The embedded broker: queues, consumers and acknowledgements in this process.
+//!
+//! It does what RabbitMQ does with the part of AMQP that this crate uses: competing consumers served in turn, prefetch,
+//! redelivery, per-message expiry, returned messages, confirms and exclusive queues. It keeps nothing on disk: a durable
+//! queue lives as long as its broker.
+//!
+//! One lock guards a broker. Nothing is awaited and no code of others runs under it: deliveries go into channels whose
+//! length the prefetch limits.
+
+mod broker;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::{mpsc, watch};
+
+pub(crate) use self::broker::Broker;
+use self::broker::{ChannelState, Consumer, Queue, State, closed};
+use super::{
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Link, LinkStatus, Message, QueueKind,
+    Transport, TransportError,
+};
+use crate::error::OpenError;
+
+/// Links to a broker of this process.
+#[derive(Debug)]
+pub(crate) struct MemoryTransport(pub(crate) Arc<Broker>);
+
+impl Transport for MemoryTransport {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>> {
+        let (status, _) = watch::channel(LinkStatus::Up);
+        let mut state = self.0.state();
+        let id = state.next_id();
+        state.links.insert(id, status);
+        let link: Arc<dyn Link> = Arc::new(MemoryLink {
+            id,
+            broker: self.0.clone(),
+        });
+        ready(Ok(link)).boxed()
+    }
+}
+
+/// A connection to the embedded broker.
+#[derive(Debug)]
+struct MemoryLink {
+    id: u64,
+    broker: Arc<Broker>,
+}
+
+impl Link for MemoryLink {
+    fn status(&self) -> watch::Receiver<LinkStatus> {
+        match self.broker.state().links.get(&self.id) {
+            Some(status) => status.subscribe(),
+            None => watch::channel(LinkStatus::Lost(closed())).1,
+        }
+    }
+
+    fn open_channel(
+        &self,
+        mode: ChannelMode,
+    ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>> {
+        let mut state = self.broker.state();
+        if !state.links.contains_key(&self.id) {
+            return ready(Err(closed())).boxed();
+        }
+        let id = state.next_id();
+        let (sender, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
+        state
+            .channels
+            .insert(id, ChannelState::new(self.id, sender));
+        let channel: Arc<dyn Channel> = Arc::new(MemoryChannel {
+            id,
+            link: self.id,
+            mode,
+            broker: self.broker.clone(),
+            returns: Mutex::new(Some(returns)),
+        });
+        ready(Ok(channel)).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.broker.state().close_link(self.id);
+        ready(()).boxed()
+    }
+}
+
+impl Drop for MemoryLink {
+    fn drop(&mut self) {
+        self.broker.state().close_link(self.id);
+    }
+}
+
+#[derive(Debug)]
+struct MemoryChannel {
+    id: u64,
+    link: u64,
+    mode: ChannelMode,
+    broker: Arc<Broker>,
+    returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
+}
+
+impl MemoryChannel {
+    fn open(&self) -> Result<MutexGuard<'_, State>, TransportError> {
+        let state = self.broker.state();
+        if state.channels.contains_key(&self.id) {
+            Ok(state)
+        } else {
+            Err(closed())
+        }
+    }
+
+    fn try_declare(&self, name: &str, kind: QueueKind) -> Result<(), TransportError> {
+        let mut state = self.open()?;
+        let owner = (kind == QueueKind::Exclusive).then_some(self.link);
+        match state.queues.get(name) {
+            Some(queue) if queue.owner == owner => Ok(()),
+            Some(_) => {
+                state.close_channel(self.id);
+                Err(refused(format!(
+                    "queue '{name}' exists and is exclusive to another connection, or is not exclusive"
+                )))
+            }
+            None => {
+                state.queues.insert(name.to_owned(), Queue::new(owner));
+                Ok(())
+            }
+        }
+    }
+
+    fn try_consume(
+        &self,
+        queue: &str,
+        consumer: &str,
+        acknowledge: Acknowledge,
+    ) -> Result<Deliveries, TransportError> {
+        let mut state = self.open()?;
+        let Some(target) = state.queues.get_mut(queue) else {
+            state.close_channel(self.id);
+            return Err(refused(format!("there is no queue '{queue}'")));
+        };
+        if target.owner.is_some_and(|owner| owner != self.link) {
+            state.close_channel(self.id);
+            return Err(refused(format!(
+                "queue '{queue}' is exclusive to another connection"
+            )));
+        }
+        // Bounded by the consumer's prefetch, or, without acknowledgements, by the calls in flight.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        target.consumers.push_back(Consumer {
+            channel: self.id,
+            name: consumer.to_owned(),
+            credit: match acknowledge {
+                Acknowledge::Each { prefetch } => Some(prefetch),
+                Acknowledge::None => None,
+            },
+            deliveries: sender,
+        });
+        state.deliver(queue);
+        Ok(stream::unfold(receiver, |mut receiver| async move {
+            receiver
+                .recv()
+                .await
+                .map(|delivery| (Ok(delivery), receiver))
+        })
+        .boxed())
+    }
+
+    fn try_publish(&self, queue: &str, message: Message) -> Result<(), TransportError> {
+        let mut state = self.open()?;
+        if self.mode == ChannelMode::Confirm {
+            return state.route(queue, message);
+        }
+        if state.queues.contains_key(queue) {
+            // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
+            let _ = state.route(queue, message);
+        } else if let Some(channel) = state.channels.get(&self.id) {
+            let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
+        }
+        Ok(())
+    }
+}
+
+fn refused(reason: String) -> TransportError {
+    TransportError::Refused(Arc::new(reason.into()))
+}
+
+impl Channel for MemoryChannel {
+    fn is_open(&self) -> bool {
+        self.open().is_ok()
+    }
+
+    fn declare_queue<'a>(
+        &'a self,
+        queue: &'a str,
+        kind: QueueKind,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        ready(self.try_declare(queue, kind)).boxed()
+    }
+
+    fn consume<'a>(
+        &'a self,
+        queue: &'a str,
+        consumer: &'a str,
+        acknowledge: Acknowledge,
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
+        ready(self.try_consume(queue, consumer, acknowledge)).boxed()
+    }
+
+    fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
+        for queue in self.broker.state().queues.values_mut() {
+            queue
+                .consumers
+                .retain(|other| other.channel != self.id || other.name != consumer);
+        }
+        ready(()).boxed()
+    }
+
+    fn publish(
+        &self,
+        queue: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
+        async move {
+            match self.try_publish(&queue, message) {
+                Ok(()) => Ok(Confirm(None)),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()> {
+        async move {
+            if let Ok(mut state) = self.open() {
+                let _ = state.route(&queue, message); // The caller may be gone.
+                state.settle(self.id, tag, false);
+            }
+        }
+        .boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        ready(()).boxed()
+    }
+
+    fn ack(&self, tag: u64) {
+        self.broker.state().settle(self.id, tag, false);
+    }
+
+    fn requeue(&self, tag: u64) {
+        self.broker.state().settle(self.id, tag, true);
+    }
+
+    fn returns(&self) -> mpsc::UnboundedReceiver<Message> {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        returns
+            .take()
+            .unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+}
+
+impl Drop for MemoryChannel {
+    fn drop(&mut self) {
+        self.broker.state().close_channel(self.id);
+    }
+}
