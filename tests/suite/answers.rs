@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use rpc_core::{Connection, Server, rpc};
+use rpc_core::{Connection, rpc};
 use rpc_tests::unique_queue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use super::start;
 use crate::broker;
 
 #[tokio::test]
@@ -182,12 +183,7 @@ async fn a_generic_service_is_served_and_called() {
     let queue = unique_queue("shelf");
     let shelf =
         ShelfDispatcher::new(MemoryShelf(Mutex::new(Vec::<String>::new()))).with_queue(&queue);
-    let _server = Server::builder(&connection)
-        .service(shelf)
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(&connection, shelf).await;
     let shelf = ShelfClient::<String>::new(connection.client()).with_queue(&queue);
     assert_eq!(shelf.first().await.unwrap(), None);
     shelf.put("book".to_owned()).await.unwrap();

@@ -1,10 +1,10 @@
 //! What is in the bodies.
 
-use rpc_core::{Connection, ErrorKind, Server, rpc};
+use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 
-use super::BenchClient;
+use super::{BenchClient, start};
 use crate::broker;
 
 #[tokio::test]
@@ -56,12 +56,7 @@ impl Sum for Calculator {
 async fn a_plain_client_calls_the_only_method() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("fib");
-    let _server = Server::builder(&connection)
-        .service(FibDispatcher::new(Identity).with_queue(&queue))
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(&connection, FibDispatcher::new(Identity).with_queue(&queue)).await;
     let fib = FibClient::new(connection.client_builder().plain().build()).with_queue(&queue);
     assert_eq!(fib.fib(30).await.unwrap(), 30);
 }
@@ -70,12 +65,11 @@ async fn a_plain_client_calls_the_only_method() {
 async fn a_plain_client_calls_the_default_method() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("sum");
-    let _server = Server::builder(&connection)
-        .service(SumDispatcher::new(Calculator).with_queue(&queue))
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(
+        &connection,
+        SumDispatcher::new(Calculator).with_queue(&queue),
+    )
+    .await;
     let sum = SumClient::new(connection.client_builder().plain().build()).with_queue(&queue);
     assert_eq!(sum.sum(vec![1, 2, 3]).await.unwrap(), 6);
 }
@@ -133,12 +127,11 @@ impl Evolved for Later {
 async fn arguments_are_matched_by_name() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("evolved");
-    let _server = Server::builder(&connection)
-        .service(EvolvedDispatcher::new(Later).with_queue(&queue))
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(
+        &connection,
+        EvolvedDispatcher::new(Later).with_queue(&queue),
+    )
+    .await;
     let old = BenchClient::new(connection.client()).with_queue(&queue);
     assert_eq!(
         old.add(5, 3).await.unwrap(),
@@ -225,12 +218,11 @@ async fn what_is_too_large_is_refused_on_the_side_that_would_send_it() {
         .await
         .unwrap();
     let queue = unique_queue("growing");
-    let _server = Server::builder(&connection)
-        .service(GrowingDispatcher::new(Grower).with_queue(&queue))
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(
+        &connection,
+        GrowingDispatcher::new(Grower).with_queue(&queue),
+    )
+    .await;
     let growing = GrowingClient::new(connection.client()).with_queue(&queue);
     assert_eq!(growing.grow(50).await.unwrap().len(), 50);
     let error = growing.grow(1000).await.unwrap_err();
@@ -272,12 +264,11 @@ impl Unwritable for Giver {
 async fn what_cannot_be_encoded_is_an_error_on_the_side_that_should_have() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("unwritable");
-    let _server = Server::builder(&connection)
-        .service(UnwritableDispatcher::new(Giver).with_queue(&queue))
-        .build()
-        .start()
-        .await
-        .unwrap();
+    let _server = start(
+        &connection,
+        UnwritableDispatcher::new(Giver).with_queue(&queue),
+    )
+    .await;
     let unwritable = UnwritableClient::new(connection.client()).with_queue(&queue);
     let error = unwritable.take(Stubborn).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rpc_core::{Client, Connection, Context, Server, ServerBuilder, ServerHandle, rpc};
+use rpc_core::{Client, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
@@ -62,6 +62,17 @@ pub(crate) struct Setup {
     pub(crate) connection: Connection,
 }
 
+/// Serves a service on a server of its own.
+pub(crate) async fn start(connection: &Connection, dispatcher: impl Dispatch) -> ServerHandle {
+    Server::builder(connection)
+        .service(dispatcher)
+        .build()
+        .start()
+        .await
+        .expect("the server starts")
+}
+
+/// Serves the bench service.
 pub(crate) async fn serve(
     connection: &Connection,
     queue: &str,
