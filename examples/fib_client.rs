@@ -48,6 +48,10 @@ fn options() -> Result<Options, lexopt::Error> {
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
+            Long("help") => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
             Long("url") => options.url = arguments.value()?.string()?,
             Long("queue") => options.queue = arguments.value()?.string()?,
             Value(number) => options.n = number.parse()?,

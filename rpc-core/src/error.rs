@@ -20,7 +20,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub enum ErrorKind {
     /// The deadline passed before an answer came, whatever the reason.
     Timeout,
-    /// No queue of that name exists: no server of this service has ever been started on the broker.
+    /// No queue of that name exists: no server of this service has ever been started on the broker. (A queue stays when its
+    /// servers have gone; a call then waits for the next one, until its deadline.)
     Unroutable,
     /// The broker refused the request, for instance because the queue is full.
     Rejected,
@@ -264,7 +265,7 @@ impl<E: StdError + 'static> StdError for CallError<E> {
 /// Why a [`Connection`](crate::Connection) could not be opened.
 ///
 /// No variant holds or prints a password.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL cannot be understood, or asks for something this build does not have.
@@ -318,7 +319,7 @@ pub enum OpenError {
 }
 
 /// Why a [`Server`](crate::Server) could not start or go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// Two services of the server would read one queue; a queue belongs to one service.
@@ -350,6 +351,31 @@ pub enum ServeError {
     /// The connection was closed on this side while the server was running.
     #[error("the connection was closed by this process")]
     Closed,
+}
+
+/// The message with its causes: what `main` prints when it returns the error.
+impl fmt::Debug for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_causes(self))
+    }
+}
+
+/// The message with its causes: what `main` prints when it returns the error.
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_causes(self))
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &dyn StdError) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line += &format!(": {error}");
+        cause = error.source();
+    }
+    line
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ const MAX_NAME_LEN: usize = 255;
 
 /// The value of a header: the types of an AMQP field table that RabbitMQ knows.
 ///
-/// `From` is implemented for the usual Rust types, so `.header("tenant", "a")` and `.header("attempt", 2)` just work.
+/// `From` is implemented for text, `bool`, bytes, floating point numbers and the integers up to `i64` and `u32`, so
+/// `.header("tenant", "a")` and `.header("attempt", 2)` just work. AMQP's largest integer is an `i64`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum HeaderValue {

@@ -58,7 +58,7 @@
 //!     .service(FibDispatcher::new(Calculator)) // several services may share a server
 //!     .prefetch(64)
 //!     .build()
-//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); })
+//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); }) // a service manager sends SIGTERM: see examples/fib_server.rs
 //!     .await?;
 //! # Ok(())
 //! # }
@@ -85,6 +85,32 @@
 //! Every call has a deadline: its own, else the method's or the trait's `timeout`, else the client's, which is 30 seconds.
 //! The request carries it: a request that nobody waits for any more is not run, and a handler is stopped when its caller has
 //! gone. Clients are cheap to clone; any number of calls may be in flight on one.
+//!
+//! A call is not a future but turns into one: await it, or hand [`into_future`](IntoFuture::into_future) to whatever wants a
+//! future, to have many in flight at once:
+//!
+//! ```
+//! # use rpc_core::{RpcError, rpc};
+//! # #[rpc] pub trait Fib { async fn fib(n: u64) -> u64; }
+//! # struct Calculator;
+//! # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let fib = FibClient::new(FibDispatcher::new(Calculator));
+//! let mut calls = tokio::task::JoinSet::new();
+//! for n in 0..10 {
+//!     calls.spawn(fib.fib(n).into_future());
+//! }
+//! while let Some(call) = calls.join_next().await {
+//!     println!("{}", call??);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Arguments and results are whatever serde can write and read. Bulk data is best a `bytes::Bytes` (with that crate's
+//! feature `serde`) or a `Vec<u8>` marked `#[serde(with = "serde_bytes")]`: a plain `Vec<u8>` is a list of numbers to serde,
+//! slow and up to twice as large.
 //!
 //! # Errors
 //!
@@ -148,6 +174,11 @@
 //!
 //! [`Client`] and every dispatcher are [`Service`]s of [`Request`] and [`Response`], so tower's layers fit around both:
 //! [`ServerBuilder::layer`] on one side, `FibClient::new(layered_client)` on the other.
+//!
+//! # Logs
+//!
+//! Lost connections, panics and faults are reported through `tracing`; a program sees them once it has a subscriber, such as
+//! `tracing_subscriber::fmt::init()`. No log, `Debug` output or error holds a password.
 //!
 //! # Other languages
 //!

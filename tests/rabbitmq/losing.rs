@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{Connection, ConnectionState, ErrorKind};
+use rpc_core::{Connection, ConnectionState, ErrorKind, Server};
 use rpc_tests::broker::Node;
 use rpc_tests::unique_queue;
 
-use super::{AdderClient, serve};
+use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
 /// Far less than the 30 seconds that a call may take.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -132,6 +132,14 @@ async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits()
         state.changed().await,
         Some(ConnectionState::Reconnecting { .. })
     ));
+    // A server that cannot start yet still hears its signal.
+    let waiting = Server::builder(&connection)
+        .service(AdderDispatcher::new(Abacus::default()))
+        .build();
+    tokio::time::timeout(AT_ONCE, waiting.run_until(async {}))
+        .await
+        .expect("it does not wait for the broker")
+        .unwrap();
     node.restart().await;
     let sum = rpc_tests::eventually("both are back", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);

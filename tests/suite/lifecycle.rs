@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rpc_core::{ErrorKind, ServeError, Server};
+use rpc_core::{ConnectionState, ErrorKind, ServeError, Server};
 use tokio::sync::oneshot;
 
 use super::{BenchClient, BenchDispatcher, Probe, serve};
@@ -118,4 +118,15 @@ async fn closing_a_connection_ends_its_calls_and_servers() {
         .service(BenchDispatcher::new(Probe::default()))
         .build();
     assert!(matches!(again.start().await, Err(ServeError::Closed)));
+}
+
+#[tokio::test]
+async fn the_state_of_a_connection_changes_only_when_it_does() {
+    let connection = broker().await.connect().await;
+    let mut state = connection.state();
+    assert_eq!(state.current(), ConnectionState::Connected);
+    let unchanged = tokio::time::timeout(Duration::from_millis(50), state.changed()).await;
+    assert!(unchanged.is_err(), "{unchanged:?}");
+    connection.close().await;
+    assert_eq!(state.changed().await, Some(ConnectionState::Closed));
 }

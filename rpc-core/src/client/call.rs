@@ -16,7 +16,8 @@ use crate::service::{self, RpcService};
 ///
 /// `R` is what awaiting gives: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
 ///
-/// Nothing happens before the call is awaited. It ends by its deadline, whatever happens: the call's own
+/// Nothing happens before the call is awaited. To spawn it, or to have several in flight at once, turn it into a future with
+/// `into_future()`. It ends by its deadline, whatever happens: the call's own
 /// [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the method's or the trait's `timeout`, else the
 /// client's, which is 30 seconds unless set.
 ///

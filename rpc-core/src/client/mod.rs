@@ -76,16 +76,20 @@ impl Client {
         let started = Instant::now();
         let sent = AtomicBool::new(false);
         if deadline <= started {
-            return Err(self.timed_out(Duration::ZERO, false));
+            return Err(RpcError::new(
+                ErrorKind::Timeout,
+                "the deadline had passed before the call was made; nothing was sent",
+            )
+            .not_executed());
         }
         let answer = match timeout_at(deadline, self.attempt(&request, deadline, &sent)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.timed_out(deadline - started, sent.into_inner())),
+            Err(_) => Err(self.timed_out(&request, deadline - started, sent.into_inner())),
         };
         answer.map_err(|error| match error.kind() {
             // The server noticed first.
             ErrorKind::DeadlineExceeded if Instant::now() + CLOCK_TOLERANCE >= deadline => {
-                self.timed_out(deadline - started, true)
+                self.timed_out(&request, deadline - started, true)
             }
             ErrorKind::Unroutable => RpcError::new(
                 ErrorKind::Unroutable,
@@ -125,7 +129,7 @@ impl Client {
     }
 
     /// The error of a call that was not answered in time; says what was in the way, where that is known.
-    fn timed_out(&self, limit: Duration, sent: bool) -> RpcError {
+    fn timed_out(&self, request: &Request, limit: Duration, sent: bool) -> RpcError {
         // Nobody asked for the nanoseconds that passed between a call and its sending.
         let millis =
             u64::try_from((limit + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX);
@@ -137,7 +141,12 @@ impl Client {
             ConnectionState::Blocked { reason } => {
                 message += &format!("; the broker is blocking publishers: {reason}");
             }
-            ConnectionState::Connected | ConnectionState::Closed => {}
+            ConnectionState::Connected | ConnectionState::Closed => {
+                message += &format!(
+                    ": is a server of {} running, and fast enough?",
+                    request.service
+                );
+            }
         }
         let error = RpcError::new(ErrorKind::Timeout, message);
         if sent { error } else { error.not_executed() }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::state::ConnectionState;
 use crate::backoff::pauses;
-use crate::error::{BoxError, OpenError};
+use crate::error::{BoxError, OpenError, with_causes};
 use crate::task::Task;
 use crate::transport::{Link, LinkStatus, Transport};
 
@@ -88,7 +88,7 @@ impl Keeping {
                 reason: reason.clone(),
             },
             Self::Nothing(error) => ConnectionState::Reconnecting {
-                error: error.to_string(),
+                error: with_causes(&***error),
             },
             Self::Closed => ConnectionState::Closed,
         }
@@ -189,13 +189,19 @@ pub(super) async fn connect_within(
     transport.connect().await // There is always another pause.
 }
 
-/// Sets what there is, unless the connection is closed.
+/// Sets what there is, and wakes who waits for that if the state is another; `false` once the connection is closed.
 fn replace(links: &watch::Sender<Keeping>, keeping: Keeping) -> bool {
+    let mut open = true;
     links.send_if_modified(|current| match current {
-        Keeping::Closed => false,
-        current => {
-            *current = keeping;
-            true
+        Keeping::Closed => {
+            open = false;
+            false
         }
-    })
+        current => {
+            let is_another = current.state() != keeping.state();
+            *current = keeping;
+            is_another
+        }
+    });
+    open
 }

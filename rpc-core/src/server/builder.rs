@@ -60,7 +60,9 @@ impl ServerBuilder {
         }
     }
 
-    /// Adds a service. Each needs a queue of its own; two on one queue are an error when the server starts.
+    /// Adds a service. A queue belongs to one service: two on one queue are an error when the server starts. Servers of
+    /// different services that share a queue cannot be told apart by anyone; each would be given the other's requests,
+    /// and answer them with [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
     pub fn service(mut self, dispatcher: impl Dispatch) -> Self {
         let info = dispatcher.dispatcher();
         let (service, queue) = (info.definition().name, info.queue().into());

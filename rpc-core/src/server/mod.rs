@@ -82,7 +82,11 @@ impl Server {
     ///
     /// Dropping the future stops the server at once, as dropping a [`ServerHandle`] does. End the signal instead.
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let mut handle = self.start().await?;
+        let mut signal = std::pin::pin!(signal);
+        let mut handle = tokio::select! {
+            started = self.start() => started?,
+            () = &mut signal => return Ok(()),
+        };
         tokio::select! {
             ended = handle.ended() => ended,
             () = signal => handle.shutdown().await,
@@ -102,13 +106,14 @@ impl Server {
         self.run_until(std::future::pending()).await
     }
 
-    /// Declares the queues, starts to serve in the background and returns once requests are being taken.
+    /// Declares the queues, starts to serve in the background and returns once requests are being taken. Waits for the
+    /// connection if it is being made again.
     ///
     /// # Errors
     ///
     /// [`ServeError::QueueTaken`] and [`ServeError::NoService`] for a server put together wrongly,
     /// [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments,
-    /// [`ServeError::Disconnected`] and [`ServeError::Closed`] when there is no connection.
+    /// [`ServeError::Disconnected`] when the connection is lost meanwhile, [`ServeError::Closed`] when it is closed.
     ///
     /// # Cancel safety
     ///
