@@ -134,6 +134,13 @@ impl RpcError {
         self
     }
 
+    /// Takes back that it certainly did not run, if an earlier attempt or delivery may have.
+    #[must_use]
+    pub(crate) fn executed_if(mut self, earlier: bool) -> Self {
+        self.0.may_have_executed |= earlier;
+        self
+    }
+
     /// What became of the call.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -174,6 +181,14 @@ impl RpcError {
 
     pub(crate) fn message(&self) -> &str {
         &self.0.message
+    }
+
+    pub(crate) fn no_requester() -> Self {
+        Self::new(
+            ErrorKind::Disconnected,
+            "the client's reply queue could not be set up",
+        )
+        .not_executed()
     }
 
     pub(crate) fn closed() -> Self {

@@ -17,6 +17,9 @@ use crate::transport::Message;
 /// When the caller stops waiting: milliseconds since the Unix epoch.
 const DEADLINE_HEADER: &str = "rpc-deadline";
 
+/// Set on a fault whose request had been delivered before: an earlier server may have run it.
+const REDELIVERED_HEADER: &str = "rpc-redelivered";
+
 const RESULT: &str = "result";
 const ERROR: &str = "error";
 const FAULT: &str = "fault";
@@ -132,6 +135,7 @@ pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
     correlation_id: Option<String>,
     request: Option<String>,
+    redelivered: bool,
     app_id: &str,
 ) -> Message {
     let mut reply = Message {
@@ -151,6 +155,9 @@ pub(crate) fn message_from_answer(
         }
         Err(error) => {
             reply.kind = Some(FAULT.to_owned());
+            if redelivered {
+                reply.headers.insert(REDELIVERED_HEADER, true);
+            }
             // Whoever sends what we cannot read is best told in what people can read.
             let known = ContentType::parse(reply.content_type.as_deref())
                 .filter(|known| known.is_supported());
@@ -193,7 +200,8 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
         Some(FAULT) => {
             let fault: Fault = response.decode()?;
             Err(match ErrorKind::from_fault_code(&fault.code) {
-                Some(kind) => RpcError::new(kind, fault.message),
+                Some(kind) => RpcError::new(kind, fault.message)
+                    .executed_if(response.headers.get(REDELIVERED_HEADER).is_some()),
                 None => bad_reply(format!(
                     "the server reports an unknown fault '{}': {}",
                     fault.code, fault.message
@@ -328,8 +336,13 @@ mod tests {
                 Bytes::from_static(b"\x01"),
             );
             let content_type = Some("application/msgpack".to_owned());
-            let message =
-                message_from_answer(Ok(response), Some("id".to_owned()), content_type, "server");
+            let message = message_from_answer(
+                Ok(response),
+                Some("id".to_owned()),
+                content_type,
+                false,
+                "server",
+            );
             assert_eq!(message.kind.as_deref(), Some(kind));
             assert_eq!(message.correlation_id.as_deref(), Some("id"));
             assert_eq!(answer_from_message(message).unwrap().outcome, outcome);
@@ -340,7 +353,7 @@ mod tests {
     fn a_fault_is_a_code_and_a_message() {
         let error = RpcError::new(ErrorKind::UnknownMethod, "no");
         let content_type = Some("application/msgpack".to_owned());
-        let message = message_from_answer(Err(error), None, content_type, "server");
+        let message = message_from_answer(Err(error), None, content_type, false, "server");
         assert_eq!(
             &message.body[..],
             b"\x82\xa4code\xaeunknown_method\xa7message\xa2no"
@@ -354,7 +367,13 @@ mod tests {
     #[test]
     fn whoever_sends_an_unknown_content_type_is_answered_in_json() {
         let error = RpcError::new(ErrorKind::UnsupportedContentType, "no");
-        let message = message_from_answer(Err(error), None, Some("text/xml".to_owned()), "server");
+        let message = message_from_answer(
+            Err(error),
+            None,
+            Some("text/xml".to_owned()),
+            false,
+            "server",
+        );
         assert_eq!(message.content_type.as_deref(), Some("application/json"));
         assert_eq!(
             &message.body[..],

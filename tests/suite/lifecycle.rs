@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use rpc_core::{ConnectionState, ErrorKind, ServeError, Server};
+use rpc_core::{ConnectionState, ErrorKind, ServeError, Server, rpc};
 use tokio::sync::oneshot;
 
-use super::{BenchClient, BenchDispatcher, Probe, serve};
+use super::{BenchClient, BenchDispatcher, Probe, serve, start};
 use crate::broker;
 
 #[tokio::test]
@@ -129,4 +129,28 @@ async fn the_state_of_a_connection_changes_only_when_it_does() {
     assert!(unchanged.is_err(), "{unchanged:?}");
     connection.close().await;
     assert_eq!(state.changed().await, Some(ConnectionState::Closed));
+}
+
+#[tokio::test]
+async fn a_fault_for_a_redelivered_request_does_not_claim_that_nothing_ran() {
+    /// The bench service as it was before `hold`.
+    #[rpc(name = "Bench")]
+    trait Former {
+        async fn add(a: u64, b: u64) -> u64;
+    }
+    struct Adder;
+    impl Former for Adder {
+        async fn add(&self, a: u64, b: u64) -> u64 {
+            a + b
+        }
+    }
+    let setup = broker().await.bench().await;
+    let held = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    drop(setup.server);
+    let former = FormerDispatcher::new(Adder).with_queue(&setup.queue);
+    let _server = start(&setup.connection, former).await;
+    let error = held.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownMethod);
+    assert!(error.may_have_executed());
 }

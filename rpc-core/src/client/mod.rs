@@ -97,7 +97,8 @@ impl Client {
                     "there is no queue '{}': is a server of {} running?",
                     request.queue, request.service
                 ),
-            ),
+            )
+            .executed_if(error.may_have_executed()),
             _ => error,
         })
     }
@@ -110,17 +111,19 @@ impl Client {
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
+        let mut executed = false;
         let mut pauses = pauses(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE);
         loop {
             let error = match self.exchange(request, deadline, sent).await {
                 Ok(response) => return Ok(response),
-                Err(error) => error,
+                Err(error) => error.executed_if(executed),
             };
             let never_left = error.kind() == ErrorKind::Disconnected && !error.may_have_executed();
             let may_repeat = request.idempotent && error.is_retryable();
             if !(never_left || may_repeat) {
                 return Err(error);
             }
+            executed |= error.may_have_executed();
             debug!(service = request.service, method = request.method(), %error, "sending the request again");
             if let Some(pause) = pauses.next() {
                 tokio::time::sleep(pause).await;

@@ -90,12 +90,25 @@ async fn subscribe(
     Ok((channel, deliveries))
 }
 
+/// Fails the calls when it is dropped.
+struct EndOnDrop(Arc<InFlight>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(Ended::Lost(Arc::new(
+            "the client's reply task ended".into(),
+        )));
+    }
+}
+
 /// Wakes callers until the reply queue is lost, then tells those who still wait.
 async fn receive(
     in_flight: Arc<InFlight>,
     mut replies: Deliveries,
     mut returns: mpsc::UnboundedReceiver<Message>,
 ) {
+    // Whatever ends this task, a runtime that goes down included, nobody waits for it any longer.
+    let _guard = EndOnDrop(in_flight.clone());
     let cause = loop {
         tokio::select! {
             reply = replies.next() => match reply {

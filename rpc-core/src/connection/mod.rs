@@ -4,15 +4,14 @@ mod state;
 mod supervisor;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Mutex as AsyncMutex;
 
 pub use self::state::{ConnectionState, StateWatch};
 use self::supervisor::{Supervisor, connect_within};
 use crate::client::{Client, ClientBuilder, DropCounter, Requester};
 use crate::error::{OpenError, RpcError};
+use crate::task::Shared;
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
 use crate::transport::memory::{Broker, MemoryTransport};
 use crate::transport::{Link, Transport};
@@ -52,8 +51,7 @@ struct Inner {
     /// What the clients of the connection share; made by the first call.
     requester: Mutex<Option<Arc<Requester>>>,
     dropped: Arc<DropCounter>,
-    /// Held while a requester is being opened.
-    opening: AsyncMutex<()>,
+    opening: Shared<Result<Arc<Requester>, RpcError>>,
 }
 
 impl Connection {
@@ -173,21 +171,29 @@ impl Connection {
         if let Some(requester) = self.live_requester() {
             return Ok(requester);
         }
-        let _opening = self.0.opening.lock().await;
-        if let Some(requester) = self.live_requester() {
-            return Ok(requester);
-        }
         let link = self.link().await.ok_or_else(RpcError::closed)?;
+        // On its own, so that it gets done even if every caller that waits for it gives up.
+        let opened = self.0.opening.run(
+            || self.live_requester().map(Ok),
+            || self.clone().open_requester(link),
+        );
+        opened.await.ok_or_else(RpcError::no_requester)?
+    }
+
+    async fn open_requester(self, link: Arc<dyn Link>) -> Result<Arc<Requester>, RpcError> {
         let requester = Requester::open(link, self.drop_counter()).await?;
-        *self
-            .0
-            .requester
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(requester.clone());
+        *self.lock_requester() = Some(requester.clone());
         if self.is_closed() {
             requester.close(); // It came too late for `close` to see it.
         }
         Ok(requester)
+    }
+
+    fn lock_requester(&self) -> MutexGuard<'_, Option<Arc<Requester>>> {
+        self.0
+            .requester
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn drop_counter(&self) -> Arc<DropCounter> {
@@ -195,12 +201,7 @@ impl Connection {
     }
 
     fn live_requester(&self) -> Option<Arc<Requester>> {
-        let requester = self
-            .0
-            .requester
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        requester
+        self.lock_requester()
             .as_ref()
             .filter(|requester| requester.is_live())
             .cloned()
@@ -290,7 +291,7 @@ impl ConnectionBuilder {
             max_message_size: self.max_message_size,
             requester: Mutex::new(None),
             dropped: Arc::default(),
-            opening: AsyncMutex::new(()),
+            opening: Shared::default(),
         })))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::state::ConnectionState;
@@ -115,7 +116,10 @@ async fn supervise(
     mut link: Arc<dyn Link>,
     links: watch::Sender<Keeping>,
 ) {
+    let mut waits = pauses(MIN_PAUSE, MAX_PAUSE);
     loop {
+        let connected = Instant::now();
+        // A link that is lost as soon as it is made, again and again, is no reason to hurry.
         let Some(cause) = until_lost(&link, &links).await else {
             return;
         };
@@ -124,7 +128,10 @@ async fn supervise(
             return;
         }
         drop(link);
-        link = match reconnect(&*transport, &links).await {
+        if connected.elapsed() > MAX_PAUSE {
+            waits = pauses(MIN_PAUSE, MAX_PAUSE);
+        }
+        link = match reconnect(&*transport, &links, &mut waits).await {
             Some(link) => link,
             None => return,
         };
@@ -156,8 +163,9 @@ async fn until_lost(link: &Arc<dyn Link>, links: &watch::Sender<Keeping>) -> Opt
 async fn reconnect(
     transport: &dyn Transport,
     links: &watch::Sender<Keeping>,
+    waits: &mut impl Iterator<Item = Duration>,
 ) -> Option<Arc<dyn Link>> {
-    for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
+    for pause in waits {
         tokio::time::sleep(pause).await;
         match transport.connect().await {
             Ok(link) => return replace(links, Keeping::Link(link.clone())).then_some(link),
@@ -181,7 +189,7 @@ pub(super) async fn connect_within(
     for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
         match transport.connect().await {
             Err(OpenError::Unreachable { .. } | OpenError::TimedOut { .. })
-                if tokio::time::Instant::now() + pause < deadline => {}
+                if Instant::now() + pause < deadline => {}
             outcome => return outcome,
         }
         tokio::time::sleep(pause).await;

@@ -219,6 +219,7 @@ impl Serving {
                         answer,
                         correlation_id,
                         content_type,
+                        redelivered,
                         connection.name(),
                     );
                     channel.reply(tag, reply_to, reply).await;
@@ -242,9 +243,9 @@ impl Session {
         }
     }
 
-    /// Waits until every reply is on its way.
-    pub(super) async fn flush(&mut self) {
-        self.channel.flush().await;
+    /// Ends it once the broker has every reply.
+    pub(super) async fn close(&mut self) {
+        self.channel.close().await;
     }
 }
 

@@ -191,7 +191,7 @@ async fn serve(
     if tokio::time::timeout(drain_timeout, drained).await.is_err() {
         warn!(handlers = handlers.len(), "handlers did not finish in time");
     }
-    session.flush().await;
+    session.close().await;
     Ok(())
 }
 

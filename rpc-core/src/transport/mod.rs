@@ -157,8 +157,8 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// A reply that cannot be routed is dropped by the broker.
     fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()>;
 
-    /// Waits until every reply before it, and its acknowledgement, is on its way.
-    fn flush(&self) -> BoxFuture<'_, ()>;
+    /// Closes the channel once the broker has every reply and acknowledgement before it, or after a time limit.
+    fn close(&self) -> BoxFuture<'_, ()>;
 
     /// Acknowledges a delivery.
     fn ack(&self, tag: u64);

@@ -18,6 +18,7 @@ use super::direct::{self, DirectReplies};
 use super::properties::{short, to_message, to_properties};
 use super::publisher::{self, Outgoing, Publish, Then};
 use super::refused_or_lost;
+use super::within_limit;
 use crate::task::Task;
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind,
@@ -182,7 +183,7 @@ impl Channel for AmqpChannel {
     }
 
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
-        async move {
+        let cancelling = async move {
             if let Err(error) = self
                 .channel
                 .basic_cancel(consumer.into(), BasicCancelOptions::default())
@@ -190,8 +191,8 @@ impl Channel for AmqpChannel {
             {
                 debug!(%error, "a consumer could not be cancelled"); // It ended with its channel.
             }
-        }
-        .boxed()
+        };
+        within_limit("the consumer", cancelling).boxed()
     }
 
     fn publish(
@@ -231,15 +232,19 @@ impl Channel for AmqpChannel {
         .boxed()
     }
 
-    fn flush(&self) -> BoxFuture<'_, ()> {
-        async move {
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let closing = async {
             let (waiting, flushed) = oneshot::channel();
             // An error means that the channel is gone, and what it had to write with it.
             if self.outgoing.send(Outgoing::Flush(waiting)).await.is_ok() {
                 let _ = flushed.await;
             }
-        }
-        .boxed()
+            // The acknowledgements are only queued by then; the broker's answer to the close comes after them.
+            if let Err(error) = self.channel.close(200, "OK".into()).await {
+                debug!(%error, "the channel was closed already");
+            }
+        };
+        within_limit("the channel", closing).boxed()
     }
 
     fn ack(&self, tag: u64) {

@@ -15,10 +15,10 @@ use lapin::{ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::cause;
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
 use super::url::Endpoint;
+use super::{cause, within_limit};
 use crate::error::OpenError;
 use crate::task::Task;
 use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
@@ -228,9 +228,12 @@ impl Link for AmqpLink {
 
 /// Closes a connection and waits until the broker knows.
 pub(super) async fn close(connection: &lapin::Connection) {
-    if let Err(error) = connection.close(200, "OK".into()).await {
-        debug!(%error, "the connection was closed already");
-    }
+    let closing = async {
+        if let Err(error) = connection.close(200, "OK".into()).await {
+            debug!(%error, "the connection was closed already");
+        }
+    };
+    within_limit("the connection", closing).await;
 }
 
 impl fmt::Debug for AmqpLink {

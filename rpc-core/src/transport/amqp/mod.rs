@@ -11,11 +11,25 @@ mod properties;
 mod publisher;
 mod url;
 
+use std::time::Duration;
+
+use tracing::warn;
+
 use crate::error::BoxError;
 use crate::transport::TransportError;
 
 pub(crate) use connection::{AmqpTransport, Login};
 pub(crate) use url::Endpoint;
+
+/// How long a broker is waited for that does not answer to a close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Ends something at the broker, unless it does not answer: it ends with the connection in any case.
+async fn within_limit(what: &str, closing: impl Future<Output = ()> + Send) {
+    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+        warn!("{what} could not be closed properly: the broker does not answer");
+    }
+}
 
 /// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text.
 fn cause(error: &lapin::Error) -> BoxError {

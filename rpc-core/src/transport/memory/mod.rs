@@ -241,7 +241,8 @@ impl Channel for MemoryChannel {
         .boxed()
     }
 
-    fn flush(&self) -> BoxFuture<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.broker.state().close_channel(self.id);
         ready(()).boxed()
     }
 
