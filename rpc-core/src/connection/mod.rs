@@ -110,12 +110,7 @@ impl Connection {
     /// Dropping the future leaves the connection closing.
     pub async fn close(&self) {
         let link = self.0.supervisor.close();
-        let requester = self
-            .0
-            .requester
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let requester = self.lock_requester().take();
         if let Some(requester) = requester {
             requester.close();
         }
