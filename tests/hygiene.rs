@@ -34,6 +34,7 @@ pub trait Fib {
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
     /// Answers nothing.
+    #[rpc(at_most_once)]
     async fn nothing(&self);
     /// Sends nothing back.
     #[rpc(oneway, timeout = "1s", priority = 5, persistent)]

@@ -10,6 +10,8 @@ pub struct Method {
     pub(crate) timeout: Option<Duration>,
     pub(crate) oneway: bool,
     pub(crate) idempotent: bool,
+    #[allow(dead_code, reason = "servers are about to read it")]
+    pub(crate) at_most_once: bool,
     pub(crate) default: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
@@ -25,6 +27,7 @@ impl Method {
             timeout: None,
             oneway: false,
             idempotent: false,
+            at_most_once: false,
             default: false,
             persistent: false,
             priority: None,
@@ -49,6 +52,13 @@ impl Method {
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.idempotent = true;
+        self
+    }
+
+    /// It never runs twice: its requests are acknowledged before they run, and a server that dies loses them.
+    #[must_use]
+    pub const fn at_most_once(mut self) -> Self {
+        self.at_most_once = true;
         self
     }
 

@@ -84,6 +84,7 @@ use quote::quote;
 /// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn` | an `async fn` |
 /// | `default` | requests that name no method are for this one | only if it is the only method |
 /// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
+/// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
 /// | `persistent` | requests survive a restart of the broker | they do not |
 /// | `priority = 5` | their AMQP priority, from 0 to 255 | none |
 ///

@@ -153,6 +153,10 @@ fn method_constant(method: &Method) -> TokenStream {
     let oneway = options.oneway.is_some().then(|| quote!(.oneway()));
     let default = options.default.is_some().then(|| quote!(.default_method()));
     let idempotent = options.idempotent.is_some().then(|| quote!(.idempotent()));
+    let at_most_once = options
+        .at_most_once
+        .is_some()
+        .then(|| quote!(.at_most_once()));
     let persistent = options.persistent.is_some().then(|| quote!(.persistent()));
     let priority = options
         .priority
@@ -160,7 +164,7 @@ fn method_constant(method: &Method) -> TokenStream {
     quote! {
         #(#hidden)*
         const #ident: &__rpc::__private::Method =
-            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #timeout #oneway #default #idempotent #persistent #priority;
+            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
     }
 }
 

@@ -31,6 +31,7 @@ const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("blocking", "blocking", &[Level::Method]),
     ("default", "default", &[Level::Method]),
     ("idempotent", "idempotent", &[Level::Method]),
+    ("at_most_once", "at_most_once", &[Level::Method]),
     ("persistent", "persistent", &[Level::Method]),
     ("priority", "priority = 5", &[Level::Method]),
 ];
@@ -49,6 +50,7 @@ pub(crate) struct Options {
     pub(crate) blocking: Option<Ident>,
     pub(crate) default: Option<Ident>,
     pub(crate) idempotent: Option<Ident>,
+    pub(crate) at_most_once: Option<Ident>,
     pub(crate) persistent: Option<Ident>,
     pub(crate) priority: Option<u8>,
 }
@@ -77,6 +79,12 @@ impl Options {
             }
             seen.push(name);
         }
+        if let (Some(token), Some(_)) = (&options.at_most_once, &options.idempotent) {
+            mistakes.at(
+                token,
+                "`at_most_once` rules out that the method runs twice, and `idempotent` allows it: remove one",
+            );
+        }
         options
     }
 
@@ -104,6 +112,7 @@ impl Options {
             "blocking" => self.blocking = flag(option, mistakes),
             "default" => self.default = flag(option, mistakes),
             "idempotent" => self.idempotent = flag(option, mistakes),
+            "at_most_once" => self.at_most_once = flag(option, mistakes),
             "persistent" => self.persistent = flag(option, mistakes),
             // Every name in `OPTIONS` has an arm above; the unit test keeps it so.
             _ => {}
@@ -322,6 +331,7 @@ mod tests {
                     blocking,
                     default,
                     idempotent,
+                    at_most_once,
                     persistent,
                     priority,
                 } = options;
@@ -334,6 +344,7 @@ mod tests {
                     blocking.is_some(),
                     default.is_some(),
                     idempotent.is_some(),
+                    at_most_once.is_some(),
                     persistent.is_some(),
                     priority.is_some(),
                 ];
@@ -353,6 +364,12 @@ mod tests {
             Level::Trait,
         );
         assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn a_method_is_not_both_repeated_and_never_repeated() {
+        let (_, mistakes) = check(quote!(at_most_once, idempotent), Level::Method);
+        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
     }
 
     #[test]

@@ -34,6 +34,13 @@ trait Fib {
 
     #[rpc(oneway)]
     async fn fails(n: u64) -> Result<(), String>;
+
+    #[rpc(at_most_once, idempotent)]
+    async fn contradicts(n: u64) -> u64;
+
+    #[rpc(idempotent)]
+    #[rpc(at_most_once)]
+    async fn contradicts_too(n: u64) -> u64;
 }
 
 fn main() {}
