@@ -57,6 +57,41 @@ impl Context {
         self.0.delivery.redelivered
     }
 
+    /// How often the request was delivered before this time, to servers that did not finish it: 0 for a new one.
+    ///
+    /// A quorum queue counts exactly. Of a classic queue it is the least that is known. RabbitMQ before version 4 counts what
+    /// a stopping server gave back unrun, too.
+    pub fn delivery_count(&self) -> u32 {
+        self.0.delivery.deliveries
+    }
+
+    /// Whether nobody waits for the answer any more: the caller dropped the call, its deadline has passed, or the server
+    /// stops without waiting longer. What a `blocking` handler asks from time to time; an `async` one is dropped then.
+    ///
+    /// That a caller dropped its call is told by a notice, which may come late or, when a connection is lost, not at all.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.delivery.cancellation.is_cancelled()
+            || self
+                .remaining()
+                .is_some_and(|remaining| remaining.is_zero())
+    }
+
+    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true: for tasks that a handler starts.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn cancelled(&self) {
+        let cancelled = self.0.delivery.cancellation.cancelled();
+        match self.deadline() {
+            None => cancelled.await,
+            // An error is the deadline, which is one reason of the two.
+            Some(deadline) => {
+                let _ = tokio::time::timeout_at(deadline.into(), cancelled).await;
+            }
+        }
+    }
+
     /// What the caller calls itself; not verified by anyone.
     pub fn app_id(&self) -> Option<&str> {
         self.0.delivery.app_id.as_deref()

@@ -194,6 +194,7 @@
 //! | `tls` | yes | `amqps://` URLs, through rustls with ring and the platform's root certificates |
 
 mod backoff;
+mod cancellation;
 mod client;
 mod codec;
 mod connection;
@@ -203,6 +204,7 @@ mod error;
 mod exchange;
 mod headers;
 mod message;
+mod queue;
 mod server;
 mod service;
 mod task;
@@ -222,6 +224,7 @@ pub use crate::context::Context;
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
 pub use crate::headers::{HeaderValue, Headers};
 pub use crate::message::{Request, Response};
+pub use crate::queue::QueueOptions;
 pub use crate::server::{Dispatch, Server, ServerBuilder, ServerHandle};
 pub use crate::service::{ResponseFuture, RpcService};
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::definition::{Method, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
@@ -53,6 +54,9 @@ pub(crate) struct Delivery {
     pub(crate) app_id: Option<String>,
     pub(crate) user_id: Option<String>,
     pub(crate) redelivered: bool,
+    /// How often it was delivered before.
+    pub(crate) deliveries: u32,
+    pub(crate) cancellation: Cancellation,
 }
 
 impl Request {

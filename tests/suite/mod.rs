@@ -1,11 +1,15 @@
 //! What every transport must show. Each test binary that includes this module says with `crate::broker` what it runs on.
 
 mod answers;
+mod cancelling;
 mod content;
 mod deadlines;
 mod errors;
 mod lifecycle;
+mod limits;
 mod middleware;
+mod queue_options;
+mod redelivery;
 mod sharing;
 
 use std::sync::Arc;
@@ -104,6 +108,14 @@ pub(crate) trait Bench {
     async fn echo(bytes: Vec<u8>) -> Vec<u8>;
     /// Runs until the probe is released.
     async fn hold(#[ctx] context: Context) -> usize;
+    /// The same, and never again.
+    #[rpc(at_most_once)]
+    async fn hold_once(#[ctx] context: Context) -> usize;
+    /// Runs until its caller has gone.
+    #[rpc(blocking)]
+    fn block_until_cancelled(#[ctx] context: Context);
+    /// Notes its number.
+    async fn number(n: u64);
     async fn panic();
     #[rpc(blocking)]
     fn block_and_panic();
@@ -141,6 +153,8 @@ struct ProbeState {
     begun: AtomicUsize,
     dropped: AtomicUsize,
     redelivered: AtomicUsize,
+    deliveries: std::sync::Mutex<Vec<u32>>,
+    numbers: std::sync::Mutex<Vec<u64>>,
     changed: Notify,
     release: Semaphore,
     notes: std::sync::Mutex<Vec<String>>,
@@ -154,6 +168,8 @@ impl Default for ProbeState {
             begun: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             redelivered: AtomicUsize::new(0),
+            deliveries: std::sync::Mutex::default(),
+            numbers: std::sync::Mutex::default(),
             changed: Notify::new(),
             release: Semaphore::new(0),
             notes: std::sync::Mutex::default(),
@@ -179,6 +195,16 @@ impl Probe {
     /// How many held calls said that they were delivered before.
     pub(crate) fn redelivered(&self) -> usize {
         self.0.redelivered.load(Ordering::SeqCst)
+    }
+
+    /// How often each held call said that it had been delivered before.
+    pub(crate) fn deliveries(&self) -> Vec<u32> {
+        self.0.deliveries.lock().unwrap().clone()
+    }
+
+    /// The numbers that were noted, in their order.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.0.numbers.lock().unwrap().clone()
     }
 
     /// Waits until that many held calls were begun.
@@ -220,6 +246,14 @@ impl Probe {
         tokio::time::timeout(Duration::from_secs(20), wait)
             .await
             .unwrap_or_else(|_| panic!("in time: {what}"));
+    }
+
+    fn record(&self, context: &Context) {
+        if context.redelivered() {
+            self.0.redelivered.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut deliveries = self.0.deliveries.lock().unwrap();
+        deliveries.push(context.delivery_count());
     }
 
     async fn held(&self) -> usize {
@@ -266,10 +300,31 @@ impl Bench for Probe {
     }
 
     async fn hold(&self, context: Context) -> usize {
-        if context.redelivered() {
-            self.0.redelivered.fetch_add(1, Ordering::SeqCst);
-        }
+        self.record(&context);
         self.held().await
+    }
+
+    async fn hold_once(&self, context: Context) -> usize {
+        self.record(&context);
+        self.held().await
+    }
+
+    fn block_until_cancelled(&self, context: Context) {
+        self.0.begun.fetch_add(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while !context.is_cancelled() && std::time::Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if context.is_cancelled() {
+            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    async fn number(&self, n: u64) {
+        self.0.numbers.lock().unwrap().push(n);
+        self.0.changed.notify_waiters();
     }
 
     async fn panic(&self) {

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::{Client, DEFAULT_TIMEOUT, Inner};
 use crate::codec::ContentType;
 use crate::connection::Connection;
+
+/// How many calls may be in flight, unless set: some hundred megabytes of waiting callers.
+const DEFAULT_MAX_IN_FLIGHT: usize = 262_144;
 
 /// Options of a [`Client`].
 ///
@@ -29,6 +34,8 @@ pub struct ClientBuilder {
     timeout: Duration,
     content_type: ContentType,
     confirms: bool,
+    cancellation: bool,
+    max_in_flight: usize,
 }
 
 impl ClientBuilder {
@@ -38,6 +45,8 @@ impl ClientBuilder {
             timeout: DEFAULT_TIMEOUT,
             content_type: ContentType::MessagePack,
             confirms: false,
+            cancellation: true,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         }
     }
 
@@ -75,6 +84,22 @@ impl ClientBuilder {
         self
     }
 
+    /// How many calls may be in flight at once, on this client and its clones. Further calls wait for one of them to end, which
+    /// counts as part of their time. Default: 262,144. 0 counts as 1.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Whether servers are told when a call is dropped, so that they do not run it, or stop its handler. Default: `true`.
+    ///
+    /// Nothing is sent for calls that end, at their deadline included. The notice goes to all servers of the queue, through the
+    /// exchange `amq.direct`, which the user needs the right to write to; without it a warning is logged.
+    pub fn cancellation(mut self, tell: bool) -> Self {
+        self.cancellation = tell;
+        self
+    }
+
     /// Makes the client. Sends nothing yet.
     pub fn build(self) -> Client {
         Client(Arc::new(Inner {
@@ -82,6 +107,9 @@ impl ClientBuilder {
             timeout: self.timeout,
             content_type: self.content_type,
             confirms: self.confirms,
+            cancellation: self.cancellation,
+            slots: Semaphore::new(self.max_in_flight),
+            max_in_flight: self.max_in_flight,
         }))
     }
 }

@@ -23,7 +23,8 @@ use crate::service::{self, RpcService};
 ///
 /// # Cancel safety
 ///
-/// Dropping the future abandons the call: its reply will be discarded. Work that a server has begun is not undone.
+/// Dropping the future abandons the call: its reply will be discarded, and servers are told to stop working on it, see
+/// [`ClientBuilder::cancellation`](crate::ClientBuilder::cancellation). What has been done by then is not undone.
 ///
 /// # Examples
 ///

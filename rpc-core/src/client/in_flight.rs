@@ -169,6 +169,10 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
     pub(crate) fn correlation_id(&self) -> String {
         self.id.hyphenated().to_string()
     }

@@ -5,6 +5,7 @@
 
 mod builder;
 mod call;
+mod cancel;
 mod in_flight;
 mod requester;
 mod stub;
@@ -16,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
@@ -56,6 +58,10 @@ struct Inner {
     timeout: Duration,
     content_type: ContentType,
     confirms: bool,
+    cancellation: bool,
+    /// One for each call in flight that there may be.
+    slots: Semaphore,
+    max_in_flight: usize,
 }
 
 impl Client {
@@ -82,10 +88,19 @@ impl Client {
             )
             .not_executed());
         }
+        let Ok(slot) = timeout_at(deadline, self.0.slots.acquire()).await else {
+            let message = format!(
+                "no answer within {}: the client had {} calls in flight all the time, its limit",
+                shown(deadline - started),
+                self.0.max_in_flight
+            );
+            return Err(RpcError::new(ErrorKind::Timeout, message).not_executed());
+        };
         let answer = match timeout_at(deadline, self.attempt(&request, deadline, &sent)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.timed_out(&request, deadline - started, sent.into_inner())),
         };
+        drop(slot);
         answer.map_err(|error| match error.kind() {
             // The server noticed first.
             ErrorKind::DeadlineExceeded if Instant::now() + CLOCK_TOLERANCE >= deadline => {
@@ -133,10 +148,7 @@ impl Client {
 
     /// The error of a call that was not answered in time; says what was in the way, where that is known.
     fn timed_out(&self, request: &Request, limit: Duration, sent: bool) -> RpcError {
-        // Nobody asked for the nanoseconds that passed between a call and its sending.
-        let millis =
-            u64::try_from((limit + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX);
-        let mut message = format!("no answer within {:?}", Duration::from_millis(millis));
+        let mut message = format!("no answer within {}", shown(limit));
         match self.0.connection.state_now() {
             ConnectionState::Reconnecting { error } => {
                 message += &format!("; the connection to the broker is down: {error}");
@@ -189,6 +201,11 @@ impl Client {
             .await
             .map_err(requester::not_sent)?;
         sent.store(true, Ordering::Relaxed);
+        let sent = (inner.cancellation && !request.oneway).then(|| {
+            requester
+                .canceller
+                .sent(&request.queue, waiter.id(), deadline)
+        });
         if request.oneway {
             return match confirm.wait().await {
                 Ok(()) => Ok(no_reply()),
@@ -196,15 +213,28 @@ impl Client {
             };
         }
         // The reply may overtake the confirm.
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
             answer = waiter.answer() => answer,
             confirmed = confirm.wait() => match confirmed {
                 Ok(()) => waiter.answer().await,
                 Err(error) => Err(refused(error)),
             },
+        };
+        if let Some(sent) = sent {
+            sent.ended();
         }
+        answer
     }
+}
+
+/// A time limit in whole milliseconds: nobody asked for the nanoseconds that passed between a call and its sending.
+fn shown(limit: Duration) -> String {
+    let millis = (limit + Duration::from_micros(500)).as_millis();
+    format!(
+        "{:?}",
+        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+    )
 }
 
 /// The error of a request that was published, and which the broker then did not accept.
@@ -213,11 +243,13 @@ fn refused(error: TransportError) -> RpcError {
         TransportError::Unroutable | TransportError::Rejected | TransportError::Invalid(_) => {
             requester::not_sent(error)
         }
-        TransportError::Lost(_) | TransportError::Refused(_) => RpcError::new(
-            ErrorKind::Disconnected,
-            "the connection to the broker was lost",
-        )
-        .with_source(error),
+        TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
+            RpcError::new(
+                ErrorKind::Disconnected,
+                "the connection to the broker was lost",
+            )
+            .with_source(error)
+        }
     }
 }
 
@@ -251,6 +283,8 @@ impl fmt::Debug for Client {
             .field("timeout", &self.0.timeout)
             .field("content_type", &self.0.content_type)
             .field("confirms", &self.0.confirms)
+            .field("cancellation", &self.0.cancellation)
+            .field("max_in_flight", &self.0.max_in_flight)
             .finish()
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use futures_util::stream::StreamExt;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::cancel::Canceller;
 use super::in_flight::{DropCounter, Ended, InFlight};
 use crate::error::{ErrorKind, RpcError};
 use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Deliveries, Link, Message, QueueKind, TransportError,
+    Acknowledge, Channel, ChannelMode, Deliveries, LazyChannel, Link, Message, QueueKind,
+    TransportError,
 };
 use crate::wire;
 
@@ -22,10 +24,10 @@ pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
     pub(crate) reply_to: String,
     pub(crate) in_flight: Arc<InFlight>,
-    link: Arc<dyn Link>,
+    pub(crate) canceller: Canceller,
     channel: Arc<dyn Channel>,
-    /// Opened by the first request that is to be confirmed.
-    confirm_channel: Mutex<Option<Arc<dyn Channel>>>,
+    /// For requests that are to be confirmed.
+    confirming: LazyChannel,
     _replies: Task,
 }
 
@@ -39,11 +41,11 @@ impl Requester {
         let in_flight = Arc::new(InFlight::new(dropped));
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
         Ok(Arc::new(Self {
+            canceller: Canceller::start(link.clone(), reply_to.clone()),
             reply_to,
             in_flight,
-            link,
             channel,
-            confirm_channel: Mutex::new(None),
+            confirming: LazyChannel::new(link, ChannelMode::Confirm),
             _replies: replies,
         }))
     }
@@ -58,20 +60,9 @@ impl Requester {
 
     /// The channel for a request.
     pub(crate) async fn channel(&self, mode: ChannelMode) -> Result<Arc<dyn Channel>, RpcError> {
-        if mode == ChannelMode::Plain {
-            return Ok(self.channel.clone());
-        }
-        let mut channel = self.confirm_channel.lock().await;
-        match &*channel {
-            Some(channel) if channel.is_open() => Ok(channel.clone()),
-            _ => {
-                let opened = self
-                    .link
-                    .open_channel(ChannelMode::Confirm)
-                    .await
-                    .map_err(not_sent)?;
-                Ok(channel.insert(opened).clone())
-            }
+        match mode {
+            ChannelMode::Plain => Ok(self.channel.clone()),
+            ChannelMode::Confirm => self.confirming.get().await.map_err(not_sent),
         }
     }
 }
@@ -147,7 +138,7 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             ErrorKind::Disconnected,
             "the connection to the broker is lost",
         ),
-        TransportError::Refused(_) => (
+        TransportError::Refused(_) | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
         ),

@@ -9,13 +9,19 @@ use tower::util::BoxCloneSyncService;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::consume::Limits;
 use super::{Dispatch, Server};
 use crate::connection::Connection;
+use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
+use crate::queue::QueueOptions;
 
 /// How many requests of a queue a server works on at once, unless set.
 const DEFAULT_PREFETCH: u16 = 64;
+
+/// How often a request is delivered, unless set.
+const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
 /// How long a stopping server waits for its handlers, unless set.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,26 +29,60 @@ const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A dispatcher with the server's layers around it.
 pub(super) type LayeredService = BoxCloneSyncService<Request, Response, RpcError>;
 
+/// Decides by its name whether a queue may be replied to.
+pub(super) type ReplyPolicy = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// Options of a [`Server`], and what it serves.
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ServerBuilder {
     connection: Connection,
-    services: Vec<ServiceEntry>,
+    queues: Vec<QueueEntry>,
     layers: Vec<Arc<dyn Fn(LayeredService) -> LayeredService + Send + Sync>>,
-    prefetch: u16,
+    limits: Limits,
+    reply_policy: ReplyPolicy,
+    cancellation: bool,
     drain_timeout: Duration,
 }
 
-/// A service of a server.
-pub(super) struct ServiceEntry {
+/// A queue of a server, and the service that it belongs to.
+pub(super) struct QueueEntry {
     pub(super) service: &'static str,
+    pub(super) definition: &'static Definition,
     pub(super) queue: Arc<str>,
+    pub(super) options: QueueOptions,
     pub(super) handler: LayeredService,
 }
 
-impl fmt::Debug for ServiceEntry {
+impl QueueEntry {
+    /// Where requests wait for their last attempt.
+    pub(super) fn retry_queue(&self) -> String {
+        format!("{}.retry", self.queue)
+    }
+
+    /// Where requests go that are not run again.
+    pub(super) fn dead_letter_queue(&self) -> String {
+        match &self.options.dead_letter_queue {
+            Some(queue) => queue.clone(),
+            None => format!("{}.dead", self.queue),
+        }
+    }
+
+    /// Whether the last of so many attempts is made alone; the only one is not.
+    pub(super) fn isolates(&self, deliveries: Option<u32>) -> bool {
+        deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
+    }
+
+    /// Whether a name is that of one of its queues.
+    pub(super) fn owns(&self, queue: &str) -> bool {
+        queue
+            .strip_prefix(&*self.queue)
+            .is_some_and(|rest| matches!(rest, "" | ".retry" | ".dead"))
+    }
+}
+
+impl fmt::Debug for QueueEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceEntry")
+        f.debug_struct("QueueEntry")
             .field("service", &self.service)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
@@ -53,9 +93,15 @@ impl ServerBuilder {
     pub(super) fn new(connection: Connection) -> Self {
         Self {
             connection,
-            services: Vec::new(),
+            queues: Vec::new(),
             layers: Vec::new(),
-            prefetch: DEFAULT_PREFETCH,
+            limits: Limits {
+                prefetch: DEFAULT_PREFETCH,
+                concurrency: usize::MAX,
+                deliveries: Some(DEFAULT_DELIVERY_LIMIT),
+            },
+            reply_policy: Arc::new(|_| true),
+            cancellation: true,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
         }
     }
@@ -65,10 +111,13 @@ impl ServerBuilder {
     /// and answer them with [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
     pub fn service(mut self, dispatcher: impl Dispatch) -> Self {
         let info = dispatcher.dispatcher();
-        let (service, queue) = (info.definition().name, info.queue().into());
-        self.services.push(ServiceEntry {
-            service,
+        let definition = info.definition();
+        let (queue, options) = (info.queue().into(), info.queue_options().clone());
+        self.queues.push(QueueEntry {
+            service: definition.name,
+            definition,
             queue,
+            options,
             handler: BoxCloneSyncService::new(dispatcher),
         });
         self
@@ -97,7 +146,54 @@ impl ServerBuilder {
     /// 1 gives the fair dispatch of RabbitMQ's RPC tutorial: a busy server is given nothing. More keeps a fast handler
     /// busy while replies are under way. 0 counts as 1: there is always a limit.
     pub fn prefetch(mut self, prefetch: u16) -> Self {
-        self.prefetch = prefetch.max(1);
+        self.limits.prefetch = prefetch.max(1);
+        self
+    }
+
+    /// How many handlers run at once, of all services together. What was handed to the server beyond that waits in it, may
+    /// expire or be cancelled there, and is given back unrun when it stops. Default: no limit but the prefetch of each queue.
+    /// 0 counts as 1.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.limits.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How often a request is delivered before it is given up, so that one whose handler takes the process down with it does
+    /// not do so for ever. Default: 3. 0: no limit.
+    ///
+    /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
+    /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. The last
+    /// attempt is made alone: the request waits in the queue `<queue>.retry`, of which each server works on one at a time, so
+    /// that what shared a server with a deadly request is not given up with it. After that it goes to the dead-letter queue
+    /// (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers `rpc-death-reason` (`delivery-limit`),
+    /// `rpc-death-queue`, `rpc-death-time` and `rpc-delivery-count`, and its caller gets the fault
+    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
+    ///
+    /// Requests of `at_most_once` methods are given up at their second delivery, whatever this limit (`at-most-once`;
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled)). A queue that is not declared by the server
+    /// ([`QueueOptions::passive`]) has no `.retry`, and its dead-letter queue has to exist or the request is dropped.
+    pub fn delivery_limit(mut self, deliveries: u32) -> Self {
+        self.limits.deliveries = (deliveries > 0).then_some(deliveries);
+        self
+    }
+
+    /// Decides by the name of its reply queue whether a request is accepted; one that is not is neither run nor answered, but
+    /// counted ([`ServerHandle::refused_requests`](crate::ServerHandle::refused_requests)) and acknowledged. Default: every
+    /// name, but those of this server's own queues, which no policy can allow.
+    ///
+    /// A caller can name any queue of the virtual host, and the server's user may publish to all that its permissions allow:
+    /// restrict this where callers are not trusted. Clients of this crate name theirs `rpc.reply.<uuid>`, those of RabbitMQ's
+    /// tutorial `amq.gen-…`, direct reply-to is `amq.rabbitmq.reply-to.…`.
+    pub fn reply_policy(mut self, allows: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.reply_policy = Arc::new(allows);
+        self
+    }
+
+    /// Whether handlers are stopped, and requests not run, when their callers drop the call. Default: `true`.
+    ///
+    /// Clients publish a notice to the exchange `amq.direct` when that happens; each server has an exclusive queue for those.
+    pub fn cancellation(mut self, listen: bool) -> Self {
+        self.cancellation = listen;
         self
     }
 
@@ -112,20 +208,24 @@ impl ServerBuilder {
     pub fn build(self) -> Server {
         let Self {
             connection,
-            mut services,
+            mut queues,
             layers,
-            prefetch,
+            limits,
+            reply_policy,
+            cancellation,
             drain_timeout,
         } = self;
-        for entry in &mut services {
+        for entry in &mut queues {
             for layer in layers.iter().rev() {
                 entry.handler = layer(entry.handler.clone());
             }
         }
         Server {
             connection,
-            services,
-            prefetch,
+            queues,
+            limits,
+            reply_policy,
+            cancellation,
             drain_timeout,
         }
     }
@@ -134,9 +234,9 @@ impl ServerBuilder {
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerBuilder")
-            .field("services", &self.services)
+            .field("queues", &self.queues)
             .field("layers", &self.layers.len())
-            .field("prefetch", &self.prefetch)
+            .field("limits", &self.limits)
             .field("drain_timeout", &self.drain_timeout)
             .finish_non_exhaustive()
     }

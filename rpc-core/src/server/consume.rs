@@ -1,23 +1,25 @@
-//! The delivery loop of a server: its queues, read through one channel, and a task for each request.
+//! The delivery loop of a server: its queues, read through one channel, for as long as the server runs.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::builder::ServiceEntry;
-use super::dispatch::panicked;
+use super::builder::{QueueEntry, ReplyPolicy};
+use super::cancel::Calls;
+use super::delivery::{Arrival, Lane};
+use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
 use crate::error::ServeError;
-use crate::service;
+use crate::queue::QueueOptions;
+use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Deliveries, Delivery, Link, QueueKind, TransportError,
+    Acknowledge, Channel, ChannelMode, Deliveries, Delivery, LazyChannel, Link, Message, QueueKind,
+    TransportError,
 };
 use crate::wire;
 
@@ -28,20 +30,51 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// What a server does for as long as it runs, whatever happens to its connection.
 pub(super) struct Serving {
     pub(super) connection: Connection,
-    pub(super) services: Vec<ServiceEntry>,
+    pub(super) queues: Vec<QueueEntry>,
+    pub(super) limits: Limits,
+    pub(super) reply_policy: ReplyPolicy,
+    /// The calls that can be cancelled; `None` when the server does not listen to that.
+    pub(super) calls: Option<Calls>,
+    /// How many requests were refused.
+    pub(super) refused: Arc<AtomicU64>,
+}
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// For each queue.
     pub(super) prefetch: u16,
+    /// For the whole server.
+    pub(super) concurrency: usize,
+    /// For each request.
+    pub(super) deliveries: Option<u32>,
 }
 
 /// The queues being read over one link. A lost link ends it, and another takes its place.
 pub(super) struct Session {
-    link: Arc<dyn Link>,
-    channel: Arc<dyn Channel>,
+    lines: Arc<Lines>,
     arrivals: SelectAll<Arrivals>,
+    _notices: Option<Task>,
 }
 
-/// What arrives for a service, which the number tells. The last one is `None`: the consumer was cancelled, by either side,
-/// or went with its channel.
-type Arrivals = BoxStream<'static, (usize, Option<Delivery>)>;
+/// What handlers send through.
+pub(super) struct Lines {
+    pub(super) link: Arc<dyn Link>,
+    /// Where deliveries come in and are settled.
+    pub(super) channel: Arc<dyn Channel>,
+    /// For requests that are published anew.
+    confirming: LazyChannel,
+}
+
+/// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
+type Arrivals = BoxStream<'static, (Consumer, Option<Delivery>)>;
+
+/// Which queue is read.
+#[derive(Clone, Copy, Debug)]
+struct Consumer {
+    queue: usize,
+    lane: Lane,
+}
 
 /// Why a session ended.
 pub(super) enum Ended {
@@ -49,22 +82,25 @@ pub(super) enum Ended {
     Lost,
 }
 
+impl Lines {
+    /// Publishes a message and waits for the broker's word that it has it.
+    pub(super) async fn publish(
+        &self,
+        queue: &str,
+        message: Message,
+    ) -> Result<(), TransportError> {
+        let channel = self.confirming.get().await?;
+        let confirm = channel.publish(queue.to_owned(), message).await?;
+        confirm.wait().await
+    }
+}
+
 impl Serving {
     /// Declares the queues and reads them, as soon as there is a link.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        let link = self.connection.link().await.ok_or(ServeError::Closed)?;
-        let lost = |error: TransportError| self.lost(error);
-        // One channel for all queues: the reply and the acknowledgement of a delivery go out where it came in.
-        let channel = link.open_channel(ChannelMode::Plain).await.map_err(lost)?;
-        let mut session = Session {
-            link,
-            channel,
-            arrivals: SelectAll::new(),
-        };
-        for index in 0..self.services.len() {
-            self.subscribe(&mut session, index).await?;
-        }
-        Ok(session)
+        self.try_open(self.connection.link().await.ok_or(ServeError::Closed)?)
+            .await
+            .map_err(|failure| failure.error)
     }
 
     /// Opens another session after a loss, as soon as that succeeds; `None` when told to stop before.
@@ -73,11 +109,16 @@ impl Serving {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
         let reopening = async {
-            // A link that is not known to be lost yet gives no channels.
+            // A link that is not known to be lost yet gives no channels, and in a cluster a queue may come back later than
+            // the connection.
             for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
-                match self.open().await {
-                    Err(ServeError::Disconnected(error)) => debug!(%error, "lost again"),
-                    outcome => return outcome.map(Some),
+                let link = self.connection.link().await.ok_or(ServeError::Closed)?;
+                match self.try_open(link).await {
+                    Ok(session) => return Ok(Some(session)),
+                    Err(failure) if failure.may_pass => {
+                        debug!(error = ?failure.error, "cannot serve yet");
+                    }
+                    Err(failure) => return Err(failure.error),
                 }
                 tokio::time::sleep(pause).await;
             }
@@ -89,85 +130,151 @@ impl Serving {
         }
     }
 
-    async fn subscribe(&self, session: &mut Session, index: usize) -> Result<(), ServeError> {
-        let ServiceEntry { service, queue, .. } = &self.services[index];
-        let deliveries = self
-            .try_subscribe(
-                &*session.link,
-                &*session.channel,
-                queue,
-                &format!("rpc-{index}"),
-            )
+    async fn try_open(&self, link: Arc<dyn Link>) -> Result<Session, Failure> {
+        // One channel for all queues: the reply and the acknowledgement of a delivery go out where it came in.
+        let channel = link
+            .open_channel(ChannelMode::Plain)
             .await
-            .map_err(|error| match error {
-                TransportError::Lost(_) => self.lost(error),
-                error => ServeError::QueueRefused {
-                    queue: queue.to_string(),
-                    source: error.into(),
-                },
-            })?;
-        info!(
-            service,
-            queue = &**queue,
-            prefetch = self.prefetch,
-            "serving"
-        );
-        session.arrivals.push(arrivals(index, deliveries));
+            .map_err(|error| self.failure(None, error))?;
+        let mut session = Session {
+            // Before the queues, so that no notice is missed about what comes from them.
+            _notices: self.listen(&*link).await,
+            lines: Arc::new(Lines {
+                confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
+                channel,
+                link,
+            }),
+            arrivals: SelectAll::new(),
+        };
+        for (queue, entry) in self.queues.iter().enumerate() {
+            let lane = Lane::Main;
+            self.subscribe(&mut session, Consumer { queue, lane })
+                .await?;
+            if entry.isolates(self.limits.deliveries) {
+                let lane = Lane::Retry;
+                self.subscribe(&mut session, Consumer { queue, lane })
+                    .await?;
+            }
+            info!(
+                service = entry.service,
+                queue = &*entry.queue,
+                prefetch = self.limits.prefetch,
+                "serving"
+            );
+        }
+        Ok(session)
+    }
+
+    /// Hears about calls that were dropped. A server that may not do that goes on without.
+    async fn listen(&self, link: &dyn Link) -> Option<Task> {
+        let calls = self.calls.clone()?;
+        let topics: Vec<String> = self
+            .queues
+            .iter()
+            .map(|entry| wire::notices_for(&entry.queue))
+            .collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        // On a channel of its own, which a refusal closes.
+        let listening = async {
+            let channel = link.open_channel(ChannelMode::Plain).await?;
+            let notices = channel.listen(&topics).await?;
+            Ok::<_, TransportError>((channel, notices))
+        };
+        match listening.await {
+            Ok((channel, notices)) => Some(Task::spawn(async move {
+                calls.listen(notices).await;
+                drop(channel);
+            })),
+            Err(error) => {
+                warn!(%error, "dropped calls will not be cancelled");
+                None
+            }
+        }
+    }
+
+    async fn subscribe(&self, session: &mut Session, consumer: Consumer) -> Result<(), Failure> {
+        let entry = &self.queues[consumer.queue];
+        let deliveries = match consumer.lane {
+            Lane::Main => {
+                let prefetch = self.limits.prefetch;
+                session
+                    .lines
+                    .consume(&entry.queue, &entry.options, &consumer.name(), prefetch)
+                    .await
+            }
+            // One at a time: whatever ends a server then, it was not another of these.
+            Lane::Retry => {
+                let options = QueueOptions {
+                    kind: entry.options.kind,
+                    ..QueueOptions::default()
+                };
+                session
+                    .lines
+                    .consume(&entry.retry_queue(), &options, &consumer.name(), 1)
+                    .await
+            }
+        };
+        let deliveries = deliveries.map_err(|error| self.failure(Some(entry), error))?;
+        session.arrivals.push(arrivals(consumer, deliveries));
         Ok(())
     }
 
-    async fn try_subscribe(
-        &self,
-        link: &dyn Link,
-        channel: &dyn Channel,
-        queue: &str,
-        consumer: &str,
-    ) -> Result<Deliveries, TransportError> {
-        // A refusal closes the channel that it happens on, so not on the one that others already use.
-        let declaring = link.open_channel(ChannelMode::Plain).await?;
-        declaring.declare_queue(queue, QueueKind::Durable).await?;
-        let acknowledge = Acknowledge::Each {
-            prefetch: self.prefetch,
-        };
-        channel.consume(queue, consumer, acknowledge).await
+    fn failure(&self, entry: Option<&QueueEntry>, error: TransportError) -> Failure {
+        match (error, entry) {
+            (TransportError::Lost(_), _) | (_, None) if self.connection.is_closed() => Failure {
+                error: ServeError::Closed,
+                may_pass: false,
+            },
+            (error @ TransportError::Lost(_), _) | (error, None) => Failure {
+                error: ServeError::Disconnected(error.into()),
+                may_pass: true,
+            },
+            (error, Some(entry)) => Failure {
+                may_pass: matches!(error, TransportError::Unavailable(_)),
+                error: ServeError::QueueRefused {
+                    queue: entry.queue.to_string(),
+                    source: error.into(),
+                },
+            },
+        }
     }
 
-    fn lost(&self, error: TransportError) -> ServeError {
-        if self.connection.is_closed() {
-            ServeError::Closed
-        } else {
-            ServeError::Disconnected(error.into())
-        }
+    pub(super) fn may_reply_to(&self, queue: &str) -> bool {
+        // A reply to one of its own queues would come back as a request.
+        !self.queues.iter().any(|entry| entry.owns(queue)) && (self.reply_policy)(queue)
     }
 
     /// Serves until told to stop or until the link is lost. A queue that was deleted is declared anew.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Self>,
         session: &mut Session,
-        handlers: &mut JoinSet<()>,
+        workload: &mut Workload,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ServeError> {
         loop {
             tokio::select! {
                 biased;
                 () = stopped(stop) => {
-                    session.give_back(self.services.len()).await;
+                    self.give_back(session, workload).await;
                     return Ok(Ended::Stopped);
                 }
-                Some(_) = handlers.join_next() => {}
-                Some((index, arrival)) = session.arrivals.next() => match arrival {
-                    Some(delivery) => {
-                        handlers.spawn(self.answer(index, session.channel.clone(), delivery));
-                    }
+                () = workload.progress() => {}
+                Some((consumer, arrival)) = session.arrivals.next() => match arrival {
+                    Some(delivery) => workload.add(self.arrival(session, consumer, delivery)),
                     None => {
-                        if !session.channel.is_open() {
+                        if !session.lines.channel.is_open() {
+                            // What waited came through that channel: the broker gives it to a server again.
+                            workload.take_backlog();
                             return Ok(Ended::Lost);
                         }
-                        let queue = &*self.services[index].queue;
+                        let queue = &*self.queues[consumer.queue].queue;
                         warn!(queue, "the broker cancelled the consumer; consuming again");
-                        match self.subscribe(session, index).await {
-                            Err(ServeError::Disconnected(_)) => return Ok(Ended::Lost),
-                            outcome => outcome?,
+                        match self.subscribe(session, consumer).await {
+                            Err(failure) if failure.may_pass => {
+                                self.give_back(session, workload).await;
+                                return Ok(Ended::Lost);
+                            }
+                            outcome => outcome.map_err(|failure| failure.error)?,
                         }
                     }
                 },
@@ -175,77 +282,95 @@ impl Serving {
         }
     }
 
-    /// Runs the handler for a delivery and sends its answer. Whatever the request is like, it is answered and settled.
-    fn answer(
-        &self,
-        index: usize,
-        channel: Arc<dyn Channel>,
+    fn arrival(
+        self: &Arc<Self>,
+        session: &Session,
+        consumer: Consumer,
         delivery: Delivery,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let ServiceEntry {
-            service,
-            queue,
-            handler,
-        } = &self.services[index];
-        let (service, queue, handler) = (*service, queue.clone(), handler.clone());
-        let connection = self.connection.clone();
-        async move {
-            let Delivery {
-                tag,
-                redelivered,
-                message,
-            } = delivery;
-            let reply_to = message.reply_to.clone();
-            let correlation_id = message.correlation_id.clone();
-            let content_type = message.content_type.clone();
-            let answer = match wire::request_from_message(service, &queue, message, redelivered) {
-                // The dispatcher catches what handlers do; this is for the layers around it.
-                Ok(request) => AssertUnwindSafe(service::call(handler, request))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|_| Err(panicked())),
-                Err(refusal) => Err(refusal),
-            };
-            let answer = answer.and_then(|response| {
-                wire::check_size("reply", &response.body, connection.max_message_size())
-                    .map(|()| response)
-            });
-            if let Err(error) = &answer {
-                debug!(service, kind = ?error.kind(), %error, "answering with a fault");
+    ) -> Arrival {
+        Arrival {
+            serving: self.clone(),
+            lines: session.lines.clone(),
+            queue: consumer.queue,
+            lane: consumer.lane,
+            delivery,
+        }
+    }
+
+    /// Stops reading, and gives what has not started back to the queues.
+    async fn give_back(self: &Arc<Self>, session: &mut Session, workload: &mut Workload) {
+        for queue in 0..self.queues.len() {
+            for lane in [Lane::Main, Lane::Retry] {
+                let consumer = Consumer { queue, lane };
+                session.lines.channel.cancel(&consumer.name()).await;
             }
-            match reply_to {
-                Some(reply_to) => {
-                    let reply = wire::message_from_answer(
-                        answer,
-                        correlation_id,
-                        content_type,
-                        redelivered,
-                        connection.name(),
-                    );
-                    channel.reply(tag, reply_to, reply).await;
-                }
-                None => channel.ack(tag),
-            }
+        }
+        let mut unstarted = workload.take_backlog();
+        while let Some((consumer, arrival)) = session.arrivals.next().await {
+            unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
+        }
+        for arrival in unstarted {
+            arrival.give_back().await;
         }
     }
 }
 
 impl Session {
-    /// Stops reading, and gives what has not started back to the queues.
-    async fn give_back(&mut self, consumers: usize) {
-        for index in 0..consumers {
-            self.channel.cancel(&format!("rpc-{index}")).await;
-        }
-        while let Some((_, arrival)) = self.arrivals.next().await {
-            if let Some(delivery) = arrival {
-                self.channel.requeue(delivery.tag);
-            }
-        }
-    }
-
     /// Ends it once the broker has every reply.
     pub(super) async fn close(&mut self) {
-        self.channel.close().await;
+        self.lines.channel.close().await;
+    }
+}
+
+impl Lines {
+    async fn consume(
+        &self,
+        queue: &str,
+        options: &QueueOptions,
+        consumer: &str,
+        prefetch: u16,
+    ) -> Result<Deliveries, TransportError> {
+        if let (Some(target), false) = (&options.dead_letter_queue, options.passive) {
+            ensure_queue(&*self.link, target).await?;
+        }
+        // A refusal closes the channel that it happens on, so not on the one that others already use.
+        let declaring = self.link.open_channel(ChannelMode::Plain).await?;
+        declaring
+            .declare_queue(queue, QueueKind::Durable(options))
+            .await?;
+        let acknowledge = Acknowledge::Each { prefetch };
+        self.channel.consume(queue, consumer, acknowledge).await
+    }
+}
+
+impl Consumer {
+    /// Its name on its channel.
+    fn name(self) -> String {
+        match self.lane {
+            Lane::Main => format!("rpc-{}", self.queue),
+            Lane::Retry => format!("rpc-{}-retry", self.queue),
+        }
+    }
+}
+
+/// Why queues could not be read.
+struct Failure {
+    error: ServeError,
+    /// Whether it may be different a little later.
+    may_pass: bool,
+}
+
+/// Declares a durable queue without arguments, unless there is one of that name, whatever its arguments.
+pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), TransportError> {
+    let declare = async |options: QueueOptions| {
+        let declaring = link.open_channel(ChannelMode::Plain).await?;
+        declaring
+            .declare_queue(queue, QueueKind::Durable(&options))
+            .await
+    };
+    match declare(QueueOptions::passive()).await {
+        Err(TransportError::Unavailable(_)) => declare(QueueOptions::classic()).await,
+        outcome => outcome,
     }
 }
 
@@ -255,8 +380,8 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// The deliveries for a service, and that there are no more.
-fn arrivals(index: usize, deliveries: Deliveries) -> Arrivals {
+/// The deliveries of a consumer, and that there are no more.
+fn arrivals(consumer: Consumer, deliveries: Deliveries) -> Arrivals {
     deliveries
         .scan((), |(), delivery| {
             std::future::ready(match delivery {
@@ -269,6 +394,6 @@ fn arrivals(index: usize, deliveries: Deliveries) -> Arrivals {
         })
         .map(Some)
         .chain(stream::once(std::future::ready(None)))
-        .map(move |arrival| (index, arrival))
+        .map(move |arrival| (consumer, arrival))
         .boxed()
 }

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::cancellation::Cancellation;
 use crate::client::DEFAULT_TIMEOUT;
 use crate::codec::{self, ContentType};
 use crate::context::Context;
@@ -16,6 +17,7 @@ use crate::definition::{Method, Service};
 use crate::error::{ErrorKind, RpcError};
 use crate::exchange::Returns;
 use crate::message::{Request, Response, deadline_after};
+use crate::queue::QueueOptions;
 use crate::service::ResponseFuture;
 
 /// A generated dispatcher: routes requests to the methods of a handler.
@@ -43,6 +45,9 @@ pub trait DispatcherInfo {
 
     /// The queue to serve.
     fn queue(&self) -> &str;
+
+    /// How it is declared.
+    fn queue_options(&self) -> &QueueOptions;
 }
 
 /// The inside of a generated dispatcher.
@@ -50,6 +55,7 @@ pub struct Dispatcher<H> {
     handler: Arc<H>,
     definition: &'static Service,
     queue: Arc<str>,
+    queue_options: QueueOptions,
 }
 
 impl<H> Dispatcher<H> {
@@ -59,6 +65,7 @@ impl<H> Dispatcher<H> {
             handler: Arc::new(handler),
             definition,
             queue: definition.queue.into(),
+            queue_options: QueueOptions::default(),
         }
     }
 
@@ -66,6 +73,13 @@ impl<H> Dispatcher<H> {
     #[must_use]
     pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = queue.into().into();
+        self
+    }
+
+    /// Declares the queue with options.
+    #[must_use]
+    pub fn with_queue_options(mut self, options: QueueOptions) -> Self {
+        self.queue_options = options;
         self
     }
 
@@ -103,6 +117,10 @@ impl<H> DispatcherInfo for Dispatcher<H> {
     fn queue(&self) -> &str {
         &self.queue
     }
+
+    fn queue_options(&self) -> &QueueOptions {
+        &self.queue_options
+    }
 }
 
 impl<H> Clone for Dispatcher<H> {
@@ -111,6 +129,7 @@ impl<H> Clone for Dispatcher<H> {
             handler: self.handler.clone(),
             definition: self.definition,
             queue: self.queue.clone(),
+            queue_options: self.queue_options.clone(),
         }
     }
 }
@@ -161,20 +180,19 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 content_type,
                 limit,
             } = self.prepare::<A>()?;
+            let stopped = limit.cancellation.on_drop();
             let handling =
                 AssertUnwindSafe(async { call(handler, context, arguments).await }).catch_unwind();
-            limit
-                .apply(handling)
-                .await?
-                .map_err(|_| panicked())?
-                .into_response(content_type)
+            let answer = limit.apply(handling).await?;
+            stopped.finish();
+            answer.map_err(|_| panicked())?.into_response(content_type)
         })
     }
 
     /// Runs a `blocking` handler on the blocking pool.
     ///
-    /// A thread cannot be stopped. For a request from a broker this waits beyond the deadline, so that the server's
-    /// concurrency limit stays true; the caller has given up by then, which its own client told it.
+    /// A thread cannot be stopped, but it can ask its context. For a request from a broker this waits beyond the deadline, so
+    /// that the server's concurrency limit stays true; the caller has given up by then, which its own client told it.
     pub fn run_blocking<const FALLIBLE: bool, A, T, C>(self, call: C) -> ResponseFuture
     where
         A: DeserializeOwned + Send + 'static,
@@ -189,11 +207,13 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 content_type,
                 limit,
             } = self.prepare::<A>()?;
+            let stopped = limit.cancellation.on_drop();
             let handling = tokio::task::spawn_blocking(move || call(&handler, context, arguments));
             let joined = match limit.origin {
                 Origin::Direct => limit.apply(handling).await?,
                 Origin::Broker => handling.await,
             };
+            stopped.finish();
             match joined {
                 Ok(value) => value.into_response(content_type),
                 Err(error) if error.is_panic() => Err(panicked()),
@@ -228,12 +248,15 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                         ),
                     )
                 })?;
-        let limit = Limit::of(&self.request);
+        let limit = Limit::of(&mut self.request);
         if limit
             .deadline
             .is_some_and(|deadline| deadline <= Instant::now())
         {
             return Err(limit.passed().not_executed());
+        }
+        if limit.cancellation.is_cancelled() {
+            return Err(dropped().not_executed());
         }
         Ok(Ready {
             handler: self.handler,
@@ -255,9 +278,9 @@ struct Ready<H, A> {
 }
 
 /// How long a handler may run, and who says so.
-#[derive(Clone, Copy)]
 struct Limit {
     deadline: Option<Instant>,
+    cancellation: Cancellation,
     origin: Origin,
 }
 
@@ -271,33 +294,40 @@ enum Origin {
 }
 
 impl Limit {
-    fn of(request: &Request) -> Self {
-        match request.delivery {
-            Some(_) => Self {
-                deadline: request.deadline,
-                origin: Origin::Broker,
-            },
-            None => Self {
-                deadline: Some(
-                    request
-                        .deadline
-                        .unwrap_or_else(|| deadline_after(DEFAULT_TIMEOUT)),
-                ),
-                origin: Origin::Direct,
-            },
+    fn of(request: &mut Request) -> Self {
+        let (origin, deadline) = match &request.delivery {
+            Some(_) => (Origin::Broker, request.deadline),
+            None => {
+                let deadline = request.deadline;
+                let deadline = deadline.unwrap_or_else(|| deadline_after(DEFAULT_TIMEOUT));
+                (Origin::Direct, Some(deadline))
+            }
+        };
+        let delivery = request.delivery.get_or_insert_default();
+        Self {
+            deadline,
+            cancellation: delivery.cancellation.clone(),
+            origin,
         }
     }
 
-    async fn apply<F: Future>(self, handling: F) -> Result<F::Output, RpcError> {
-        match self.deadline {
-            None => Ok(handling.await),
-            Some(deadline) => tokio::time::timeout_at(deadline, handling)
-                .await
-                .map_err(|_| self.passed()),
+    /// Runs a handler until it ends, its deadline passes or its caller drops the call.
+    async fn apply<F: Future>(&self, handling: F) -> Result<F::Output, RpcError> {
+        let deadline = async {
+            match self.deadline {
+                None => std::future::pending().await,
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            output = handling => Ok(output),
+            () = deadline => Err(self.passed()),
+            () = self.cancellation.cancelled() => Err(dropped()),
         }
     }
 
-    fn passed(self) -> RpcError {
+    fn passed(&self) -> RpcError {
         match self.origin {
             Origin::Direct => RpcError::new(ErrorKind::Timeout, "no answer before the deadline"),
             Origin::Broker => RpcError::new(
@@ -310,6 +340,11 @@ impl Limit {
 
 fn refuse(error: RpcError) -> ResponseFuture {
     ResponseFuture::ready(Err(error))
+}
+
+/// The fault of a call that its caller has dropped, which therefore hardly anybody receives.
+fn dropped() -> RpcError {
+    RpcError::new(ErrorKind::Cancelled, "the caller has dropped the call")
 }
 
 /// A panic as a fault. What the panic said stays on the server, where the panic hook has printed it.

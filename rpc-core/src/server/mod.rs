@@ -4,11 +4,16 @@
 //! limit, and stops gracefully.
 
 mod builder;
+mod cancel;
 mod consume;
+mod delivery;
 mod dispatch;
+mod workload;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,9 +21,11 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 pub use self::builder::ServerBuilder;
-use self::builder::ServiceEntry;
-use self::consume::{Ended, Serving, Session};
+use self::builder::{QueueEntry, ReplyPolicy};
+use self::cancel::Calls;
+use self::consume::{Ended, Limits, Serving, Session};
 pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Invocation};
+use self::workload::Workload;
 use crate::connection::Connection;
 use crate::error::ServeError;
 
@@ -59,8 +66,10 @@ use crate::error::ServeError;
 #[must_use = "a server does nothing until `start`, `run` or `run_until` is called"]
 pub struct Server {
     connection: Connection,
-    services: Vec<ServiceEntry>,
-    prefetch: u16,
+    queues: Vec<QueueEntry>,
+    limits: Limits,
+    reply_policy: ReplyPolicy,
+    cancellation: bool,
     drain_timeout: Duration,
 }
 
@@ -120,34 +129,33 @@ impl Server {
     /// Dropping the future stops what was started; declared queues stay.
     pub async fn start(self) -> Result<ServerHandle, ServeError> {
         self.check()?;
-        let Self {
-            connection,
-            services,
-            prefetch,
-            drain_timeout,
-        } = self;
-        let serving = Serving {
-            connection: connection.clone(),
-            services,
-            prefetch,
-        };
+        let refused = Arc::default();
+        let serving = Arc::new(Serving {
+            connection: self.connection.clone(),
+            queues: self.queues,
+            limits: self.limits,
+            reply_policy: self.reply_policy,
+            calls: self.cancellation.then(Calls::default),
+            refused: Arc::clone(&refused),
+        });
         let session = serving.open().await?;
         let (stop, stopped) = watch::channel(false);
         let mut task = JoinSet::new();
-        task.spawn(serve(serving, session, stopped, drain_timeout));
+        task.spawn(serve(serving, session, stopped, self.drain_timeout));
         Ok(ServerHandle {
             stop,
             task,
-            connection,
+            connection: self.connection,
+            refused,
         })
     }
 
     fn check(&self) -> Result<(), ServeError> {
-        if self.services.is_empty() {
+        if self.queues.is_empty() {
             return Err(ServeError::NoService);
         }
-        for (index, second) in self.services.iter().enumerate() {
-            if let Some(first) = self.services[..index]
+        for (index, second) in self.queues.iter().enumerate() {
+            if let Some(first) = self.queues[..index]
                 .iter()
                 .find(|first| first.queue == second.queue)
             {
@@ -165,8 +173,8 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("services", &self.services)
-            .field("prefetch", &self.prefetch)
+            .field("queues", &self.queues)
+            .field("limits", &self.limits)
             .field("drain_timeout", &self.drain_timeout)
             .finish_non_exhaustive()
     }
@@ -174,22 +182,28 @@ impl fmt::Debug for Server {
 
 /// Serves over one link after the other until told to stop, then drains.
 async fn serve(
-    serving: Serving,
+    serving: Arc<Serving>,
     mut session: Session,
     mut stop: watch::Receiver<bool>,
     drain_timeout: Duration,
 ) -> Result<(), ServeError> {
-    let mut handlers = JoinSet::new();
-    while let Ended::Lost = serving.run(&mut session, &mut handlers, &mut stop).await? {
+    let Limits {
+        prefetch,
+        concurrency,
+        ..
+    } = serving.limits;
+    let mut workload = Workload::new(serving.queues.len(), prefetch.into(), concurrency);
+    while let Ended::Lost = serving.run(&mut session, &mut workload, &mut stop).await? {
         // Handlers go on meanwhile. Their replies will not be sent: the broker gives their requests to a server again.
         match serving.reopen(&mut stop).await? {
             Some(reopened) => session = reopened,
             None => break,
         }
     }
-    let drained = async { while handlers.join_next().await.is_some() {} };
-    if tokio::time::timeout(drain_timeout, drained).await.is_err() {
-        warn!(handlers = handlers.len(), "handlers did not finish in time");
+    let drained = tokio::time::timeout(drain_timeout, workload.drain()).await;
+    if drained.is_err() {
+        let handlers = workload.running();
+        warn!(handlers, "handlers did not finish in time");
     }
     session.close().await;
     Ok(())
@@ -205,6 +219,7 @@ pub struct ServerHandle {
     /// One task, which ends with the set.
     task: JoinSet<Result<(), ServeError>>,
     connection: Connection,
+    refused: Arc<AtomicU64>,
 }
 
 impl ServerHandle {
@@ -238,6 +253,15 @@ impl ServerHandle {
             Some(Err(error)) => Err(ServeError::Disconnected(error.into())), // The runtime is shutting down.
             None => Ok(()),
         }
+    }
+}
+
+impl ServerHandle {
+    /// How many requests no handler saw because of what they are like: arguments that could not be decoded, unknown methods and
+    /// content types, replies to where none may go ([`ServerBuilder::reply_policy`]). Each was answered, but for the last kind,
+    /// and acknowledged.
+    pub fn refused_requests(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 

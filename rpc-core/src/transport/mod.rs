@@ -1,10 +1,11 @@
 //! What client and server need from a broker, and nothing else: the contract of the two transports.
 //!
 //! A [`Link`] is one connection to a broker. It never heals: once lost, it stays lost. Its [`Channel`]s publish, consume and
-//! acknowledge in the manner of AMQP 0-9-1, through the default exchange only.
+//! acknowledge in the manner of AMQP 0-9-1, through the default exchange; notices go to all who listen, through another.
 //! [`amqp`] implements the contract with RabbitMQ, [`memory`] in this process; one suite of tests runs on both.
 
 pub(crate) mod amqp;
+mod lazy;
 pub(crate) mod memory;
 
 use std::fmt::Debug;
@@ -15,8 +16,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::lazy::LazyChannel;
 use crate::error::{BoxError, OpenError};
 use crate::headers::Headers;
+use crate::queue::QueueOptions;
 
 /// A message: a body and those of AMQP's basic properties that the protocol uses.
 #[derive(Clone, Debug, Default)]
@@ -44,14 +47,21 @@ pub(crate) struct Delivery {
     pub(crate) message: Message,
 }
 
+/// The header in which quorum queues count how often a message was delivered and not settled
+/// (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>). RabbitMQ 4 does not count what was given back.
+pub(crate) const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// Set by RabbitMQ 4 on every delivery of a quorum queue but the first.
+pub(crate) const ACQUIRED_COUNT: &str = "x-acquired-count";
+
 /// The deliveries of a consumer; ends when it was cancelled, by either side, and with the channel.
 pub(crate) type Deliveries = BoxStream<'static, Result<Delivery, TransportError>>;
 
 /// What is said of a queue when it is declared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QueueKind {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QueueKind<'a> {
     /// A request queue: outlives servers, connections and the broker.
-    Durable,
+    Durable(&'a QueueOptions),
     /// A reply queue: belongs to the link and goes with it.
     Exclusive,
 }
@@ -124,13 +134,13 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Whether it can still be used.
     fn is_open(&self) -> bool;
 
-    /// Creates a queue, or checks that the existing one is the same.
+    /// Creates a queue, or checks that the existing one is the same; with passive options, that there is one.
     ///
     /// A refusal closes the channel, so declare on a channel of its own.
     fn declare_queue<'a>(
         &'a self,
         queue: &'a str,
-        kind: QueueKind,
+        kind: QueueKind<'a>,
     ) -> BoxFuture<'a, Result<(), TransportError>>;
 
     /// Starts a consumer; `consumer` names it on this channel.
@@ -153,9 +163,9 @@ pub(crate) trait Channel: Debug + Send + Sync {
         message: Message,
     ) -> BoxFuture<'_, Result<Confirm, TransportError>>;
 
-    /// Publishes the reply to a delivery, then acknowledges it: the broker never sees the second without the first.
-    /// A reply that cannot be routed is dropped by the broker.
-    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()>;
+    /// Publishes the reply to a delivery, then acknowledges it, unless that was done before: the broker never sees the second
+    /// without the first. A reply that cannot be routed is dropped by the broker.
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()>;
 
     /// Closes the channel once the broker has every reply and acknowledgement before it, or after a time limit.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -163,8 +173,21 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Acknowledges a delivery.
     fn ack(&self, tag: u64);
 
+    /// Acknowledges a delivery and waits until the broker has seen that. Without an error, nobody else will be given it,
+    /// unless the broker itself dies and remembers what it had not yet forgotten on its disk.
+    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>>;
+
     /// Gives a delivery back to its queue.
     fn requeue(&self, tag: u64);
+
+    /// Hears the notices for any of these topics, for as long as the channel is open.
+    fn listen<'a>(
+        &'a self,
+        topics: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>>;
+
+    /// Publishes a notice to all who listen to a topic; nobody learns whether there are any.
+    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>>;
 
     /// The messages that could not be routed, for a [`ChannelMode::Plain`] channel; to be taken once.
     fn returns(&self) -> mpsc::UnboundedReceiver<Message>;
@@ -185,6 +208,9 @@ pub(crate) enum TransportError {
     /// The broker refused an operation and closed the channel.
     #[error("{0}")]
     Refused(Arc<BoxError>),
+    /// The same, for a queue that is not there, or not at the moment: the node that has it may be down.
+    #[error("{0}")]
+    Unavailable(Arc<BoxError>),
     /// The message does not fit into AMQP.
     #[error("{0}")]
     Invalid(String),

@@ -73,6 +73,13 @@ fn constructors(service: &Service) -> TokenStream {
             queue
         )),
     );
+    let declared = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::with_queue_options(
+            self.dispatcher,
+            options
+        )),
+    );
     let queue_docs = format!(" Serves this queue instead of `{queue}`.");
     quote! {
         impl #introduced #dispatcher #arguments #clause {
@@ -86,6 +93,12 @@ fn constructors(service: &Service) -> TokenStream {
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
                 #moved
+            }
+
+            /// Declares the queue with these options instead of the defaults.
+            #[must_use]
+            #visibility fn with_queue_options(self, options: __rpc::QueueOptions) -> Self {
+                #declared
             }
         }
     }

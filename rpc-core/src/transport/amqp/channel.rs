@@ -7,16 +7,17 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, ChannelFlowOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
-use super::properties::{short, to_message, to_properties};
-use super::publisher::{self, Outgoing, Publish, Then};
+use super::properties::{short, to_message, to_properties, to_table};
+use super::publisher::{self, Address, Outgoing, Publish, Then};
 use super::refused_or_lost;
 use super::within_limit;
 use crate::task::Task;
@@ -24,6 +25,10 @@ use crate::transport::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind,
     TransportError,
 };
+
+/// The exchange for notices, which every virtual host has (<https://www.rabbitmq.com/docs/exchanges#predeclared>). Nobody has
+/// to declare it, and what nobody is bound for is dropped.
+const NOTICES: &str = "amq.direct";
 
 pub(super) struct AmqpChannel {
     channel: lapin::Channel,
@@ -89,7 +94,7 @@ impl AmqpChannel {
         let deliveries = self
             .channel
             .basic_consume(
-                short("the queue's name", queue.to_owned())?,
+                queue_name(queue)?,
                 consumer.into(),
                 options,
                 FieldTable::default(),
@@ -108,20 +113,35 @@ impl AmqpChannel {
             .boxed())
     }
 
+    async fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
+        let queue = format!("rpc.notices.{}", Uuid::new_v4());
+        self.declare_queue(&queue, QueueKind::Exclusive).await?;
+        for topic in topics {
+            self.channel
+                .queue_bind(
+                    queue_name(&queue)?,
+                    NOTICES.into(),
+                    short("the topic", (*topic).to_owned())?,
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .map_err(refused_or_lost)?;
+        }
+        self.try_consume(&queue, "notices", Acknowledge::None).await
+    }
+
     async fn send(
         &self,
-        queue: String,
+        address: Address,
         message: Message,
-        mandatory: bool,
         then: Then,
     ) -> Result<(), TransportError> {
-        let queue = short("the queue's name", queue)?;
         let (properties, body) = to_properties(message)?;
         let publish = Publish {
-            queue,
+            address,
             properties,
             body,
-            mandatory,
             then,
         };
         self.outgoing
@@ -138,8 +158,8 @@ impl AmqpChannel {
         mandatory: bool,
     ) -> Result<Confirm, TransportError> {
         let (waiting, answer) = oneshot::channel();
-        self.send(queue, message, mandatory, Then::Confirm(waiting))
-            .await?;
+        let address = Address::queue(queue, mandatory)?;
+        self.send(address, message, Then::Confirm(waiting)).await?;
         Ok(Confirm(Some(answer)))
     }
 }
@@ -152,20 +172,21 @@ impl Channel for AmqpChannel {
     fn declare_queue<'a>(
         &'a self,
         queue: &'a str,
-        kind: QueueKind,
+        kind: QueueKind<'a>,
     ) -> BoxFuture<'a, Result<(), TransportError>> {
         async move {
-            let options = QueueDeclareOptions {
-                durable: kind == QueueKind::Durable,
-                exclusive: kind == QueueKind::Exclusive,
-                ..QueueDeclareOptions::default()
-            };
+            let mut options = QueueDeclareOptions::default();
+            let mut arguments = FieldTable::default();
+            match kind {
+                QueueKind::Exclusive => options.exclusive = true,
+                QueueKind::Durable(queue) if queue.passive => options.passive = true,
+                QueueKind::Durable(queue) => {
+                    options.durable = true;
+                    arguments = to_table(queue.arguments())?;
+                }
+            }
             self.channel
-                .queue_declare(
-                    short("the queue's name", queue.to_owned())?,
-                    options,
-                    FieldTable::default(),
-                )
+                .queue_declare(queue_name(queue)?, options, arguments)
                 .await
                 .map_err(refused_or_lost)?;
             Ok(())
@@ -203,7 +224,8 @@ impl Channel for AmqpChannel {
         async move {
             match self.mode {
                 ChannelMode::Plain => {
-                    self.send(queue, message, true, Then::Nothing).await?;
+                    let address = Address::queue(queue, true)?;
+                    self.send(address, message, Then::Nothing).await?;
                     Ok(Confirm(None))
                 }
                 ChannelMode::Confirm => self.publish_confirmed(queue, message, true).await,
@@ -212,21 +234,29 @@ impl Channel for AmqpChannel {
         .boxed()
     }
 
-    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()> {
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()> {
         async move {
             let sent = match &self.direct_replies {
                 Some(direct_replies) if direct::is_direct(&queue) => {
                     let sent = direct_replies.publish(queue, message).await;
-                    self.ack(tag); // Whatever became of it: the next server would fare no better.
+                    // Whatever became of it: the next server would fare no better.
+                    tag.into_iter().for_each(|tag| self.ack(tag));
                     sent
                 }
-                _ => self.send(queue, message, false, Then::Ack(tag)).await,
+                _ => {
+                    let then = tag.map_or(Then::Nothing, Then::Ack);
+                    let sent = match Address::queue(queue, false) {
+                        Ok(address) => self.send(address, message, then).await,
+                        Err(error) => Err(error),
+                    };
+                    if let (Err(TransportError::Invalid(_)), Some(tag)) = (&sent, tag) {
+                        self.ack(tag);
+                    }
+                    sent
+                }
             };
             if let Err(error) = sent {
                 warn!(%error, "a reply could not be sent");
-                if matches!(error, TransportError::Invalid(_)) {
-                    self.ack(tag);
-                }
             }
         }
         .boxed()
@@ -251,6 +281,19 @@ impl Channel for AmqpChannel {
         publisher::ack(&self.channel, tag);
     }
 
+    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            self.ack(tag);
+            // The broker handles the methods of a channel in their order, and this one is answered.
+            self.channel
+                .channel_flow(ChannelFlowOptions { active: true })
+                .await
+                .map_err(refused_or_lost)?;
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn requeue(&self, tag: u64) {
         let options = BasicNackOptions {
             requeue: true,
@@ -262,12 +305,35 @@ impl Channel for AmqpChannel {
         }
     }
 
+    fn listen<'a>(
+        &'a self,
+        topics: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
+        self.try_listen(topics).boxed()
+    }
+
+    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            let address = Address {
+                exchange: NOTICES.into(),
+                routing_key: short("the topic", topic)?,
+                mandatory: false,
+            };
+            self.send(address, message, Then::Nothing).await
+        }
+        .boxed()
+    }
+
     fn returns(&self) -> mpsc::UnboundedReceiver<Message> {
         let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
         returns
             .take()
             .unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
+}
+
+fn queue_name(queue: &str) -> Result<ShortString, TransportError> {
+    short("the queue's name", queue.to_owned())
 }
 
 impl fmt::Debug for AmqpChannel {

@@ -21,6 +21,30 @@ pub(super) fn is_direct(queue: &str) -> bool {
     queue.starts_with(PREFIX)
 }
 
+/// Whether it may be one that a broker made: after the prefix come an Erlang process id in its external format, whose first
+/// byte is 131, and a key, both in Base64. Most forged ones fail this, and cost nothing then.
+fn is_well_formed(address: &str) -> bool {
+    let parts = address
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.split_once('.'));
+    let Some((process, key)) = parts else {
+        return false;
+    };
+    let is_base64 = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+    };
+    // 131 in Base64: `g`, and a digit whose first two bits are set.
+    let begins_with_131 = matches!(
+        process.as_bytes(),
+        [b'g', b'w'..=b'z' | b'0'..=b'9' | b'+' | b'/', ..]
+    );
+    begins_with_131 && is_base64(process) && is_base64(key)
+}
+
 /// The connection for direct replies.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
@@ -53,6 +77,10 @@ impl DirectReplies {
         address: String,
         reply: Message,
     ) -> Result<(), TransportError> {
+        if !is_well_formed(&address) {
+            let reason = format!("'{address}' is no direct reply-to address of this broker");
+            return Err(TransportError::Invalid(reason));
+        }
         let shared = self.shared().await?;
         match shared.publish(address.clone(), reply.clone()).await {
             Err(TransportError::Lost(_) | TransportError::Refused(_)) => {}
@@ -97,5 +125,31 @@ impl Dedicated {
             .await?
             .wait()
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_well_formed;
+
+    #[test]
+    fn what_no_broker_made_is_told_from_what_one_may_have_made() {
+        // Of RabbitMQ 3.10 and 4.3.
+        for made in [
+            "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxOTM3NTYwNAAABhUAAAAAawNeOQ==.tudCZS3y8NhPS5peXZIqhg==",
+            "amq.rabbitmq.reply-to.g1h2AA9yZXBseUAxMDQ1MDY4NjgAAAYAAAAAAGsDXpI=.VFh62l+5vmTerjpbfZl1nw==",
+        ] {
+            assert!(is_well_formed(made), "{made}");
+        }
+        for forged in [
+            "amq.rabbitmq.reply-to",
+            "amq.rabbitmq.reply-to.QUJD.QUJD",
+            "amq.rabbitmq.reply-to..",
+            "amq.rabbitmq.reply-to.g1h.",
+            "amq.rabbitmq.reply-to.g1h.ä",
+            "amq.rabbitmq.reply-toXg1h.QUJD",
+        ] {
+            assert!(!is_well_formed(forged), "{forged}");
+        }
     }
 }

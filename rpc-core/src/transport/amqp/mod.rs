@@ -11,8 +11,10 @@ mod properties;
 mod publisher;
 mod url;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use tracing::warn;
 
 use crate::error::BoxError;
@@ -43,9 +45,16 @@ fn cause(error: &lapin::Error) -> BoxError {
 
 /// Tells an operation that the broker refused, which closed the channel, from a lost connection.
 fn refused_or_lost(error: lapin::Error) -> TransportError {
-    if error.is_amqp_soft_error() {
-        TransportError::Refused(std::sync::Arc::new(cause(&error)))
-    } else {
-        TransportError::lost(cause(&error))
+    let refusal = match error.kind() {
+        lapin::ErrorKind::ProtocolError(refusal) => Some(refusal.kind().clone()),
+        _ => None,
+    };
+    let cause = Arc::new(cause(&error));
+    match refusal {
+        Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED)) => {
+            TransportError::Unavailable(cause)
+        }
+        Some(AMQPErrorKind::Soft(_)) => TransportError::Refused(cause),
+        _ => TransportError::Lost(cause),
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn short(what: &str, text: String) -> Result<ShortString, TransportEr
         .map_err(|_| TransportError::Invalid(format!("{what} is longer than 255 bytes")))
 }
 
-fn to_table(headers: Headers) -> Result<FieldTable, TransportError> {
+pub(super) fn to_table(headers: Headers) -> Result<FieldTable, TransportError> {
     let mut table = FieldTable::default();
     for (name, value) in headers {
         table.insert(short("a header's name", name)?, to_field(value)?);

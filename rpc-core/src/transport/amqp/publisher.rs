@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::cause;
 use super::confirms::{ReturnMatcher, Routing};
-use super::properties::to_message;
+use super::properties::{short, to_message};
 use crate::transport::{Message, TransportError};
 
 /// How many messages may wait to be written; further publishers wait.
@@ -51,12 +51,29 @@ pub(super) enum Outgoing {
 
 /// A message on its way out.
 pub(super) struct Publish {
-    pub(super) queue: ShortString,
+    pub(super) address: Address,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
+    pub(super) then: Then,
+}
+
+/// Where a message goes.
+pub(super) struct Address {
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
     /// Whether it comes back if it cannot be routed.
     pub(super) mandatory: bool,
-    pub(super) then: Then,
+}
+
+impl Address {
+    /// Through the default exchange, which routes by the queue's name.
+    pub(super) fn queue(queue: String, mandatory: bool) -> Result<Self, TransportError> {
+        Ok(Self {
+            exchange: ShortString::default(),
+            routing_key: short("the queue's name", queue)?,
+            mandatory,
+        })
+    }
 }
 
 /// What comes after the message was written.
@@ -215,19 +232,24 @@ struct Written {
 async fn write(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
     join_all(publishes.into_iter().map(
         async |Publish {
-                   queue,
+                   address,
                    properties,
                    body,
-                   mandatory,
                    then,
                }| {
             let options = BasicPublishOptions {
-                mandatory,
+                mandatory: address.mandatory,
                 immediate: false,
             };
             let id = properties.correlation_id().clone();
             let result = channel
-                .basic_publish(ShortString::default(), queue, options, &body, properties)
+                .basic_publish(
+                    address.exchange,
+                    address.routing_key,
+                    options,
+                    &body,
+                    properties,
+                )
                 .await;
             Written { id, then, result }
         },
@@ -265,7 +287,7 @@ struct ReturnChecks {
 
 impl ReturnChecks {
     fn published(&mut self, batch: &[Publish]) {
-        if batch.iter().any(|message| message.mandatory) {
+        if batch.iter().any(|message| message.address.mandatory) {
             let now = Instant::now();
             self.last_publish = Some(now);
             let soon = now + FIRST_CHECK;

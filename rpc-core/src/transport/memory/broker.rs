@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::transport::{Delivery, LinkStatus, Message, TransportError};
+use crate::headers::{HeaderValue, Headers};
+use crate::queue::QueueOptions;
+use crate::transport::{DELIVERY_COUNT, Delivery, LinkStatus, Message, TransportError};
 
 /// The brokers that are shared by name.
 static NAMED: Mutex<BTreeMap<String, Weak<Broker>>> = Mutex::new(BTreeMap::new());
@@ -24,12 +26,22 @@ pub(super) struct State {
     pub(super) links: HashMap<u64, watch::Sender<LinkStatus>>,
     pub(super) queues: HashMap<String, Queue>,
     pub(super) channels: HashMap<u64, ChannelState>,
+    /// Who hears the notices for a topic.
+    pub(super) listeners: HashMap<String, Vec<Listener>>,
     last_id: u64,
+}
+
+pub(super) struct Listener {
+    pub(super) channel: u64,
+    pub(super) notices: mpsc::UnboundedSender<Delivery>,
 }
 
 pub(super) struct Queue {
     /// The link that it belongs to, for an exclusive queue.
     pub(super) owner: Option<u64>,
+    pub(super) options: QueueOptions,
+    /// When it was last declared or consumed from.
+    last_used: Instant,
     pub(super) ready: VecDeque<Stored>,
     /// In the order in which they are served next.
     pub(super) consumers: VecDeque<Consumer>,
@@ -38,6 +50,8 @@ pub(super) struct Queue {
 pub(super) struct Stored {
     message: Message,
     redelivered: bool,
+    /// How often it was delivered and came back.
+    deliveries: u32,
     expires: Option<Instant>,
 }
 
@@ -46,6 +60,8 @@ pub(super) struct Consumer {
     pub(super) name: String,
     /// How many more unacknowledged deliveries it takes; `None` if it acknowledges nothing.
     pub(super) credit: Option<u16>,
+    /// Whether its queue is one that counts, as quorum queues do.
+    pub(super) counts_deliveries: bool,
     pub(super) deliveries: mpsc::UnboundedSender<Delivery>,
 }
 
@@ -93,12 +109,68 @@ impl fmt::Debug for Broker {
 }
 
 impl Queue {
-    pub(super) fn new(owner: Option<u64>) -> Self {
+    pub(super) fn new(owner: Option<u64>, options: QueueOptions) -> Self {
         Self {
             owner,
+            options,
+            last_used: Instant::now(),
             ready: VecDeque::new(),
             consumers: VecDeque::new(),
         }
+    }
+
+    pub(super) fn touch(&mut self) {
+        self.last_used = Instant::now();
+    }
+
+    /// Whether nobody has used it for as long as its options say.
+    fn is_expired(&self) -> bool {
+        self.consumers.is_empty()
+            && self
+                .options
+                .expires
+                .is_some_and(|after| self.last_used.elapsed() >= after)
+    }
+
+    fn is_full(&self) -> bool {
+        let limit = self
+            .options
+            .max_length
+            .and_then(|limit| usize::try_from(limit).ok())
+            .unwrap_or(MAX_QUEUE_LEN);
+        self.ready.len() >= limit.min(MAX_QUEUE_LEN)
+    }
+
+    /// The priority that a message counts as.
+    fn priority(&self, message: &Message) -> u8 {
+        let highest = self.options.max_priority.unwrap_or(0);
+        message.priority.unwrap_or(0).min(highest)
+    }
+
+    /// Puts a message behind those of its priority and higher ones.
+    fn push(&mut self, stored: Stored) {
+        let priority = self.priority(&stored.message);
+        let before = self
+            .ready
+            .iter()
+            .rposition(|other| self.priority(&other.message) >= priority);
+        self.ready
+            .insert(before.map_or(0, |index| index + 1), stored);
+    }
+
+    /// Puts a message back before those of its priority and lower ones.
+    fn give_back(&mut self, stored: Stored) {
+        let priority = self.priority(&stored.message);
+        let place = self
+            .ready
+            .iter()
+            .position(|other| self.priority(&other.message) <= priority);
+        let stored = Stored {
+            redelivered: true,
+            deliveries: stored.deliveries + 1,
+            ..stored
+        };
+        self.ready.insert(place.unwrap_or(self.ready.len()), stored);
     }
 }
 
@@ -111,6 +183,32 @@ impl ChannelState {
             returns,
         }
     }
+
+    /// Delivers a message to a consumer of this channel.
+    fn hand_out(&mut self, queue: &str, consumer: &mut Consumer, stored: Stored) {
+        self.last_tag += 1;
+        let mut message = stored.message.clone();
+        if stored.deliveries > 0 && consumer.counts_deliveries {
+            message.headers.insert(DELIVERY_COUNT, stored.deliveries);
+        }
+        let delivery = Delivery {
+            tag: self.last_tag,
+            redelivered: stored.redelivered,
+            message,
+        };
+        // Sending fails when the receiver was dropped but the channel was not: the message stays unsettled, as it would with
+        // a real broker.
+        let _ = consumer.deliveries.send(delivery);
+        if let Some(credit) = &mut consumer.credit {
+            *credit -= 1;
+            let unsettled = Unsettled {
+                queue: queue.to_owned(),
+                consumer: consumer.name.clone(),
+                stored,
+            };
+            self.unsettled.insert(self.last_tag, unsettled);
+        }
+    }
 }
 
 impl State {
@@ -121,75 +219,94 @@ impl State {
 
     /// Puts a message into a queue.
     pub(super) fn route(&mut self, queue: &str, message: Message) -> Result<(), TransportError> {
-        let target = self
-            .queues
-            .get_mut(queue)
-            .ok_or(TransportError::Unroutable)?;
-        if target.ready.len() >= MAX_QUEUE_LEN {
+        let target = self.queue(queue).ok_or(TransportError::Unroutable)?;
+        if target.is_full() {
             return Err(TransportError::Rejected);
         }
-        let expires = message
+        let own = message
             .expiration
-            .map(|ms| Instant::now() + Duration::from_millis(ms.into()));
-        target.ready.push_back(Stored {
+            .map(|ms| Duration::from_millis(ms.into()));
+        let limit = [own, target.options.message_ttl]
+            .into_iter()
+            .flatten()
+            .min();
+        target.push(Stored {
             message,
             redelivered: false,
-            expires,
+            deliveries: 0,
+            expires: limit.map(|limit| Instant::now() + limit),
         });
         self.deliver(queue);
         Ok(())
     }
 
+    /// The queue of that name, unless it has expired.
+    pub(super) fn queue(&mut self, name: &str) -> Option<&mut Queue> {
+        if self.queues.get(name).is_some_and(Queue::is_expired) {
+            self.queues.remove(name);
+        }
+        self.queues.get_mut(name)
+    }
+
+    /// Hands a notice to all who listen to its topic.
+    pub(super) fn notify(&mut self, topic: &str, message: &Message) {
+        for listener in self.listeners.get(topic).into_iter().flatten() {
+            let delivery = Delivery {
+                tag: 0,
+                redelivered: false,
+                message: message.clone(),
+            };
+            let _ = listener.notices.send(delivery); // It may have lost interest.
+        }
+    }
+
+    /// Moves an expired message to the queue's dead-letter queue, if it has one.
+    fn dead_letter(&mut self, queue: &str, mut message: Message) {
+        let target = self
+            .queues
+            .get(queue)
+            .and_then(|queue| queue.options.dead_letter_queue.clone());
+        if let Some(target) = target {
+            message.expiration = None; // As RabbitMQ does, so that it does not expire there too.
+            let death = [("queue", queue), ("reason", "expired")]
+                .map(|(name, value)| (name.to_owned(), value.into()));
+            let deaths = HeaderValue::List(vec![HeaderValue::Table(Headers::from_iter(death))]);
+            message.headers.insert("x-death", deaths);
+            let _ = self.route(&target, message); // Lost without the queue, as with RabbitMQ.
+        }
+    }
+
     /// Hands out what is ready to the consumers that have credit, each in its turn.
     pub(super) fn deliver(&mut self, name: &str) {
-        let Some(queue) = self.queues.get_mut(name) else {
-            return;
-        };
-        let now = Instant::now();
-        while queue
-            .ready
-            .front()
-            .is_some_and(|stored| stored.expires.is_some_and(|at| at <= now))
-        {
-            queue.ready.pop_front();
-        }
-        while let Some(next) = queue
-            .consumers
-            .iter()
-            .position(|consumer| consumer.credit != Some(0))
-        {
-            let Some(stored) = queue.ready.pop_front() else {
-                return;
-            };
-            if stored.expires.is_some_and(|at| at <= now) {
-                continue;
-            }
-            let Some(mut consumer) = queue.consumers.remove(next) else {
-                return;
-            };
-            let Some(channel) = self.channels.get_mut(&consumer.channel) else {
-                queue.ready.push_front(stored);
-                continue; // The consumer's channel is gone, and so is the consumer now.
-            };
-            channel.last_tag += 1;
-            let delivery = Delivery {
-                tag: channel.last_tag,
-                redelivered: stored.redelivered,
-                message: stored.message.clone(),
-            };
-            // Sending fails when the receiver was dropped but the channel was not: the message stays unsettled, as it
-            // would with a real broker.
-            let _ = consumer.deliveries.send(delivery);
-            if let Some(credit) = &mut consumer.credit {
-                *credit -= 1;
-                let unsettled = Unsettled {
-                    queue: name.to_owned(),
-                    consumer: consumer.name.clone(),
-                    stored,
+        let mut expired = Vec::new();
+        if let Some(queue) = self.queues.get_mut(name) {
+            let now = Instant::now();
+            let is_expired = |stored: &Stored| stored.expires.is_some_and(|at| at <= now);
+            loop {
+                while let Some(stored) = queue.ready.pop_front_if(|stored| is_expired(stored)) {
+                    expired.push(stored.message);
+                }
+                let next = queue
+                    .consumers
+                    .iter()
+                    .position(|consumer| consumer.credit != Some(0));
+                let Some(mut consumer) = next.and_then(|next| queue.consumers.remove(next)) else {
+                    break;
                 };
-                channel.unsettled.insert(channel.last_tag, unsettled);
+                let Some(stored) = queue.ready.pop_front() else {
+                    queue.consumers.insert(next.unwrap_or(0), consumer);
+                    break;
+                };
+                let Some(channel) = self.channels.get_mut(&consumer.channel) else {
+                    queue.ready.push_front(stored);
+                    continue; // The consumer's channel is gone, and so is the consumer now.
+                };
+                channel.hand_out(name, &mut consumer, stored);
+                queue.consumers.push_back(consumer);
             }
-            queue.consumers.push_back(consumer);
+        }
+        for message in expired {
+            self.dead_letter(name, message);
         }
     }
 
@@ -213,10 +330,7 @@ impl State {
             *credit += 1;
         }
         if requeue {
-            queue.ready.push_front(Stored {
-                redelivered: true,
-                ..unsettled.stored
-            });
+            queue.give_back(unsettled.stored);
         }
         self.deliver(&unsettled.queue);
     }
@@ -226,16 +340,24 @@ impl State {
         let Some(channel) = self.channels.remove(&id) else {
             return;
         };
+        self.listeners.retain(|_, listeners| {
+            listeners.retain(|listener| listener.channel != id);
+            !listeners.is_empty()
+        });
         for queue in self.queues.values_mut() {
-            queue.consumers.retain(|consumer| consumer.channel != id);
+            if queue
+                .consumers
+                .iter()
+                .any(|consumer| consumer.channel == id)
+            {
+                queue.consumers.retain(|consumer| consumer.channel != id);
+                queue.touch();
+            }
         }
         let mut touched = Vec::new();
         for (_, unsettled) in channel.unsettled.into_iter().rev() {
             if let Some(queue) = self.queues.get_mut(&unsettled.queue) {
-                queue.ready.push_front(Stored {
-                    redelivered: true,
-                    ..unsettled.stored
-                });
+                queue.give_back(unsettled.stored);
                 touched.push(unsettled.queue);
             }
         }

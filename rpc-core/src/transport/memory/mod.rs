@@ -17,12 +17,14 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::broker::Broker;
-use self::broker::{ChannelState, Consumer, Queue, State, closed};
+use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
 use super::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Link, LinkStatus, Message, QueueKind,
-    Transport, TransportError,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
+    QueueKind, Transport, TransportError,
 };
 use crate::error::OpenError;
+use crate::headers::HeaderValue;
+use crate::queue::{QueueOptions, QueueType};
 
 /// Links to a broker of this process.
 #[derive(Debug)]
@@ -111,22 +113,32 @@ impl MemoryChannel {
         }
     }
 
-    fn try_declare(&self, name: &str, kind: QueueKind) -> Result<(), TransportError> {
+    fn try_declare(&self, name: &str, kind: QueueKind<'_>) -> Result<(), TransportError> {
         let mut state = self.open()?;
-        let owner = (kind == QueueKind::Exclusive).then_some(self.link);
-        match state.queues.get(name) {
-            Some(queue) if queue.owner == owner => Ok(()),
-            Some(_) => {
+        let (owner, options) = match kind {
+            QueueKind::Durable(options) => (None, options.clone()),
+            QueueKind::Exclusive => (Some(self.link), QueueOptions::default()),
+        };
+        let Some(queue) = state.queue(name) else {
+            if options.passive {
                 state.close_channel(self.id);
-                Err(refused(format!(
-                    "queue '{name}' exists and is exclusive to another connection, or is not exclusive"
-                )))
+                return Err(unavailable(format!("there is no queue '{name}'")));
             }
-            None => {
-                state.queues.insert(name.to_owned(), Queue::new(owner));
-                Ok(())
-            }
-        }
+            state
+                .queues
+                .insert(name.to_owned(), Queue::new(owner, options));
+            return Ok(());
+        };
+        queue.touch();
+        let problem = if queue.owner != owner {
+            "is exclusive to another connection, or is not exclusive".to_owned()
+        } else if let Some(argument) = difference(&queue.options, &options) {
+            format!("has other arguments: {argument}")
+        } else {
+            return Ok(());
+        };
+        state.close_channel(self.id);
+        Err(refused(format!("queue '{name}' exists and {problem}")))
     }
 
     fn try_consume(
@@ -136,9 +148,9 @@ impl MemoryChannel {
         acknowledge: Acknowledge,
     ) -> Result<Deliveries, TransportError> {
         let mut state = self.open()?;
-        let Some(target) = state.queues.get_mut(queue) else {
+        let Some(target) = state.queue(queue) else {
             state.close_channel(self.id);
-            return Err(refused(format!("there is no queue '{queue}'")));
+            return Err(unavailable(format!("there is no queue '{queue}'")));
         };
         if target.owner.is_some_and(|owner| owner != self.link) {
             state.close_channel(self.id);
@@ -155,16 +167,25 @@ impl MemoryChannel {
                 Acknowledge::Each { prefetch } => Some(prefetch),
                 Acknowledge::None => None,
             },
+            counts_deliveries: target.options.kind == QueueType::Quorum,
             deliveries: sender,
         });
         state.deliver(queue);
-        Ok(stream::unfold(receiver, |mut receiver| async move {
-            receiver
-                .recv()
-                .await
-                .map(|delivery| (Ok(delivery), receiver))
-        })
-        .boxed())
+        Ok(deliveries(receiver))
+    }
+
+    fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
+        let mut state = self.open()?;
+        let (sender, receiver) = mpsc::unbounded_channel(); // As unbounded as an exclusive queue of RabbitMQ.
+        for topic in topics {
+            let listener = Listener {
+                channel: self.id,
+                notices: sender.clone(),
+            };
+            let listeners = state.listeners.entry((*topic).to_owned()).or_default();
+            listeners.push(listener);
+        }
+        Ok(deliveries(receiver))
     }
 
     fn try_publish(&self, queue: &str, message: Message) -> Result<(), TransportError> {
@@ -172,7 +193,7 @@ impl MemoryChannel {
         if self.mode == ChannelMode::Confirm {
             return state.route(queue, message);
         }
-        if state.queues.contains_key(queue) {
+        if state.queue(queue).is_some() {
             // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
             let _ = state.route(queue, message);
         } else if let Some(channel) = state.channels.get(&self.id) {
@@ -182,8 +203,40 @@ impl MemoryChannel {
     }
 }
 
+fn deliveries(receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
+    stream::unfold(receiver, |mut receiver| async move {
+        receiver
+            .recv()
+            .await
+            .map(|delivery| (Ok(delivery), receiver))
+    })
+    .boxed()
+}
+
 fn refused(reason: String) -> TransportError {
     TransportError::Refused(Arc::new(reason.into()))
+}
+
+fn unavailable(reason: String) -> TransportError {
+    TransportError::Unavailable(Arc::new(reason.into()))
+}
+
+/// The first argument in which a queue differs from what is declared now, in words.
+fn difference(existing: &QueueOptions, declared: &QueueOptions) -> Option<String> {
+    if declared.passive {
+        return None;
+    }
+    let (existing, declared) = (existing.arguments(), declared.arguments());
+    let said = |value: Option<&HeaderValue>| match value {
+        None => "nothing".to_owned(),
+        Some(HeaderValue::String(text)) => format!("'{text}'"),
+        Some(HeaderValue::Int(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+    };
+    let mut names = existing.iter().chain(declared.iter()).map(|(name, _)| name);
+    let name = names.find(|name| existing.get(name) != declared.get(name))?;
+    let (is, wanted) = (said(existing.get(name)), said(declared.get(name)));
+    Some(format!("'{name}' is {is}, and {wanted} was declared"))
 }
 
 impl Channel for MemoryChannel {
@@ -194,7 +247,7 @@ impl Channel for MemoryChannel {
     fn declare_queue<'a>(
         &'a self,
         queue: &'a str,
-        kind: QueueKind,
+        kind: QueueKind<'a>,
     ) -> BoxFuture<'a, Result<(), TransportError>> {
         ready(self.try_declare(queue, kind)).boxed()
     }
@@ -231,11 +284,13 @@ impl Channel for MemoryChannel {
         .boxed()
     }
 
-    fn reply(&self, tag: u64, queue: String, message: Message) -> BoxFuture<'_, ()> {
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()> {
         async move {
             if let Ok(mut state) = self.open() {
                 let _ = state.route(&queue, message); // The caller may be gone.
-                state.settle(self.id, tag, false);
+                if let Some(tag) = tag {
+                    state.settle(self.id, tag, false);
+                }
             }
         }
         .boxed()
@@ -250,8 +305,30 @@ impl Channel for MemoryChannel {
         self.broker.state().settle(self.id, tag, false);
     }
 
+    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>> {
+        let acknowledged = self.open().map(|mut state| {
+            state.settle(self.id, tag, false);
+        });
+        ready(acknowledged).boxed()
+    }
+
     fn requeue(&self, tag: u64) {
         self.broker.state().settle(self.id, tag, true);
+    }
+
+    fn listen<'a>(
+        &'a self,
+        topics: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
+        ready(self.try_listen(topics)).boxed()
+    }
+
+    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            self.open()?.notify(&topic, &message);
+            Ok(())
+        }
+        .boxed()
     }
 
     fn returns(&self) -> mpsc::UnboundedReceiver<Message> {

@@ -3,11 +3,17 @@
 //! Whatever changes here changes what other programs send and receive: it needs a test of the bytes and a line in the
 //! changelog.
 
+mod notice;
+mod redelivery;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub(crate) use self::notice::{CancelNotice, notices_for};
+pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
+use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::HeaderValue;
@@ -73,12 +79,21 @@ pub(crate) fn message_from_request(
     })
 }
 
+/// How a request was delivered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arrived {
+    pub(crate) redelivered: bool,
+    /// How often it was delivered before, as far as that is known.
+    pub(crate) deliveries: u32,
+    pub(crate) cancellation: Cancellation,
+}
+
 /// A request as its server receives it. The message's addresses stay with the caller of this function.
 pub(crate) fn request_from_message(
     service: &'static str,
     queue: &str,
     message: Message,
-    redelivered: bool,
+    arrived: Arrived,
 ) -> Result<Request, RpcError> {
     let text = message.content_type.as_deref();
     let content_type = ContentType::parse(text)
@@ -93,7 +108,8 @@ pub(crate) fn request_from_message(
             )
         })?;
     let mut headers = message.headers;
-    let deadline = deadline(headers.remove(DEADLINE_HEADER), message.expiration);
+    let deadline = deadline(headers.remove(DEADLINE_HEADER).as_ref(), message.expiration);
+    headers.remove(redelivery::DELIVERIES_HEADER);
     Ok(Request {
         service,
         queue: queue.to_owned(),
@@ -111,7 +127,9 @@ pub(crate) fn request_from_message(
             correlation_id: message.correlation_id,
             app_id: message.app_id,
             user_id: message.user_id,
-            redelivered,
+            redelivered: arrived.redelivered || arrived.deliveries > 0,
+            deliveries: arrived.deliveries,
+            cancellation: arrived.cancellation,
         }),
     })
 }
@@ -225,8 +243,8 @@ fn expiration(remaining: Duration) -> u32 {
 
 /// The server's view of a deadline: the one in the header, or what a request without it may have waited in the queue.
 /// A header that makes no sense is no deadline.
-fn deadline(header: Option<HeaderValue>, expiration: Option<u32>) -> Option<Instant> {
-    let remaining = match header.as_ref().and_then(HeaderValue::as_int) {
+fn deadline(header: Option<&HeaderValue>, expiration: Option<u32>) -> Option<Instant> {
+    let remaining = match header.and_then(HeaderValue::as_int) {
         Some(deadline) => {
             let remaining = deadline.saturating_sub(unix_millis_after(Duration::ZERO));
             Duration::from_millis(u64::try_from(remaining).unwrap_or(0))
@@ -237,10 +255,13 @@ fn deadline(header: Option<HeaderValue>, expiration: Option<u32>) -> Option<Inst
 }
 
 fn unix_millis_after(remaining: Duration) -> i64 {
-    let now = SystemTime::now()
+    i64::try_from((since_epoch() + remaining).as_millis()).unwrap_or(i64::MAX)
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from((now + remaining).as_millis()).unwrap_or(i64::MAX)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -300,8 +321,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_arrives_as_it_was_sent() {
-        let request =
-            request_from_message("Fib", "rpc.Fib", sent(ContentType::MessagePack), true).unwrap();
+        let arrived = Arrived {
+            redelivered: true,
+            ..Arrived::default()
+        };
+        let sent = sent(ContentType::MessagePack);
+        let request = request_from_message("Fib", "rpc.Fib", sent, arrived).unwrap();
         assert_eq!(request.method(), Some("fib"));
         assert_eq!(request.headers.iter().count(), 1);
         assert!(request.delivery.as_ref().unwrap().redelivered);
@@ -315,10 +340,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn absurd_deadlines_are_survived() {
         for millis in [i64::MIN, -1, 0] {
-            assert_eq!(deadline(Some(millis.into()), None), Some(Instant::now()));
+            assert_eq!(deadline(Some(&millis.into()), None), Some(Instant::now()));
         }
-        assert!(deadline(Some(i64::MAX.into()), None).unwrap() > Instant::now());
-        assert_eq!(deadline(Some("soon".into()), None), None);
+        assert!(deadline(Some(&i64::MAX.into()), None).unwrap() > Instant::now());
+        assert_eq!(deadline(Some(&"soon".into()), None), None);
         assert_eq!(
             deadline(None, Some(7)),
             Some(Instant::now() + Duration::from_millis(7))

@@ -1,0 +1,86 @@
+//! The signal that nobody waits for a call any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+/// A signal that is given once. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cancellation(Arc<Signal>);
+
+#[derive(Debug, Default)]
+struct Signal {
+    given: AtomicBool,
+    changed: Notify,
+}
+
+impl Cancellation {
+    pub(crate) fn cancel(&self) {
+        self.0.given.store(true, Ordering::Release);
+        self.0.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.given.load(Ordering::Acquire)
+    }
+
+    /// Resolves when the signal is given.
+    pub(crate) async fn cancelled(&self) {
+        // Waits before it looks, so that a signal between the two is not missed.
+        let changed = self.0.changed.notified();
+        if !self.is_cancelled() {
+            changed.await;
+        }
+    }
+
+    /// Gives the signal when it is dropped, unless [`CancelOnDrop::finish`] comes first.
+    pub(crate) fn on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(Some(self.clone()))
+    }
+}
+
+/// See [`Cancellation::on_drop`].
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop(Option<Cancellation>);
+
+impl CancelOnDrop {
+    pub(crate) fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancellation) = &self.0 {
+            cancellation.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_signal_reaches_who_waits_and_who_comes_later() {
+        let cancellation = Cancellation::default();
+        let waiting = tokio::spawn({
+            let cancellation = cancellation.clone();
+            async move { cancellation.cancelled().await }
+        });
+        tokio::task::yield_now().await;
+        cancellation.cancel();
+        waiting.await.unwrap();
+        cancellation.cancelled().await;
+    }
+
+    #[test]
+    fn only_what_is_dropped_unfinished_gives_the_signal() {
+        let cancellation = Cancellation::default();
+        cancellation.on_drop().finish();
+        assert!(!cancellation.is_cancelled());
+        drop(cancellation.on_drop());
+        assert!(cancellation.is_cancelled());
+    }
+}

@@ -1,0 +1,124 @@
+//! Tells servers about calls that were dropped, so that they stop working on them.
+//!
+//! The client does not know which server has a request, so it tells all servers of its queue. Nothing is sent while no call is
+//! dropped; calls that are dropped together are told of together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::task::Task;
+use crate::transport::{ChannelMode, LazyChannel, Link, TransportError};
+use crate::wire::{self, CancelNotice};
+
+/// How many dropped calls may wait to be told of. Of more nothing is said: they end at their deadlines.
+const MAX_WAITING: usize = 4096;
+
+/// How many go into one notice at most.
+const MAX_TOGETHER: usize = 256;
+
+/// A client's way to its servers.
+#[derive(Debug)]
+pub(crate) struct Canceller {
+    dropped: mpsc::Sender<DroppedCall>,
+    _task: Task,
+}
+
+#[derive(Debug)]
+struct DroppedCall {
+    queue: String,
+    id: Uuid,
+    deadline: Instant,
+}
+
+/// A call that was sent. Unless it [ends](Self::ended) before this is dropped, servers are told.
+#[derive(Debug)]
+pub(crate) struct SentCall<'a> {
+    canceller: Option<&'a Canceller>,
+    queue: &'a str,
+    id: Uuid,
+    deadline: Instant,
+}
+
+impl Canceller {
+    pub(crate) fn start(link: Arc<dyn Link>, reply_to: String) -> Self {
+        let (dropped, waiting) = mpsc::channel(MAX_WAITING);
+        Self {
+            dropped,
+            _task: Task::spawn(tell(link, reply_to, waiting)),
+        }
+    }
+
+    pub(crate) fn sent<'a>(&'a self, queue: &'a str, id: Uuid, deadline: Instant) -> SentCall<'a> {
+        SentCall {
+            canceller: Some(self),
+            queue,
+            id,
+            deadline,
+        }
+    }
+}
+
+impl SentCall<'_> {
+    pub(crate) fn ended(mut self) {
+        self.canceller = None;
+    }
+}
+
+impl Drop for SentCall<'_> {
+    fn drop(&mut self) {
+        // At the deadline servers stop by themselves.
+        if let Some(canceller) = self.canceller
+            && Instant::now() < self.deadline
+        {
+            let dropped = DroppedCall {
+                queue: self.queue.to_owned(),
+                id: self.id,
+                deadline: self.deadline,
+            };
+            if canceller.dropped.try_send(dropped).is_err() {
+                debug!("a dropped call will run in vain");
+            }
+        }
+    }
+}
+
+async fn tell(link: Arc<dyn Link>, reply_to: String, mut waiting: mpsc::Receiver<DroppedCall>) {
+    // Of its own: a user who may not publish notices loses this one, not the one with the requests.
+    let channel = LazyChannel::new(link, ChannelMode::Plain);
+    let mut batch = Vec::new();
+    while waiting.recv_many(&mut batch, MAX_TOGETHER).await > 0 {
+        let mut notices: HashMap<String, CancelNotice> = HashMap::new();
+        for call in batch.drain(..) {
+            let notice = notices.entry(call.queue).or_insert_with(|| CancelNotice {
+                reply_to: reply_to.clone(),
+                correlation_ids: Vec::new(),
+                deadline: call.deadline,
+            });
+            notice
+                .correlation_ids
+                .push(call.id.hyphenated().to_string());
+            notice.deadline = notice.deadline.max(call.deadline);
+        }
+        for (queue, notice) in notices {
+            if let Err(error) = notify(&channel, &queue, notice).await {
+                warn!(queue, %error, "servers could not be told of dropped calls");
+            }
+        }
+    }
+}
+
+async fn notify(
+    channel: &LazyChannel,
+    queue: &str,
+    notice: CancelNotice,
+) -> Result<(), TransportError> {
+    let channel = channel.get().await?;
+    channel
+        .notify(wire::notices_for(queue), notice.into_message())
+        .await
+}

@@ -1,0 +1,226 @@
+//! Calls that their callers drop: who runs them here, and which are known to be dropped before they arrive.
+//!
+//! A client does not know which server has its request, so it tells them all (`wire/notice.rs`).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::stream::StreamExt;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::cancellation::Cancellation;
+use crate::transport::{Deliveries, Message};
+use crate::wire::CancelNotice;
+
+/// How many dropped calls are remembered that may yet arrive. The oldest are forgotten first, and run in vain.
+const MAX_EXPECTED: usize = 16_384;
+
+/// The calls that a server has and can be told to stop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calls(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    running: HashMap<CallId, Running>,
+    /// Dropped before they arrived, with the end of their deadlines.
+    expected: HashSet<CallId>,
+    deadlines: VecDeque<(Instant, CallId)>,
+}
+
+/// What tells calls apart: correlation ids are up to each caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct CallId {
+    reply_to: String,
+    correlation_id: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    cancellation: Cancellation,
+    /// One, or more for a call that was delivered again while its first run goes on.
+    runs: usize,
+}
+
+/// A call that is being worked on; it is forgotten when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Registered {
+    pub(super) cancellation: Cancellation,
+    entry: Option<(Calls, CallId)>,
+}
+
+impl Calls {
+    /// Registers a call; one without both addresses cannot be cancelled.
+    pub(super) fn register(&self, message: &Message) -> Registered {
+        let (Some(reply_to), Some(correlation_id)) = (&message.reply_to, &message.correlation_id)
+        else {
+            return Registered::default();
+        };
+        let id = CallId {
+            reply_to: reply_to.clone(),
+            correlation_id: correlation_id.clone(),
+        };
+        let mut table = self.table();
+        let is_dropped = table.expected.contains(&id);
+        let running = table.running.entry(id.clone()).or_insert_with(|| Running {
+            cancellation: Cancellation::default(),
+            runs: 0,
+        });
+        running.runs += 1;
+        let cancellation = running.cancellation.clone();
+        drop(table);
+        if is_dropped {
+            cancellation.cancel();
+        }
+        Registered {
+            cancellation,
+            entry: Some((self.clone(), id)),
+        }
+    }
+
+    /// Stops the calls that are named.
+    fn cancel(&self, notice: CancelNotice) {
+        let CancelNotice {
+            reply_to,
+            correlation_ids,
+            deadline,
+        } = notice;
+        let mut table = self.table();
+        table.forget(Instant::now());
+        for correlation_id in correlation_ids {
+            let id = CallId {
+                reply_to: reply_to.clone(),
+                correlation_id,
+            };
+            match table.running.get(&id) {
+                Some(running) => running.cancellation.cancel(),
+                None => table.expect(id, deadline),
+            }
+        }
+    }
+
+    /// Hears notices until the channel is lost.
+    pub(super) async fn listen(self, mut notices: Deliveries) {
+        while let Some(Ok(delivery)) = notices.next().await {
+            match CancelNotice::from_message(&delivery.message) {
+                Some(notice) => self.cancel(notice),
+                None => debug!("a notice that makes no sense was ignored"),
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing under the lock leaves the table half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn expect(&mut self, id: CallId, deadline: Instant) {
+        if self.deadlines.len() >= MAX_EXPECTED
+            && let Some((_, oldest)) = self.deadlines.pop_front()
+        {
+            self.expected.remove(&oldest);
+        }
+        if self.expected.insert(id.clone()) {
+            self.deadlines.push_back((deadline, id));
+        }
+    }
+
+    /// Forgets those whose deadlines have passed, as far as they come first.
+    fn forget(&mut self, now: Instant) {
+        while let Some((_, id)) = self
+            .deadlines
+            .pop_front_if(|(deadline, _)| *deadline <= now)
+        {
+            self.expected.remove(&id);
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let Some((calls, id)) = self.entry.take() else {
+            return;
+        };
+        let mut table = calls.table();
+        if let Some(running) = table.running.get_mut(&id) {
+            running.runs -= 1;
+            if running.runs == 0 {
+                table.running.remove(&id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn message(correlation_id: &str) -> Message {
+        Message {
+            reply_to: Some("replies".to_owned()),
+            correlation_id: Some(correlation_id.to_owned()),
+            ..Message::default()
+        }
+    }
+
+    fn notice(reply_to: &str, correlation_id: &str, after: Duration) -> CancelNotice {
+        CancelNotice {
+            reply_to: reply_to.to_owned(),
+            correlation_ids: vec![correlation_id.to_owned()],
+            deadline: Instant::now() + after,
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_call_is_cancelled_and_no_other() {
+        let calls = Calls::default();
+        let call = calls.register(&message("a"));
+        let other = calls.register(&message("b"));
+        calls.cancel(notice("somebody else's", "a", SECOND));
+        assert!(!call.cancellation.is_cancelled());
+        calls.cancel(notice("replies", "a", SECOND));
+        assert!(call.cancellation.is_cancelled());
+        assert!(!other.cancellation.is_cancelled());
+        drop((call, other));
+        assert!(calls.table().running.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_dropped_before_it_arrived_is_remembered_until_its_deadline() {
+        let calls = Calls::default();
+        calls.cancel(notice("replies", "a", SECOND));
+        assert!(calls.register(&message("a")).cancellation.is_cancelled());
+        tokio::time::advance(SECOND).await;
+        calls.cancel(notice("replies", "b", SECOND));
+        assert!(!calls.register(&message("a")).cancellation.is_cancelled());
+        assert_eq!(calls.table().deadlines.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let calls = Calls::default();
+        for n in 0..=MAX_EXPECTED {
+            calls.cancel(notice("replies", &n.to_string(), SECOND));
+        }
+        assert_eq!(calls.table().expected.len(), MAX_EXPECTED);
+        assert!(!calls.register(&message("0")).cancellation.is_cancelled());
+        assert!(calls.register(&message("1")).cancellation.is_cancelled());
+    }
+
+    #[test]
+    fn a_call_that_runs_twice_is_cancelled_twice() {
+        let calls = Calls::default();
+        let first = calls.register(&message("a"));
+        let second = calls.register(&message("a"));
+        drop(first);
+        second.cancellation.cancel();
+        assert_eq!(calls.table().running.len(), 1);
+        drop(second);
+        assert!(calls.table().running.is_empty());
+    }
+}

@@ -1,0 +1,385 @@
+//! What a server does with one delivery: runs it, passes it on or gives it up, answers, settles.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tracing::{debug, error, warn};
+
+use super::builder::QueueEntry;
+use super::cancel::Registered;
+use super::consume::{Lines, Serving, ensure_queue};
+use super::dispatch::panicked;
+use crate::error::{ErrorKind, RpcError};
+use crate::service;
+use crate::transport::{Delivery, Message, TransportError};
+use crate::wire::{self, Arrived, History};
+
+/// How long a server keeps a request that should be given up and cannot.
+const STUCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Which of a service's queues a delivery came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Where its clients send requests.
+    Main,
+    /// Where requests wait for a last attempt, one at a time.
+    Retry,
+}
+
+/// A delivery, and all it takes to work on it.
+pub(super) struct Arrival {
+    pub(super) serving: Arc<Serving>,
+    pub(super) lines: Arc<Lines>,
+    /// The number of the queue.
+    pub(super) queue: usize,
+    pub(super) lane: Lane,
+    pub(super) delivery: Delivery,
+}
+
+/// What is to become of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Run,
+    /// To the queue where it came from, with the number of its deliveries.
+    Record,
+    /// To the queue where requests are tried alone.
+    Isolate,
+    GiveUp(Reason),
+}
+
+/// Why a request is not run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    DeliveryLimit,
+    AtMostOnce,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::DeliveryLimit => "delivery-limit",
+            Self::AtMostOnce => "at-most-once",
+        }
+    }
+}
+
+impl Arrival {
+    pub(super) async fn work(self) {
+        let message = &self.delivery.message;
+        let reply_to = message.reply_to.as_deref();
+        if reply_to.is_some_and(|name| !self.serving.may_reply_to(name)) {
+            warn!(
+                queue = &*self.entry().queue,
+                reply_to, "refusing a request: replies to there are not allowed"
+            );
+            self.serving.refused.fetch_add(1, Ordering::Relaxed);
+            self.lines.channel.ack(self.delivery.tag);
+            return;
+        }
+        let history = History::of(message, self.delivery.redelivered);
+        match self.verdict(history) {
+            Verdict::Run => self.run(history.deliveries).await,
+            Verdict::Record => {
+                let queue = self.queue_of(self.lane);
+                self.redirect(queue, history.deliveries).await;
+            }
+            Verdict::Isolate => {
+                let queue = self.queue_of(Lane::Retry);
+                self.redirect(queue, history.deliveries).await;
+            }
+            Verdict::GiveUp(reason) => self.give_up(reason, history.deliveries).await,
+        }
+    }
+
+    /// Gives back what has not started.
+    pub(super) async fn give_back(self) {
+        // These count their deliveries, or tolerate none: that this one was in vain must not be held against the request.
+        let is_counted = self.lane == Lane::Retry || self.is_at_most_once();
+        if is_counted && !self.delivery.redelivered {
+            let history = History::of(&self.delivery.message, false);
+            let queue = self.queue_of(self.lane);
+            if self.publish_anew(&queue, history.deliveries).await.is_ok() {
+                self.lines.channel.ack(self.delivery.tag);
+                return;
+            }
+        }
+        self.lines.channel.requeue(self.delivery.tag);
+    }
+
+    fn entry(&self) -> &QueueEntry {
+        &self.serving.queues[self.queue]
+    }
+
+    fn queue_of(&self, lane: Lane) -> String {
+        match lane {
+            Lane::Main => self.entry().queue.to_string(),
+            Lane::Retry => self.entry().retry_queue(),
+        }
+    }
+
+    fn is_at_most_once(&self) -> bool {
+        let method = self.delivery.message.kind.as_deref();
+        let method = self
+            .entry()
+            .definition
+            .resolve(method.filter(|method| !method.is_empty()));
+        method.is_some_and(|method| method.at_most_once)
+    }
+
+    fn verdict(&self, history: History) -> Verdict {
+        if wire::is_expired(&self.delivery.message) {
+            Verdict::Run // Which only says so to its caller.
+        } else if self.is_at_most_once() {
+            if self.delivery.redelivered || history.deliveries > 0 {
+                Verdict::GiveUp(Reason::AtMostOnce)
+            } else {
+                Verdict::Run
+            }
+        } else {
+            let limit = self.serving.limits.deliveries;
+            let isolates = self.entry().isolates(limit);
+            verdict(history, limit, self.lane, isolates)
+        }
+    }
+
+    /// Runs the handler and sends its answer. Whatever the request is like, it is answered and settled.
+    async fn run(self, deliveries: u32) {
+        let at_most_once = self.is_at_most_once();
+        let Self {
+            serving,
+            lines,
+            queue,
+            delivery,
+            ..
+        } = self;
+        let entry = &serving.queues[queue];
+        let Delivery {
+            tag,
+            redelivered,
+            message,
+        } = delivery;
+        let registered = match &serving.calls {
+            Some(calls) => calls.register(&message),
+            None => Registered::default(),
+        };
+        let arrived = Arrived {
+            redelivered,
+            deliveries,
+            cancellation: registered.cancellation.clone(),
+        };
+        let reply_to = message.reply_to.clone();
+        let correlation_id = message.correlation_id.clone();
+        let content_type = message.content_type.clone();
+        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived);
+        let mut unsettled = Some(tag);
+        if at_most_once && request.is_ok() {
+            if let Err(error) = lines.channel.ack_and_wait(tag).await {
+                // Whether the broker knows that it is acknowledged is not known, so it is not run.
+                debug!(%error, "a request could not be acknowledged and was not run");
+                return;
+            }
+            unsettled = None;
+        }
+        let answer = match request {
+            // The dispatcher catches what handlers do; this is for the layers around it.
+            Ok(request) => AssertUnwindSafe(service::call(entry.handler.clone(), request))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(panicked())),
+            Err(refusal) => Err(refusal),
+        };
+        drop(registered);
+        let answer = answer.and_then(|response| {
+            wire::check_size(
+                "reply",
+                &response.body,
+                serving.connection.max_message_size(),
+            )
+            .map(|()| response)
+        });
+        if let Err(error) = &answer {
+            debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");
+            if is_refusal(error.kind()) {
+                serving.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        match reply_to {
+            Some(reply_to) => {
+                let reply = wire::message_from_answer(
+                    answer,
+                    correlation_id,
+                    content_type,
+                    redelivered || deliveries > 0,
+                    serving.connection.name(),
+                );
+                lines.channel.reply(unsettled, reply_to, reply).await;
+            }
+            None => unsettled.into_iter().for_each(|tag| lines.channel.ack(tag)),
+        }
+    }
+
+    /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
+    async fn redirect(self, queue: String, deliveries: u32) {
+        match self.publish_anew(&queue, deliveries).await {
+            Ok(()) => self.lines.channel.ack(self.delivery.tag),
+            // With the channel gone, the broker delivers it again.
+            Err(TransportError::Lost(_)) => {}
+            Err(error) => {
+                warn!(queue, %error, "the deliveries of a request could not be counted; running it");
+                self.run(deliveries).await;
+            }
+        }
+    }
+
+    async fn publish_anew(&self, queue: &str, deliveries: u32) -> Result<(), TransportError> {
+        let message = wire::redirected(self.delivery.message.clone(), deliveries);
+        self.lines.publish(queue, message).await
+    }
+
+    /// Moves the request to the dead-letter queue and tells its caller.
+    async fn give_up(self, reason: Reason, deliveries: u32) {
+        let entry = self.entry();
+        let dead_letter_queue = entry.dead_letter_queue();
+        let letter = wire::dead_letter(
+            self.delivery.message.clone(),
+            deliveries,
+            reason.as_str(),
+            &entry.queue,
+        );
+        let kept = match self.lines.publish(&dead_letter_queue, letter.clone()).await {
+            Err(TransportError::Unroutable) if !entry.options.passive => {
+                match ensure_queue(&*self.lines.link, &dead_letter_queue).await {
+                    Ok(()) => self.lines.publish(&dead_letter_queue, letter).await,
+                    Err(error) => Err(error),
+                }
+            }
+            outcome => outcome,
+        };
+        let fate = match kept {
+            Ok(()) => format!("it is in queue '{dead_letter_queue}'"),
+            // There is no such queue and none may be declared.
+            Err(TransportError::Unroutable) if entry.options.passive => {
+                format!("it was dropped, as there is no queue '{dead_letter_queue}'")
+            }
+            Err(error) => {
+                error!(queue = &*entry.queue, dead_letter_queue, %error, "a request could not be given up");
+                tokio::time::sleep(STUCK_PAUSE).await;
+                self.lines.channel.requeue(self.delivery.tag);
+                return;
+            }
+        };
+        let fault = match reason {
+            Reason::DeliveryLimit => RpcError::new(
+                ErrorKind::Panicked,
+                format!(
+                    "the request was delivered {deliveries} times to servers that did not finish it and is not run again; {fate}"
+                ),
+            ),
+            Reason::AtMostOnce => RpcError::new(
+                ErrorKind::Cancelled,
+                format!(
+                    "the request was delivered before, to a server that did not finish it, and may not run twice; {fate}"
+                ),
+            ),
+        };
+        warn!(
+            service = entry.service,
+            method = self.delivery.message.kind,
+            %fault,
+            "giving up a request"
+        );
+        let Message {
+            reply_to,
+            correlation_id,
+            content_type,
+            ..
+        } = self.delivery.message;
+        let tag = self.delivery.tag;
+        match reply_to {
+            Some(reply_to) => {
+                let name = self.serving.connection.name();
+                let reply =
+                    wire::message_from_answer(Err(fault), correlation_id, content_type, true, name);
+                self.lines.channel.reply(Some(tag), reply_to, reply).await;
+            }
+            None => self.lines.channel.ack(tag),
+        }
+    }
+}
+
+/// What becomes of a request that may run more than once.
+fn verdict(history: History, limit: Option<u32>, lane: Lane, isolates: bool) -> Verdict {
+    let Some(limit) = limit else {
+        return Verdict::Run;
+    };
+    if history.deliveries >= limit {
+        Verdict::GiveUp(Reason::DeliveryLimit)
+    } else if isolates && lane == Lane::Main && history.deliveries + 1 == limit {
+        Verdict::Isolate
+    } else if history.recorded {
+        Verdict::Run
+    } else {
+        Verdict::Record
+    }
+}
+
+/// Whether a request was answered without being looked at by a handler, because of what it is like.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::BadRequest | ErrorKind::UnknownMethod | ErrorKind::UnsupportedContentType
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(deliveries: u32, recorded: bool, lane: Lane) -> Verdict {
+        let history = History {
+            deliveries,
+            recorded,
+        };
+        verdict(history, Some(3), lane, true)
+    }
+
+    #[test]
+    fn a_request_is_tried_three_times_the_last_time_alone() {
+        assert_eq!(after(0, true, Lane::Main), Verdict::Run);
+        assert_eq!(after(1, false, Lane::Main), Verdict::Record);
+        assert_eq!(after(1, true, Lane::Main), Verdict::Run);
+        assert_eq!(after(2, false, Lane::Main), Verdict::Isolate);
+        assert_eq!(after(2, true, Lane::Retry), Verdict::Run);
+        let given_up = Verdict::GiveUp(Reason::DeliveryLimit);
+        assert_eq!(after(3, false, Lane::Retry), given_up);
+        assert_eq!(after(u32::MAX, true, Lane::Main), given_up);
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_given_up() {
+        let history = History {
+            deliveries: 9,
+            recorded: false,
+        };
+        assert_eq!(verdict(history, None, Lane::Main, false), Verdict::Run);
+    }
+
+    #[test]
+    fn a_limit_of_one_forbids_every_second_delivery() {
+        let history = |deliveries| History {
+            deliveries,
+            recorded: true,
+        };
+        assert_eq!(
+            verdict(history(0), Some(1), Lane::Main, false),
+            Verdict::Run
+        );
+        assert_eq!(
+            verdict(history(1), Some(1), Lane::Main, false),
+            Verdict::GiveUp(Reason::DeliveryLimit)
+        );
+    }
+}

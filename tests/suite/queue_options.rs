@@ -1,0 +1,215 @@
+//! How request queues are declared.
+
+use std::error::Error;
+use std::time::Duration;
+
+use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle};
+use rpc_tests::{eventually, unique_queue};
+
+use super::{BenchClient, BenchDispatcher, Probe};
+use crate::broker;
+
+struct Bed {
+    connection: Connection,
+    queue: String,
+    probe: Probe,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        Self {
+            connection: broker().await.connect().await,
+            queue: unique_queue("options"),
+            probe: Probe::default(),
+        }
+    }
+
+    async fn serve(&self, options: QueueOptions) -> Result<ServerHandle, ServeError> {
+        let dispatcher = BenchDispatcher::new(self.probe.clone()).with_queue(&self.queue);
+        Server::builder(&self.connection)
+            .service(dispatcher.with_queue_options(options))
+            .prefetch(1)
+            .build()
+            .start()
+            .await
+    }
+
+    /// Serves, and holds up the server with a call, so that everything else waits in the queue.
+    async fn serve_and_hold(&self, options: QueueOptions) -> ServerHandle {
+        let server = self.serve(options).await.unwrap();
+        tokio::spawn(self.bench().hold().into_future());
+        self.probe.until_begun(1).await;
+        server
+    }
+
+    /// A client that is told what the broker refuses.
+    fn bench(&self) -> BenchClient {
+        let client = self.connection.client_builder().confirms(true).build();
+        BenchClient::new(client).with_queue(&self.queue)
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_rejects_at_once() {
+    let bed = Bed::new().await;
+    let _server = bed
+        .serve_and_hold(QueueOptions::classic().max_length(2))
+        .await;
+    let bench = bed.bench();
+    let mut waiting = Vec::new();
+    let rejected = eventually("a call is rejected", async || {
+        let mut call = tokio::spawn(bench.add(1, 1).into_future());
+        match tokio::time::timeout(Duration::from_secs(1), &mut call).await {
+            Ok(answer) => Some(answer.unwrap().unwrap_err()),
+            Err(_) => {
+                waiting.push(call);
+                None
+            }
+        }
+    })
+    .await;
+    assert_eq!(rejected.kind(), ErrorKind::Rejected);
+    assert!(!rejected.may_have_executed() && rejected.is_retryable());
+    let oneway = BenchClient::new(bed.connection.client()).with_queue(&bed.queue);
+    let error = oneway.note("one more".to_owned()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected);
+    bed.probe.release(1);
+    for call in waiting {
+        assert_eq!(call.await.unwrap().unwrap(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_exists_with_other_arguments_is_named_with_the_argument() {
+    let bed = Bed::new().await;
+    let _server = bed
+        .serve(QueueOptions::classic().max_length(5))
+        .await
+        .unwrap();
+    let error = bed
+        .serve(QueueOptions::classic().max_length(6))
+        .await
+        .unwrap_err();
+    let ServeError::QueueRefused { queue, source } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*queue, bed.queue);
+    let reason = source.to_string();
+    for part in ["x-max-length", "5", "6"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(error.source().is_some());
+    // The first server goes on.
+    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_passive_server_declares_nothing() {
+    let bed = Bed::new().await;
+    let error = bed.serve(QueueOptions::passive()).await.unwrap_err();
+    assert!(
+        matches!(&error, ServeError::QueueRefused { queue, .. } if *queue == bed.queue),
+        "{error}"
+    );
+    let unroutable = bed.bench().add(1, 1).await.unwrap_err();
+    assert_eq!(unroutable.kind(), ErrorKind::Unroutable);
+    bed.serve(QueueOptions::classic().max_length(5))
+        .await
+        .unwrap()
+        .shutdown()
+        .await
+        .unwrap();
+    // Whatever its arguments are.
+    let _server = bed.serve(QueueOptions::passive()).await.unwrap();
+    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_quorum_queue_serves_and_counts_deliveries() {
+    let bed = Bed::new().await;
+    let call = tokio::spawn(
+        bed.bench()
+            .hold()
+            .timeout(Duration::from_secs(60))
+            .into_future(),
+    );
+    // Nobody has declared the queue.
+    assert_eq!(
+        call.await.unwrap().unwrap_err().kind(),
+        ErrorKind::Unroutable
+    );
+    let mut server = bed.serve(QueueOptions::quorum()).await.unwrap();
+    let call = tokio::spawn(
+        bed.bench()
+            .hold()
+            .timeout(Duration::from_secs(60))
+            .into_future(),
+    );
+    for begun in 1..=3 {
+        bed.probe.until_begun(begun).await;
+        drop(server);
+        server = bed.serve(QueueOptions::quorum()).await.unwrap();
+    }
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+    assert_eq!(bed.probe.deliveries(), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_request_waits_no_longer_than_the_queue_allows() {
+    let bed = Bed::new().await;
+    let dead_letters = format!("{}-expired", bed.queue);
+    let options = QueueOptions::classic()
+        .message_ttl(Duration::from_millis(50))
+        .dead_letter_queue(&dead_letters);
+    let _server = bed.serve_and_hold(options).await;
+    let patient = tokio::spawn(bed.bench().hold().into_future());
+    // The broker looks at the head of a queue; the embedded one when it has something to do there.
+    let late = Probe::default();
+    let dispatcher = BenchDispatcher::new(late.clone()).with_queue(&dead_letters);
+    let _late_server = super::start(&bed.connection, dispatcher).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bed.probe.release(1);
+    late.until_begun(1).await;
+    late.release(1);
+    assert_eq!(patient.await.unwrap().unwrap(), 1);
+    assert_eq!(bed.probe.begun(), 1, "it was served by another");
+}
+
+#[tokio::test]
+async fn higher_priorities_are_served_first() {
+    let bed = Bed::new().await;
+    let server = bed
+        .serve_and_hold(QueueOptions::classic().max_priority(5))
+        .await;
+    let bench = bed.bench();
+    let mut calls = Vec::new();
+    for (n, priority) in [(1, 0), (2, 3), (3, 5), (4, 3), (5, 9)] {
+        let call = bench.number(n).priority(priority);
+        calls.push(tokio::spawn(call.into_future()));
+        // A confirmed one behind it shows that it is in the queue.
+        bench.note(n.to_string()).await.unwrap();
+    }
+    bed.probe.release(1);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(bed.probe.numbers(), [3, 5, 2, 4, 1]);
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unused_queue_expires() {
+    let bed = Bed::new().await;
+    let options = QueueOptions::classic().expires(Duration::from_millis(100));
+    let server = bed.serve(options).await.unwrap();
+    let bench = bed.bench();
+    assert_eq!(bench.add(1, 1).await.unwrap(), 2);
+    server.shutdown().await.unwrap();
+    eventually("it has expired", async || {
+        let call = bench.add(1, 1).timeout(Duration::from_millis(100));
+        let error = call.await.unwrap_err();
+        (error.kind() == ErrorKind::Unroutable).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,193 @@
+//! Servers that die: what is run again, how often, and what is not.
+
+use rpc_core::{Connection, ErrorKind, ServerBuilder, ServerHandle};
+
+use super::{BenchClient, Probe, Setup, serve};
+use crate::broker;
+
+/// A bench service whose server dies and is replaced.
+struct Mortal {
+    bench: BenchClient,
+    probe: Probe,
+    queue: String,
+    connection: Connection,
+    server: Option<ServerHandle>,
+}
+
+impl Mortal {
+    async fn new() -> Self {
+        let Setup {
+            bench,
+            probe,
+            server,
+            queue,
+            connection,
+        } = broker().await.bench().await;
+        Self {
+            bench,
+            probe,
+            queue,
+            connection,
+            server: Some(server),
+        }
+    }
+
+    /// Ends the server where it stands, and starts another.
+    async fn die_and_rise(&mut self) {
+        // What it had is given back with its channel, before another server is there to be given it.
+        self.server = None;
+        self.server = Some(self.serve(|server| server).await);
+    }
+
+    async fn serve(&self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ServerHandle {
+        serve(&self.connection, &self.queue, &self.probe, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_told_how_often_it_was_delivered() {
+    let mut mortal = Mortal::new().await;
+    let call = tokio::spawn(mortal.bench.hold().into_future());
+    for begun in 1..=2 {
+        mortal.probe.until_begun(begun).await;
+        mortal.die_and_rise().await;
+    }
+    mortal.probe.until_begun(3).await;
+    mortal.probe.release(1);
+    assert_eq!(call.await.unwrap().unwrap(), 3);
+    assert_eq!(mortal.probe.deliveries(), [0, 1, 2]);
+    assert_eq!(mortal.probe.redelivered(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_keeps_killing_its_server_is_given_up() {
+    let mut mortal = Mortal::new().await;
+    let call = tokio::spawn(mortal.bench.hold().into_future());
+    for begun in 1..=3 {
+        mortal.probe.until_begun(begun).await;
+        mortal.die_and_rise().await;
+    }
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert!(error.may_have_executed() && !error.is_retryable());
+    let dead_letters = format!("{}.dead", mortal.queue);
+    assert!(error.to_string().contains(&dead_letters), "{error}");
+    assert_eq!(mortal.probe.deliveries(), [0, 1, 2]);
+    assert_eq!(
+        mortal.bench.add(1, 1).await.unwrap(),
+        2,
+        "the service goes on"
+    );
+
+    // It has not been lost: whoever serves the dead-letter queue without a limit gets it.
+    let late = Probe::default();
+    let _server = serve(&mortal.connection, &dead_letters, &late, |server| {
+        server.delivery_limit(0)
+    })
+    .await;
+    late.until_begun(1).await;
+    assert_eq!(late.deliveries(), [3]);
+}
+
+#[tokio::test]
+async fn what_shared_a_server_with_a_deadly_request_is_not_given_up_with_it() {
+    let mut mortal = Mortal::new().await;
+    let calls: Vec<_> = (0..5)
+        .map(|_| tokio::spawn(mortal.bench.hold().into_future()))
+        .collect();
+    // All five are lost with two servers; then each is alone with one, and the first of them dies with it.
+    mortal.probe.until_begun(5).await;
+    mortal.die_and_rise().await;
+    mortal.probe.until_begun(10).await;
+    mortal.die_and_rise().await;
+    mortal.probe.until_begun(11).await;
+    mortal.die_and_rise().await;
+    mortal.probe.until_begun(12).await;
+    mortal.probe.release(4);
+    let mut given_up = 0;
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+                given_up += 1;
+            }
+        }
+    }
+    assert_eq!(given_up, 1);
+}
+
+#[tokio::test]
+async fn a_limit_can_be_lifted() {
+    let mut mortal = Mortal::new().await;
+    mortal.server = None;
+    mortal.server = Some(mortal.serve(|server| server.delivery_limit(0)).await);
+    let call = tokio::spawn(mortal.bench.hold().into_future());
+    for begun in 1..=5 {
+        mortal.probe.until_begun(begun).await;
+        mortal.server = None;
+        mortal.server = Some(mortal.serve(|server| server.delivery_limit(0)).await);
+    }
+    mortal.probe.until_begun(6).await;
+    mortal.probe.release(1);
+    assert_eq!(call.await.unwrap().unwrap(), 6);
+}
+
+#[tokio::test]
+async fn an_at_most_once_request_is_not_run_again() {
+    let mut mortal = Mortal::new().await;
+    let call = tokio::spawn(mortal.bench.hold_once().into_future());
+    mortal.probe.until_begun(1).await;
+    // Nothing is left to be given back, so no server runs it again, and its caller is told nothing before its deadline.
+    mortal.die_and_rise().await;
+    assert_eq!(mortal.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(mortal.probe.begun(), 1);
+    call.abort();
+}
+
+#[tokio::test]
+async fn an_at_most_once_request_that_a_dead_server_had_not_begun_is_given_up() {
+    let mut mortal = Mortal::new().await;
+    mortal.server = None;
+    mortal.server = Some(mortal.serve(|server| server.concurrency(1)).await);
+    let first = tokio::spawn(mortal.bench.hold_once().into_future());
+    mortal.probe.until_begun(1).await;
+    let second = tokio::spawn(mortal.bench.hold_once().into_future());
+    // Nothing tells that it has been delivered.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    mortal.die_and_rise().await;
+    let error = second.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(
+        error.may_have_executed(),
+        "nobody can know that it has not begun"
+    );
+    assert_eq!(mortal.probe.begun(), 1);
+    first.abort();
+}
+
+#[tokio::test]
+async fn at_most_once_requests_that_a_stopping_server_had_not_begun_are_run_by_the_next() {
+    let mortal = Mortal::new().await;
+    let Mortal {
+        bench,
+        probe,
+        queue,
+        connection,
+        server,
+    } = mortal;
+    server.unwrap().shutdown().await.unwrap();
+    let server = serve(&connection, &queue, &probe, |server| server.concurrency(1)).await;
+    let calls: Vec<_> = (0..5)
+        .map(|_| tokio::spawn(bench.hold_once().into_future()))
+        .collect();
+    probe.until_begun(1).await;
+    let stopping = tokio::spawn(server.shutdown());
+    let _next = serve(&connection, &queue, &probe, |server| server).await;
+    probe.release(5);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    stopping.await.unwrap().unwrap();
+    assert_eq!(probe.begun(), 5);
+}
