@@ -77,7 +77,10 @@ fn constructors(service: &Service) -> TokenStream {
         impl #introduced #client #arguments #clause {
             #[doc = #new_docs]
             #[must_use]
-            #visibility fn new(service: #parameter) -> Self {
+            #visibility fn new(service: #parameter) -> Self
+            where
+                #parameter: __rpc::RpcService,
+            {
                 #fresh
             }
 
