@@ -6,6 +6,7 @@ mod deadlines;
 mod errors;
 mod lifecycle;
 mod middleware;
+mod queues;
 mod sharing;
 
 use std::sync::Arc;

@@ -27,13 +27,29 @@ pub(super) type LayeredService = BoxCloneSyncService<Request, Response, RpcError
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ServerBuilder {
     connection: Connection,
-    services: Vec<ServiceEntry>,
+    services: Vec<Added>,
     layers: Vec<Arc<dyn Fn(LayeredService) -> LayeredService + Send + Sync>>,
     prefetch: u16,
     drain_timeout: Duration,
 }
 
-/// A service of a server.
+/// A service that was added.
+struct Added {
+    service: &'static str,
+    queues: Vec<String>,
+    handler: LayeredService,
+}
+
+impl fmt::Debug for Added {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Added")
+            .field("service", &self.service)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service of a server at one of its queues.
 pub(super) struct ServiceEntry {
     pub(super) service: &'static str,
     pub(super) queue: Arc<str>,
@@ -60,15 +76,16 @@ impl ServerBuilder {
         }
     }
 
-    /// Adds a service. A queue belongs to one service: two on one queue are an error when the server starts. Servers of
-    /// different services that share a queue cannot be told apart by anyone; each would be given the other's requests,
-    /// and answer them with [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
+    /// Adds a service, to be served at the trait's queue and at those that methods have of their own. A queue belongs to
+    /// one service: two on one queue are an error when the server starts. Servers of different services that share a queue
+    /// cannot be told apart by anyone; each would be given the other's requests, and answer them with
+    /// [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
     pub fn service(mut self, dispatcher: impl Dispatch) -> Self {
         let info = dispatcher.dispatcher();
-        let (service, queue) = (info.definition().name, info.queue().into());
-        self.services.push(ServiceEntry {
+        let (service, queues) = (info.definition().name, info.queues());
+        self.services.push(Added {
             service,
-            queue,
+            queues,
             handler: BoxCloneSyncService::new(dispatcher),
         });
         self
@@ -92,7 +109,7 @@ impl ServerBuilder {
     }
 
     /// How many requests of each queue the broker hands to this server before they are answered, which is also how many
-    /// handlers of a service run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). Default: 64.
+    /// handlers of a queue run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). Default: 64.
     ///
     /// 1 gives the fair dispatch of RabbitMQ's RPC tutorial: a busy server is given nothing. More keeps a fast handler
     /// busy while replies are under way. 0 counts as 1: there is always a limit.
@@ -112,19 +129,26 @@ impl ServerBuilder {
     pub fn build(self) -> Server {
         let Self {
             connection,
-            mut services,
+            services,
             layers,
             prefetch,
             drain_timeout,
         } = self;
-        for entry in &mut services {
-            for layer in layers.iter().rev() {
-                entry.handler = layer(entry.handler.clone());
-            }
-        }
+        let entries = services.into_iter().flat_map(|added| {
+            // Once, so that what a layer keeps is the service's, whichever queue a request came through.
+            let handler = layers
+                .iter()
+                .rev()
+                .fold(added.handler, |handler, layer| layer(handler));
+            added.queues.into_iter().map(move |queue| ServiceEntry {
+                service: added.service,
+                queue: queue.into(),
+                handler: handler.clone(),
+            })
+        });
         Server {
             connection,
-            services,
+            services: entries.collect(),
             prefetch,
             drain_timeout,
         }

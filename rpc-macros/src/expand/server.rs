@@ -73,7 +73,17 @@ fn constructors(service: &Service) -> TokenStream {
             queue
         )),
     );
-    let queue_docs = format!(" Serves this queue instead of `{queue}`.");
+    let prefixed = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::with_queue_prefix(
+            self.dispatcher,
+            prefix
+        )),
+    );
+    let queue_docs = format!(
+        " Serves this queue instead of `{queue}`.{}",
+        messages::about_own_queues(service)
+    );
     quote! {
         impl #introduced #dispatcher #arguments #clause {
             /// Dispatches to `handler`, which all calls share.
@@ -86,6 +96,12 @@ fn constructors(service: &Service) -> TokenStream {
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
                 #moved
+            }
+
+            /// Puts this before the name of every queue that is served. The clients have to have the same.
+            #[must_use]
+            #visibility fn with_queue_prefix(self, prefix: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
+                #prefixed
             }
         }
     }

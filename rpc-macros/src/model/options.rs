@@ -20,7 +20,7 @@ pub(crate) enum Level {
 /// [`Options::set`].
 const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("name", r#"name = "…""#, &[Level::Trait, Level::Method]),
-    ("queue", r#"queue = "…""#, &[Level::Trait]),
+    ("queue", r#"queue = "…""#, &[Level::Trait, Level::Method]),
     (
         "timeout",
         r#"timeout = "2s""#,

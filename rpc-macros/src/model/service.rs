@@ -62,7 +62,11 @@ impl Service {
             options.queue.is_none(),
             &mut mistakes,
         );
-        let (methods, alternatives) = check_items(&item, options.timeout_millis, &mut mistakes);
+        let queue = options
+            .queue
+            .map_or_else(|| default_queue(&name), |queue| queue.value());
+        let (methods, alternatives) =
+            check_items(&item, &queue, options.timeout_millis, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Box::new(Broken {
                 mistakes,
@@ -74,9 +78,7 @@ impl Service {
         Ok(Self {
             attributes: attributes::without_rpc(&item.attrs),
             krate: options.krate.unwrap_or_else(|| parse_quote!(::rpc_core)),
-            queue: options
-                .queue
-                .map_or_else(|| default_queue(&name), |queue| queue.value()),
+            queue,
             name,
             client: format_ident!("{}Client", item.ident),
             dispatcher: format_ident!("{}Dispatcher", item.ident),
@@ -190,6 +192,7 @@ fn default_queue(name: &str) -> String {
 /// What stands between the braces.
 fn check_items(
     item: &ItemTrait,
+    queue: &str,
     timeout_millis: Option<u64>,
     mistakes: &mut Mistakes,
 ) -> (Vec<Option<Method>>, Vec<Alternatives>) {
@@ -200,7 +203,8 @@ fn check_items(
         .map(|inner| match inner {
             TraitItem::Fn(function) => {
                 let before = mistakes.len();
-                let method = Method::check(function, &item.generics, timeout_millis, mistakes);
+                let method =
+                    Method::check(function, &item.generics, queue, timeout_millis, mistakes);
                 names.check(&method, mistakes);
                 (mistakes.len() == before).then_some(method)
             }
