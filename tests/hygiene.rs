@@ -37,7 +37,13 @@ pub trait Fib {
     #[rpc(at_most_once)]
     async fn nothing(&self);
     /// Sends nothing back.
-    #[rpc(oneway, timeout = "1s", priority = 5, persistent)]
+    #[rpc(
+        oneway,
+        timeout = "1s",
+        priority = 5,
+        persistent,
+        queue = "notifications"
+    )]
     async fn notify(n: u64);
     /// A context among the arguments.
     async fn tenant(a: String, #[ctx] cx: Context, b: String) -> Option<String>;
@@ -104,6 +110,12 @@ async fn clients_and_dispatchers_are_cheap_handles() {
     let dispatcher = FibDispatcher::new(Calculator).with_queue("other");
     let fib = FibClient::new(dispatcher.clone()).with_queue(String::from("other"));
     assert!(format!("{:?} {:?}", fib.clone(), dispatcher).contains("other"));
+    let dispatcher = dispatcher.with_queue_prefix("staging.");
+    let fib = fib.with_queue_prefix(String::from("staging."));
+    for shown in [format!("{fib:?}"), format!("{dispatcher:?}")] {
+        assert!(shown.contains("\"staging.other\""), "{shown}");
+        assert!(shown.contains("\"staging.notifications\""), "{shown}");
+    }
     assert_eq!(assert_send(fib.fib(1).into_future()).await.ok(), Some(2));
 }
 

@@ -1,5 +1,10 @@
-//! What a trait says of itself: the service and its methods, as constants that the generated code fills in.
+//! What a trait says of itself: the service and its methods, as constants that the generated code fills in; and the names
+//! that a deployment gives to the queues.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A method of a service, as the trait declares it.
@@ -7,10 +12,11 @@ use std::time::Duration;
 pub struct Method {
     pub(crate) name: &'static str,
     pub(crate) arguments: &'static [&'static str],
+    /// Its own, if that is not the service's.
+    pub(crate) queue: Option<&'static str>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) oneway: bool,
     pub(crate) idempotent: bool,
-    #[allow(dead_code, reason = "servers are about to read it")]
     pub(crate) at_most_once: bool,
     pub(crate) default: bool,
     pub(crate) persistent: bool,
@@ -24,6 +30,7 @@ impl Method {
         Self {
             name,
             arguments,
+            queue: None,
             timeout: None,
             oneway: false,
             idempotent: false,
@@ -32,6 +39,13 @@ impl Method {
             persistent: false,
             priority: None,
         }
+    }
+
+    /// The queue that its requests go to instead of the service's.
+    #[must_use]
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = Some(queue);
+        self
     }
 
     /// The default deadline of its calls.
@@ -120,6 +134,70 @@ impl Service {
     }
 }
 
+/// The queues of a service as clients and servers of one deployment name them.
+#[derive(Clone)]
+pub(crate) struct Queues {
+    definition: &'static Service,
+    /// Of the methods that have none of their own.
+    common: Arc<str>,
+    /// Before the name of each.
+    prefix: Arc<str>,
+}
+
+impl Queues {
+    /// As the trait names them.
+    pub(crate) fn of(definition: &'static Service) -> Self {
+        Self {
+            definition,
+            common: definition.queue.into(),
+            prefix: Arc::default(),
+        }
+    }
+
+    pub(crate) fn with_common(self, queue: String) -> Self {
+        Self {
+            common: queue.into(),
+            ..self
+        }
+    }
+
+    pub(crate) fn with_prefix(self, prefix: String) -> Self {
+        Self {
+            prefix: prefix.into(),
+            ..self
+        }
+    }
+
+    /// Where the requests for a method go.
+    pub(crate) fn of_method(&self, method: &Method) -> Cow<'_, str> {
+        self.prefixed(method.queue.unwrap_or(&self.common))
+    }
+
+    /// All of them, each once. The service's own is among them even if every method has another: requests that name no
+    /// method, or come from clients that know nothing of a method's queue, arrive there.
+    pub(crate) fn distinct(&self) -> BTreeSet<Cow<'_, str>> {
+        let of_methods = self.definition.methods.iter();
+        of_methods
+            .map(|method| self.of_method(method))
+            .chain([self.prefixed(&self.common)])
+            .collect()
+    }
+
+    fn prefixed<'a>(&self, queue: &'a str) -> Cow<'a, str> {
+        if self.prefix.is_empty() {
+            Cow::Borrowed(queue)
+        } else {
+            Cow::Owned([&*self.prefix, queue].concat())
+        }
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.distinct()).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +216,32 @@ mod tests {
         assert_eq!(three.resolve(None).map(|m| m.name), Some("sum"));
         assert_eq!(three.resolve(Some("sub")).map(|m| m.name), Some("sub"));
         assert_eq!(three.resolve(Some("mul")).map(|m| m.name), None);
+    }
+
+    const SLOW: &Method = &Method::new("slow", &[]).queue("slow");
+    const SLOWER: &Method = &Method::new("slower", &[]).queue("slow");
+    const SERVICE: &Service = &Service::new("Sums", "sums", &[ADD, SLOW, SLOWER]);
+
+    #[test]
+    fn a_queue_that_several_methods_name_is_listed_once() {
+        let queues = Queues::of(SERVICE);
+        assert_eq!(Vec::from_iter(queues.distinct()), ["slow", "sums"]);
+        let queues = queues.with_common("slow".to_owned());
+        assert_eq!(Vec::from_iter(queues.distinct()), ["slow"]);
+    }
+
+    #[test]
+    fn another_queue_is_for_methods_without_one_and_a_prefix_for_all() {
+        let names =
+            |queues: &Queues| [ADD, SLOW].map(|method| queues.of_method(method).into_owned());
+        let moved = Queues::of(SERVICE).with_common("moved".to_owned());
+        assert_eq!(names(&moved), ["moved", "slow"]);
+        let prefixed = moved.clone().with_prefix("test.".to_owned());
+        assert_eq!(names(&prefixed), ["test.moved", "test.slow"]);
+        let other_order = Queues::of(SERVICE)
+            .with_prefix("test.".to_owned())
+            .with_common("moved".to_owned());
+        assert_eq!(names(&other_order), names(&prefixed));
+        assert_eq!(names(&prefixed.with_prefix(String::new())), names(&moved));
     }
 }

@@ -339,7 +339,7 @@ pub enum OpenError {
 pub enum ServeError {
     /// Two services of the server would read one queue; a queue belongs to one service.
     #[error(
-        "services '{first}' and '{second}' both use queue '{queue}': give one of them another with `with_queue`"
+        "services '{first}' and '{second}' both use queue '{queue}': give one of them another with `with_queue` or `with_queue_prefix`"
     )]
     QueueTaken {
         /// The queue.

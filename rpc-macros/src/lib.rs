@@ -79,6 +79,7 @@ use quote::quote;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "…"` | the method's name on the wire | its identifier, without `r#` |
+/// | `queue = "…"` | a queue of its own, so that slow methods do not hold up fast ones; methods may share one | the trait's |
 /// | `timeout = "500ms"` | the deadline of its calls | the trait's |
 /// | `oneway` | no reply: the call is done when the broker has the request; the method returns nothing | it replies |
 /// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn` | an `async fn` |
@@ -87,6 +88,9 @@ use quote::quote;
 /// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
 /// | `persistent` | requests survive a restart of the broker | they do not |
 /// | `priority = 5` | their AMQP priority, from 0 to 255 | none |
+///
+/// A server reads every queue of a service with a prefetch of its own, and runs a method whichever of them its request came
+/// through. So the option `queue` can be added to a method in use: servers first, for clients would not find the queue.
 ///
 /// # Methods
 ///
@@ -105,7 +109,7 @@ use quote::quote;
 ///
 /// The methods of a trait cannot be generic, but the trait can: in `trait Store<T>` write all the bounds that `T` needs to
 /// be sent. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
-/// any name but `with_queue`, `into` and `try_into`, which mean something else on a client.
+/// any name but `with_queue`, `with_queue_prefix`, `into` and `try_into`, which mean something else on a client.
 ///
 /// # What is generated
 ///
@@ -115,13 +119,15 @@ use quote::quote;
 ///   `fn fib(&self, n: u64) -> impl Future<Output = u64> + Send`.
 /// - **`struct FibClient<S = Client>`**, which is `Clone` where `S` is, `Debug`, and has
 ///   - `FibClient::new(service)`, with a `Client`, a dispatcher, or any other `RpcService`,
-///   - `with_queue(queue)`, to send requests to another queue than the trait's,
+///   - `with_queue(queue)`, to send requests to another queue than the trait's; methods with a queue of their own keep it,
+///   - `with_queue_prefix(prefix)`, to put this before the name of every queue, given here or in the trait: with a prefix
+///     each, deployments on one broker are apart,
 ///   - every method of the trait, with `&self`, returning a `Call` to be awaited: it gives `Result<T, RpcError>` for a
 ///     method that returns `T`, and `Result<T, CallError<E>>` for one that returns `Result<T, E>`.
 /// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and for every `H: Fib` a `Dispatch` and a
 ///   `tower_service::Service<Request>`, and has
 ///   - `FibDispatcher::new(handler)`,
-///   - `with_queue(queue)`, to serve another queue than the trait's.
+///   - `with_queue(queue)` and `with_queue_prefix(prefix)`, to serve what clients send to with the same.
 ///
 /// For `trait Store<T>` they are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. A trait with a method called
 /// `new` also has a hidden `__FibClientNew`, to which the client derefs: `FibClient::new(service)` makes a client,

@@ -9,6 +9,7 @@ mod lifecycle;
 mod limits;
 mod middleware;
 mod queue_options;
+mod queues;
 mod redelivery;
 mod sharing;
 

@@ -1,13 +1,12 @@
 //! What is inside a generated client: a service to call through, and where to send the requests.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::call::Call;
-use crate::definition::{Method, Service};
+use crate::definition::{Method, Queues, Service};
 use crate::error::RpcError;
 use crate::message::{Request, Response};
 use crate::service::RpcService;
@@ -17,23 +16,30 @@ use crate::service::RpcService;
 pub struct Stub<S> {
     service: S,
     definition: &'static Service,
-    queue: Arc<str>,
+    queues: Queues,
 }
 
 impl<S> Stub<S> {
-    /// Calls through `service`, to the queue that the trait names.
+    /// Calls through `service`, to the queues that the trait names.
     pub fn new(service: S, definition: &'static Service) -> Self {
         Self {
             service,
             definition,
-            queue: definition.queue.into(),
+            queues: Queues::of(definition),
         }
     }
 
-    /// Calls to another queue.
+    /// Calls the methods that have no queue of their own on another queue than the trait's.
     #[must_use]
     pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
-        self.queue = queue.into().into();
+        self.queues = self.queues.with_common(queue.into());
+        self
+    }
+
+    /// Calls on queues whose names begin with this.
+    #[must_use]
+    pub fn with_queue_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.queues = self.queues.with_prefix(prefix.into());
         self
     }
 }
@@ -49,7 +55,8 @@ impl<S: RpcService> Stub<S> {
     where
         A: Serialize + DeserializeOwned,
     {
-        let request = Request::new(self.definition, method, &self.queue, &arguments);
+        let queue = self.queues.of_method(method);
+        let request = Request::new(self.definition, method, &queue, &arguments);
         Call::new(self.service.clone(), request, method.timeout, decode)
     }
 }
@@ -58,7 +65,7 @@ impl<S> fmt::Debug for Stub<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stub")
             .field("service", &self.definition.name)
-            .field("queue", &self.queue)
+            .field("queues", &self.queues)
             .finish_non_exhaustive()
     }
 }

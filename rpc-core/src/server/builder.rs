@@ -36,12 +36,30 @@ pub(super) type ReplyPolicy = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ServerBuilder {
     connection: Connection,
-    queues: Vec<QueueEntry>,
+    services: Vec<Added>,
     layers: Vec<Arc<dyn Fn(LayeredService) -> LayeredService + Send + Sync>>,
     limits: Limits,
     reply_policy: ReplyPolicy,
     cancellation: bool,
     drain_timeout: Duration,
+}
+
+/// A service that was added.
+struct Added {
+    service: &'static str,
+    definition: &'static Definition,
+    queues: Vec<String>,
+    options: QueueOptions,
+    handler: LayeredService,
+}
+
+impl fmt::Debug for Added {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Added")
+            .field("service", &self.service)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A queue of a server, and the service that it belongs to.
@@ -93,7 +111,7 @@ impl ServerBuilder {
     pub(super) fn new(connection: Connection) -> Self {
         Self {
             connection,
-            queues: Vec::new(),
+            services: Vec::new(),
             layers: Vec::new(),
             limits: Limits {
                 prefetch: DEFAULT_PREFETCH,
@@ -106,17 +124,18 @@ impl ServerBuilder {
         }
     }
 
-    /// Adds a service. A queue belongs to one service: two on one queue are an error when the server starts. Servers of
-    /// different services that share a queue cannot be told apart by anyone; each would be given the other's requests,
-    /// and answer them with [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
+    /// Adds a service, to be served at the trait's queue and at those that methods have of their own. A queue belongs to
+    /// one service: two on one queue are an error when the server starts. Servers of different services that share a queue
+    /// cannot be told apart by anyone; each would be given the other's requests, and answer them with
+    /// [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
     pub fn service(mut self, dispatcher: impl Dispatch) -> Self {
         let info = dispatcher.dispatcher();
         let definition = info.definition();
-        let (queue, options) = (info.queue().into(), info.queue_options().clone());
-        self.queues.push(QueueEntry {
+        let (queues, options) = (info.queues(), info.queue_options().clone());
+        self.services.push(Added {
             service: definition.name,
             definition,
-            queue,
+            queues,
             options,
             handler: BoxCloneSyncService::new(dispatcher),
         });
@@ -141,7 +160,7 @@ impl ServerBuilder {
     }
 
     /// How many requests of each queue the broker hands to this server before they are answered, which is also how many
-    /// handlers of a service run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). Default: 64.
+    /// handlers of a queue run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). Default: 64.
     ///
     /// 1 gives the fair dispatch of RabbitMQ's RPC tutorial: a busy server is given nothing. More keeps a fast handler
     /// busy while replies are under way. 0 counts as 1: there is always a limit.
@@ -208,21 +227,30 @@ impl ServerBuilder {
     pub fn build(self) -> Server {
         let Self {
             connection,
-            mut queues,
+            services,
             layers,
             limits,
             reply_policy,
             cancellation,
             drain_timeout,
         } = self;
-        for entry in &mut queues {
-            for layer in layers.iter().rev() {
-                entry.handler = layer(entry.handler.clone());
-            }
-        }
+        let queues = services.into_iter().flat_map(|added| {
+            // Once, so that what a layer keeps is the service's, whichever queue a request came through.
+            let handler = layers
+                .iter()
+                .rev()
+                .fold(added.handler, |handler, layer| layer(handler));
+            added.queues.into_iter().map(move |queue| QueueEntry {
+                service: added.service,
+                definition: added.definition,
+                queue: queue.into(),
+                options: added.options.clone(),
+                handler: handler.clone(),
+            })
+        });
         Server {
             connection,
-            queues,
+            queues: queues.collect(),
             limits,
             reply_policy,
             cancellation,
@@ -234,7 +262,7 @@ impl ServerBuilder {
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerBuilder")
-            .field("queues", &self.queues)
+            .field("services", &self.services)
             .field("layers", &self.layers.len())
             .field("limits", &self.limits)
             .field("drain_timeout", &self.drain_timeout)

@@ -1,5 +1,6 @@
 //! What a generated dispatcher is made of: from a request to a handler's method and back to a response.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -13,7 +14,7 @@ use crate::cancellation::Cancellation;
 use crate::client::DEFAULT_TIMEOUT;
 use crate::codec::{self, ContentType};
 use crate::context::Context;
-use crate::definition::{Method, Service};
+use crate::definition::{Method, Queues, Service};
 use crate::error::{ErrorKind, RpcError};
 use crate::exchange::Returns;
 use crate::message::{Request, Response, deadline_after};
@@ -43,10 +44,10 @@ pub trait DispatcherInfo {
     /// What the trait says.
     fn definition(&self) -> &'static Service;
 
-    /// The queue to serve.
-    fn queue(&self) -> &str;
+    /// The queues to serve, each once.
+    fn queues(&self) -> Vec<String>;
 
-    /// How it is declared.
+    /// How they are declared.
     fn queue_options(&self) -> &QueueOptions;
 }
 
@@ -54,36 +55,43 @@ pub trait DispatcherInfo {
 pub struct Dispatcher<H> {
     handler: Arc<H>,
     definition: &'static Service,
-    queue: Arc<str>,
+    queues: Queues,
     queue_options: QueueOptions,
 }
 
 impl<H> Dispatcher<H> {
-    /// Routes to `handler`; serves the queue that the trait names.
+    /// Routes to `handler`; serves the queues that the trait names.
     pub fn new(handler: H, definition: &'static Service) -> Self {
         Self {
             handler: Arc::new(handler),
             definition,
-            queue: definition.queue.into(),
+            queues: Queues::of(definition),
             queue_options: QueueOptions::default(),
         }
     }
 
-    /// Serves another queue.
+    /// Serves another queue than the trait's; methods with a queue of their own keep it.
     #[must_use]
     pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
-        self.queue = queue.into().into();
+        self.queues = self.queues.with_common(queue.into());
         self
     }
 
-    /// Declares the queue with options.
+    /// Serves queues whose names begin with this.
+    #[must_use]
+    pub fn with_queue_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.queues = self.queues.with_prefix(prefix.into());
+        self
+    }
+
+    /// Declares the queues with options.
     #[must_use]
     pub fn with_queue_options(mut self, options: QueueOptions) -> Self {
         self.queue_options = options;
         self
     }
 
-    /// Finds the method that a request is for.
+    /// Finds the method that a request is for, whichever of the queues it came through.
     pub fn accept(&self, request: Request) -> Result<Invocation<H>, ResponseFuture> {
         match self.definition.resolve(request.method()) {
             Some(method) => Ok(Invocation {
@@ -114,8 +122,9 @@ impl<H> DispatcherInfo for Dispatcher<H> {
         self.definition
     }
 
-    fn queue(&self) -> &str {
-        &self.queue
+    fn queues(&self) -> Vec<String> {
+        let queues = self.queues.distinct().into_iter();
+        queues.map(Cow::into_owned).collect()
     }
 
     fn queue_options(&self) -> &QueueOptions {
@@ -128,7 +137,7 @@ impl<H> Clone for Dispatcher<H> {
         Self {
             handler: self.handler.clone(),
             definition: self.definition,
-            queue: self.queue.clone(),
+            queues: self.queues.clone(),
             queue_options: self.queue_options.clone(),
         }
     }
@@ -138,7 +147,7 @@ impl<H> fmt::Debug for Dispatcher<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dispatcher")
             .field("service", &self.definition.name)
-            .field("queue", &self.queue)
+            .field("queues", &self.queues)
             .finish_non_exhaustive()
     }
 }

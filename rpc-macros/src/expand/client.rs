@@ -68,16 +68,24 @@ fn constructors(service: &Service) -> TokenStream {
     let fresh = inner.construct(&quote!(__rpc::__private::Stub::new(service, #definition)));
     let stub = inner.stub();
     let moved = inner.construct(&quote!(__rpc::__private::Stub::with_queue(#stub, queue)));
+    let prefixed =
+        inner.construct(&quote!(__rpc::__private::Stub::with_queue_prefix(#stub, prefix)));
     let new_docs = format!(
         " Calls the service through `service`: `connection.client()`, the same with tower layers around it, or a \
          [`{dispatcher}`] to call a handler in this process without any broker."
     );
-    let queue_docs = format!(" Sends the requests to this queue instead of `{queue}`.");
+    let queue_docs = format!(
+        " Sends the requests to this queue instead of `{queue}`.{}",
+        messages::about_own_queues(service)
+    );
     quote! {
         impl #introduced #client #arguments #clause {
             #[doc = #new_docs]
             #[must_use]
-            #visibility fn new(service: #parameter) -> Self {
+            #visibility fn new(service: #parameter) -> Self
+            where
+                #parameter: __rpc::RpcService,
+            {
                 #fresh
             }
 
@@ -85,6 +93,12 @@ fn constructors(service: &Service) -> TokenStream {
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
                 #moved
+            }
+
+            /// Puts this before the name of every queue that requests are sent to. The dispatcher has to have the same.
+            #[must_use]
+            #visibility fn with_queue_prefix(self, prefix: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
+                #prefixed
             }
         }
     }

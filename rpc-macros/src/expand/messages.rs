@@ -22,6 +22,15 @@ pub(super) fn method_ident(method: &Method) -> Ident {
     format_ident!("__RPC_METHOD_{}", method.ident)
 }
 
+/// What the docs of `with_queue` say of the queues that it leaves alone.
+pub(super) fn about_own_queues(service: &Service) -> &'static str {
+    if service.methods.iter().any(|method| method.queue.is_some()) {
+        " Methods with a queue of their own keep theirs."
+    } else {
+        ""
+    }
+}
+
 /// The constant that describes the service.
 pub(super) fn service_ident() -> Ident {
     format_ident!("__RPC_SERVICE")
@@ -147,6 +156,7 @@ fn method_constant(method: &Method) -> TokenStream {
             Role::Context(_) => None,
         });
     let options = &method.options;
+    let queue = method.queue.as_ref().map(|queue| quote!(.queue(#queue)));
     let timeout = method
         .timeout_millis
         .map(|millis| quote!(.timeout_millis(#millis)));
@@ -164,7 +174,7 @@ fn method_constant(method: &Method) -> TokenStream {
     quote! {
         #(#hidden)*
         const #ident: &__rpc::__private::Method =
-            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
+            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
     }
 }
 

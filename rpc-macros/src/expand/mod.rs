@@ -15,7 +15,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 
 use crate::attributes;
-use crate::model::Service;
+use crate::model::{Alternatives, Service};
 
 pub(crate) use handler::{head as handler_head, method as handler_method};
 
@@ -29,6 +29,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let exchanges = exchange::items(service);
     let client_impls = client::impls(service);
     let dispatcher_impls = server::impls(service);
+    let collisions = service.alternatives.iter().map(collision);
     let krate = &service.krate;
     let (_, last) = generated_around(krate);
     let import = quote_spanned!(last=> use #krate as __rpc;);
@@ -56,12 +57,20 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             #[allow(unused_imports)]
             use #krate::__private::{NotResult as _, Unsendable as _};
 
+            #(#collisions)*
             #messages
             #exchanges
             #client_impls
             #dispatcher_impls
         };
     }
+}
+
+/// An error if both of two methods are there that should not be.
+fn collision(alternatives: &Alternatives) -> TokenStream {
+    let conditions = &alternatives.conditions;
+    let error = alternatives.mistake.to_compile_error();
+    quote!(#(#conditions)* #error)
 }
 
 /// A span for generated tokens that are about something of the user's: errors point there, lints still see a macro.

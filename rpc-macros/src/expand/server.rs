@@ -80,7 +80,17 @@ fn constructors(service: &Service) -> TokenStream {
             options
         )),
     );
-    let queue_docs = format!(" Serves this queue instead of `{queue}`.");
+    let prefixed = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::with_queue_prefix(
+            self.dispatcher,
+            prefix
+        )),
+    );
+    let queue_docs = format!(
+        " Serves this queue instead of `{queue}`.{}",
+        messages::about_own_queues(service)
+    );
     quote! {
         impl #introduced #dispatcher #arguments #clause {
             /// Dispatches to `handler`, which all calls share.
@@ -95,7 +105,13 @@ fn constructors(service: &Service) -> TokenStream {
                 #moved
             }
 
-            /// Declares the queue with these options instead of the defaults.
+            /// Puts this before the name of every queue that is served. The clients have to have the same.
+            #[must_use]
+            #visibility fn with_queue_prefix(self, prefix: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
+                #prefixed
+            }
+
+            /// Declares the queues with these options instead of the defaults.
             #[must_use]
             #visibility fn with_queue_options(self, options: __rpc::QueueOptions) -> Self {
                 #declared

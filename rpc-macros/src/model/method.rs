@@ -28,6 +28,8 @@ pub(crate) struct Method {
     pub(crate) default_body: Option<Block>,
     /// On the wire.
     pub(crate) name: String,
+    /// Of its own; `None` if its requests go to the trait's.
+    pub(crate) queue: Option<String>,
     /// Its own, or the trait's.
     pub(crate) timeout_millis: Option<u64>,
     pub(crate) options: Options,
@@ -55,6 +57,7 @@ pub(crate) enum Answer {
 /// Methods of every type that take `self` by value, and so would be called instead of the client's.
 const TAKEN: &[(&str, &str)] = &[
     ("with_queue", "the client's own `with_queue`"),
+    ("with_queue_prefix", "the client's own `with_queue_prefix`"),
     ("into", "`Into::into`"),
     ("try_into", "`TryInto::try_into`"),
 ];
@@ -64,6 +67,7 @@ impl Method {
     pub(crate) fn check(
         written: &TraitItemFn,
         generics: &Generics,
+        service_queue: &str,
         service_timeout_millis: Option<u64>,
         mistakes: &mut Mistakes,
     ) -> Self {
@@ -89,6 +93,11 @@ impl Method {
             running: running.unwrap_or(Running::Async),
             default_body: written.default.clone(),
             name,
+            queue: options
+                .queue
+                .as_ref()
+                .map(syn::LitStr::value)
+                .filter(|queue| queue != service_queue),
             timeout_millis: options.timeout_millis.or(service_timeout_millis),
             options,
         }

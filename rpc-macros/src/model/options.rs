@@ -20,7 +20,7 @@ pub(crate) enum Level {
 /// [`Options::set`].
 const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("name", r#"name = "…""#, &[Level::Trait, Level::Method]),
-    ("queue", r#"queue = "…""#, &[Level::Trait]),
+    ("queue", r#"queue = "…""#, &[Level::Trait, Level::Method]),
     (
         "timeout",
         r#"timeout = "2s""#,
@@ -156,12 +156,16 @@ fn misplaced(name: &str, usage: &str, level: Level) -> String {
     }
 }
 
-/// The name that was probably meant: the one with the fewest letters to change, if they are few.
+/// The name that was probably meant: the one with the fewest letters to change, if they are few or it
+/// was only begun.
 fn closest<'a>(name: &str, valid: &[&'a str]) -> Option<&'a str> {
     valid
         .iter()
         .map(|candidate| (edit_distance(name, candidate), *candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.len() / 3)
+        .filter(|(distance, candidate)| {
+            let is_beginning = name.len() >= 2 && candidate.starts_with(name);
+            is_beginning || *distance <= candidate.len() / 3
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -379,6 +383,10 @@ mod tests {
             closest("prioritty", &["priority", "persistent"]),
             Some("priority")
         );
+        assert_eq!(closest("que", &["name", "queue"]), Some("queue"));
+        assert_eq!(closest("prio", &["priority"]), Some("priority"));
+        assert_eq!(closest("p", &["priority", "persistent"]), None);
+        assert_eq!(closest("", &["name"]), None);
         assert_eq!(closest("retries", &["name", "queue", "timeout"]), None);
     }
 

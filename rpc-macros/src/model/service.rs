@@ -1,6 +1,5 @@
 //! The trait as a whole.
 
-use std::collections::HashMap;
 use std::iter;
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
@@ -39,6 +38,7 @@ pub(crate) struct Service {
     /// The same for the dispatcher's.
     pub(crate) handler_parameter: Ident,
     pub(crate) methods: Vec<Method>,
+    pub(crate) alternatives: Vec<Alternatives>,
 }
 
 /// A trait that does not: what is wrong, and what could be read nevertheless.
@@ -62,7 +62,11 @@ impl Service {
             options.queue.is_none(),
             &mut mistakes,
         );
-        let methods = check_items(&item, options.timeout_millis, &mut mistakes);
+        let queue = options
+            .queue
+            .map_or_else(|| default_queue(&name), |queue| queue.value());
+        let (methods, alternatives) =
+            check_items(&item, &queue, options.timeout_millis, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Box::new(Broken {
                 mistakes,
@@ -74,9 +78,7 @@ impl Service {
         Ok(Self {
             attributes: attributes::without_rpc(&item.attrs),
             krate: options.krate.unwrap_or_else(|| parse_quote!(::rpc_core)),
-            queue: options
-                .queue
-                .map_or_else(|| default_queue(&name), |queue| queue.value()),
+            queue,
             name,
             client: format_ident!("{}Client", item.ident),
             dispatcher: format_ident!("{}Dispatcher", item.ident),
@@ -87,6 +89,7 @@ impl Service {
             generics: item.generics,
             supertraits: item.supertraits,
             methods: methods.into_iter().flatten().collect(),
+            alternatives,
         })
     }
 }
@@ -189,16 +192,19 @@ fn default_queue(name: &str) -> String {
 /// What stands between the braces.
 fn check_items(
     item: &ItemTrait,
+    queue: &str,
     timeout_millis: Option<u64>,
     mistakes: &mut Mistakes,
-) -> Vec<Option<Method>> {
+) -> (Vec<Option<Method>>, Vec<Alternatives>) {
     let mut names = WireNames::default();
-    item.items
+    let methods = item
+        .items
         .iter()
         .map(|inner| match inner {
             TraitItem::Fn(function) => {
                 let before = mistakes.len();
-                let method = Method::check(function, &item.generics, timeout_millis, mistakes);
+                let method =
+                    Method::check(function, &item.generics, queue, timeout_millis, mistakes);
                 names.check(&method, mistakes);
                 (mistakes.len() == before).then_some(method)
             }
@@ -207,7 +213,8 @@ fn check_items(
                 None
             }
         })
-        .collect()
+        .collect();
+    (methods, names.alternatives)
 }
 
 fn only_methods(item: &TraitItem) -> &'static str {
@@ -241,34 +248,74 @@ fn head_of(item: &TraitItem) -> TokenStream {
 /// What the methods so far are called on the wire.
 #[derive(Default)]
 struct WireNames {
-    /// Whether the method of that name is behind a `cfg`.
-    seen: HashMap<String, bool>,
-    default: Option<bool>,
+    seen: Vec<Seen>,
+    alternatives: Vec<Alternatives>,
+}
+
+/// A method so far.
+struct Seen {
+    name: String,
+    is_default: bool,
+    /// Its `cfg`s.
+    conditions: Vec<TokenStream>,
+}
+
+/// Two methods that cannot both be there. Both are behind `cfg`s, so it is the compiler that knows.
+pub(crate) struct Alternatives {
+    /// The `cfg`s of both.
+    pub(crate) conditions: Vec<TokenStream>,
+    /// What to say if all of them hold.
+    pub(crate) mistake: syn::Error,
 }
 
 impl WireNames {
     fn check(&mut self, method: &Method, mistakes: &mut Mistakes) {
-        // Two methods behind `cfg`s are taken to be alternatives.
-        let conditional = attributes::is_conditional(&method.attributes);
-        let collides = |other: bool| !(other && conditional);
-        match self.seen.insert(method.name.clone(), conditional) {
-            Some(other) if collides(other) => mistakes.at(
-                method.name_tokens(),
-                format!(
-                    "two methods have the name `{}` on the wire: give one another with `#[rpc(name = \"…\")]`",
-                    method.name
-                ),
-            ),
-            _ => {}
-        }
+        let method_conditions = attributes::conditions(&method.attributes);
+        let message = format!(
+            "two methods have the name `{}` on the wire: give one another with `#[rpc(name = \"…\")]`",
+            method.name
+        );
+        let mistake = syn::Error::new_spanned(method.name_tokens(), message);
+        self.exclude(
+            |seen| seen.name == method.name,
+            &method_conditions,
+            mistake,
+            mistakes,
+        );
         if let Some(default) = &method.options.default {
-            match self.default.replace(conditional) {
-                Some(other) if collides(other) => mistakes.at(
-                    default,
-                    "only one method can be the one for requests that name none: remove one `default`",
-                ),
-                _ => {}
+            let message =
+                "only one method can be the one for requests that name none: remove one `default`";
+            let mistake = syn::Error::new_spanned(default, message);
+            self.exclude(
+                |seen| seen.is_default,
+                &method_conditions,
+                mistake,
+                mistakes,
+            );
+        }
+        self.seen.push(Seen {
+            name: method.name.clone(),
+            is_default: method.options.default.is_some(),
+            conditions: method_conditions,
+        });
+    }
+
+    /// It is a mistake if any such method is there together with one that has these `cfg`s.
+    fn exclude(
+        &mut self,
+        is_meant: impl Fn(&Seen) -> bool,
+        conditions: &[TokenStream],
+        mistake: syn::Error,
+        mistakes: &mut Mistakes,
+    ) {
+        for seen in self.seen.iter().filter(|seen| is_meant(seen)) {
+            if seen.conditions.is_empty() || conditions.is_empty() {
+                return mistakes.push(mistake);
             }
+            self.alternatives.push(Alternatives {
+                conditions: [&seen.conditions, conditions].concat(),
+                mistake: mistake.clone(),
+            });
         }
     }
 }

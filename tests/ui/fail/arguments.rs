@@ -25,6 +25,7 @@ trait Arguments {
     async fn borrowed_context(#[ctx] cx: &Context) -> u64;
     async fn same(n: u64, n: u64) -> u64;
     async fn with_queue(queue: String) -> u64;
+    async fn with_queue_prefix(prefix: String) -> u64;
     async fn into() -> u64;
 }
 

@@ -4,10 +4,10 @@ use rpc_core::rpc;
 
 #[rpc]
 trait Fib {
-    #[rpc(one_way, blokcing, prio = 5)]
+    #[rpc(one_way, blokcing, prio = 5, fast)]
     async fn unknown(n: u64) -> u64;
 
-    #[rpc(crate = "rpc_core", queue = "slow")]
+    #[rpc(crate = "rpc_core")]
     async fn misplaced(n: u64) -> u64;
 
     #[rpc(persistent, timeout = "1s", persistent)]

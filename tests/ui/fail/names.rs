@@ -9,14 +9,20 @@ trait Empty {
 }
 
 #[rpc(queue = "")]
-trait EmptyQueue {}
+trait EmptyQueue {
+    #[rpc(queue = "")]
+    async fn fib(n: u64) -> u64;
+}
 
 #[rpc(queue = "amq.fib")]
-trait Reserved {}
+trait Reserved {
+    #[rpc(queue = "amq.fib")]
+    async fn fib(n: u64) -> u64;
+}
 
 #[rpc(queue = "fib\0", name = "Fib\0")]
 trait Nul {
-    #[rpc(name = "fib\0")]
+    #[rpc(name = "fib\0", queue = "fib\0")]
     async fn fib(n: u64) -> u64;
 }
 

@@ -2,7 +2,7 @@
 
 use rpc_core::rpc;
 
-#[rpc(nam = "Fib", retries = 5, timeout = "2s", timeout = "3s")]
+#[rpc(nam = "Fib", que = "fib", retries = 5, timeout = "2s", timeout = "3s")]
 trait Unknown {
     async fn fib(n: u64) -> u64;
 }

@@ -1,0 +1,187 @@
+//! Queues of methods' own, and what deployments call them.
+
+use rpc_core::{Connection, ErrorKind, ServeError, Server, ServerHandle, rpc};
+use rpc_tests::unique_queue;
+
+use super::{Probe, start};
+use crate::broker;
+
+/// Fast and slow methods.
+#[rpc(queue = "fast")]
+trait Workshop {
+    #[rpc(default)]
+    async fn add(a: u64, b: u64) -> u64;
+    #[rpc(queue = "slow")]
+    async fn hold() -> usize;
+    #[rpc(queue = "slow", name = "hold-too")]
+    async fn hold_too() -> usize;
+    /// Its queue is the trait's.
+    #[rpc(queue = "fast")]
+    async fn double(n: u64) -> u64;
+}
+
+/// The same as it was before any method had a queue of its own.
+#[rpc(name = "Workshop", queue = "fast")]
+trait FormerWorkshop {
+    async fn add(a: u64, b: u64) -> u64;
+    async fn hold() -> usize;
+}
+
+impl Workshop for Probe {
+    async fn add(&self, a: u64, b: u64) -> u64 {
+        a + b
+    }
+
+    async fn hold(&self) -> usize {
+        self.held().await
+    }
+
+    async fn hold_too(&self) -> usize {
+        self.held().await
+    }
+
+    async fn double(&self, n: u64) -> u64 {
+        n * 2
+    }
+}
+
+/// A server that takes one request of each queue at a time.
+async fn serve(connection: &Connection, dispatcher: WorkshopDispatcher<Probe>) -> ServerHandle {
+    Server::builder(connection)
+        .service(dispatcher)
+        .prefetch(1)
+        .build()
+        .start()
+        .await
+        .expect("the server starts")
+}
+
+#[tokio::test]
+async fn a_slow_method_with_a_queue_of_its_own_does_not_hold_up_fast_ones() {
+    let connection = broker().await.connect().await;
+    let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
+    let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
+    let server = serve(&connection, dispatcher).await;
+    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let held = tokio::spawn(workshop.hold().into_future());
+    probe.until_begun(1).await;
+    assert_eq!(workshop.add(1, 2).await.unwrap(), 3);
+    assert_eq!(workshop.double(4).await.unwrap(), 8);
+    probe.release(1);
+    held.await.unwrap().unwrap();
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn methods_that_name_one_queue_share_it() {
+    let connection = broker().await.connect().await;
+    let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
+    let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
+    let _server = serve(&connection, dispatcher).await;
+    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let calls = [
+        tokio::spawn(workshop.hold().into_future()),
+        tokio::spawn(workshop.hold_too().into_future()),
+    ];
+    probe.until_begun(1).await;
+    assert_eq!(workshop.add(1, 2).await.unwrap(), 3);
+    assert_eq!(probe.begun(), 1, "the other waits");
+    probe.release(2);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(probe.most_running(), 1);
+}
+
+#[tokio::test]
+async fn another_queue_is_for_the_methods_without_one_of_their_own() {
+    let connection = broker().await.connect().await;
+    let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
+    let dispatcher = WorkshopDispatcher::new(probe.clone())
+        .with_queue("moved")
+        .with_queue_prefix(&prefix);
+    let _server = serve(&connection, dispatcher).await;
+    probe.release(1);
+    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    assert_eq!(workshop.hold().await.unwrap(), 1);
+    let error = workshop.add(1, 2).await.expect_err("it is elsewhere");
+    assert_eq!(error.kind(), ErrorKind::Unroutable);
+    assert_eq!(workshop.with_queue("moved").add(1, 2).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn deployments_with_prefixes_of_their_own_are_apart() {
+    let connection = broker().await.connect().await;
+    let prefixes = [unique_queue("staging"), unique_queue("production")];
+    let probes = [Probe::default(), Probe::default()];
+    let mut servers = Vec::new();
+    for (prefix, probe) in prefixes.iter().zip(&probes) {
+        let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(prefix);
+        servers.push(start(&connection, dispatcher).await);
+        probe.release(10);
+    }
+    for (prefix, calls) in prefixes.iter().zip([1, 2]) {
+        let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(prefix);
+        for number in 1..=calls {
+            assert_eq!(workshop.hold().await.unwrap(), number);
+        }
+    }
+    assert_eq!(probes.map(|probe| probe.begun()), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_method_is_found_whichever_queue_its_request_came_through() {
+    let connection = broker().await.connect().await;
+    let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
+    let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
+    let _server = start(&connection, dispatcher).await;
+    probe.release(1);
+    let former = FormerWorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    assert_eq!(former.hold().await.unwrap(), 1, "through the fast queue");
+    let slow = former.with_queue("slow");
+    assert_eq!(slow.add(1, 2).await.unwrap(), 3, "through the slow queue");
+}
+
+#[tokio::test]
+async fn a_plain_request_runs_the_default_method_whichever_queue_it_came_through() {
+    let connection = broker().await.connect().await;
+    let prefix = unique_queue("workshop");
+    let dispatcher = WorkshopDispatcher::new(Probe::default()).with_queue_prefix(&prefix);
+    let _server = start(&connection, dispatcher).await;
+    let plain = connection.client_builder().plain().build();
+    let former = FormerWorkshopClient::new(plain).with_queue_prefix(&prefix);
+    assert_eq!(former.add(1, 2).await.unwrap(), 3);
+    assert_eq!(former.with_queue("slow").add(3, 4).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn two_services_cannot_share_a_queue_of_a_method() {
+    #[rpc]
+    trait Other {
+        #[rpc(queue = "slow")]
+        async fn other() -> u64;
+    }
+    struct Handler;
+    impl Other for Handler {
+        async fn other(&self) -> u64 {
+            0
+        }
+    }
+    let connection = broker().await.connect().await;
+    let prefix = unique_queue("workshop");
+    let server = Server::builder(&connection)
+        .service(WorkshopDispatcher::new(Probe::default()).with_queue_prefix(&prefix))
+        .service(OtherDispatcher::new(Handler).with_queue_prefix(&prefix))
+        .build();
+    match server.start().await {
+        Err(ServeError::QueueTaken {
+            queue,
+            first,
+            second,
+        }) => {
+            assert_eq!(queue, format!("{prefix}slow"));
+            assert_eq!([first, second], ["Workshop", "Other"]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
