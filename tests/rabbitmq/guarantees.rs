@@ -173,7 +173,7 @@ async fn a_dead_letter_says_why_it_is_one() {
     assert_eq!(parts(&fault).0, "fault");
     assert!(parts(&fault).1.contains(r#""code":"panicked""#));
     let id = fault.properties.correlation_id().as_ref();
-    assert_eq!(id.map(|id| id.as_str()), Some("its id"));
+    assert_eq!(id.map(ToString::to_string).as_deref(), Some("its id"));
 
     let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
     let letter = undertaker.receive().await;
