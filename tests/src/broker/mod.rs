@@ -12,12 +12,15 @@
 //! Its processes and its folder are gone when it is dropped, and also when the process that owns it is killed.
 //!
 //! Starting one takes some seconds, so tests that do not break the broker share one: [`shared_node`].
+//!
+//! A [`Proxy`] stands between a client and a node and breaks the network.
 
 mod certificates;
 mod installation;
 mod node;
 mod node_builder;
 mod ports;
+mod proxy;
 mod questions;
 mod settings;
 mod watchdog;
@@ -28,6 +31,7 @@ use tokio::sync::OnceCell;
 
 pub use node::Node;
 pub use node_builder::NodeBuilder;
+pub use proxy::{Cut, Direction, Proxy};
 pub use questions::QueueInfo;
 
 /// Why there is no broker, and what to do about it: a text for a person.
