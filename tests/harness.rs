@@ -9,9 +9,11 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use rpc_tests::broker::{Cut, Direction, Node, NodeBuilder, Proxy, QueueInfo, shared_node};
+use rpc_tests::broker::{
+    Cluster, Cut, Direction, Node, NodeBuilder, Proxy, QueueInfo, shared_node,
+};
 use rpc_tests::{eventually, unique_queue};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -201,6 +203,48 @@ async fn node_that_cannot_start_says_why() {
     let builder: NodeBuilder = Node::builder().conf("no_such_setting = 1");
     let error = builder.try_start().await.unwrap_err().to_string();
     assert!(error.contains("no_such_setting"), "{error}");
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_share_queues_and_outlive_the_leader_of_one() {
+    let cluster = Cluster::start(3).await;
+    let queue = unique_queue("quorum");
+    let connection = cluster.nodes()[1].connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let mut quorum = FieldTable::default();
+    quorum.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    channel
+        .queue_declare(queue.as_str().into(), durable, quorum)
+        .await
+        .unwrap();
+    for node in cluster.nodes() {
+        assert!(node.queue(&queue).await.is_some(), "{}", node.name());
+    }
+    assert!(cluster.leader_of("no such queue").await.is_none());
+
+    let first = cluster.leader_of(&queue).await.expect("a leader");
+    first.kill().await;
+    let second = eventually("another leader", async || cluster.leader_of(&queue).await).await;
+    assert_ne!(first.name(), second.name());
+    first.restart().await;
+    assert!(first.queue(&queue).await.is_some(), "it is back");
+
+    let folders: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.folder().to_owned())
+        .collect();
+    drop(cluster);
+    folders
+        .iter()
+        .for_each(|folder| assert_nothing_left(folder));
 }
 
 /// A connection through a proxy, both its ends.

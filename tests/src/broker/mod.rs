@@ -13,9 +13,10 @@
 //!
 //! Starting one takes some seconds, so tests that do not break the broker share one: [`shared_node`].
 //!
-//! A [`Proxy`] stands between a client and a node and breaks the network.
+//! A [`Cluster`] is several of them; a [`Proxy`] stands between a client and a node and breaks the network.
 
 mod certificates;
+mod cluster;
 mod installation;
 mod node;
 mod node_builder;
@@ -29,6 +30,7 @@ use std::fmt;
 
 use tokio::sync::OnceCell;
 
+pub use cluster::Cluster;
 pub use node::Node;
 pub use node_builder::NodeBuilder;
 pub use proxy::{Cut, Direction, Proxy};
