@@ -34,7 +34,7 @@ pub use cluster::Cluster;
 pub use node::Node;
 pub use node_builder::NodeBuilder;
 pub use proxy::{Cut, Direction, Proxy};
-pub use questions::QueueInfo;
+pub use questions::{Census, QueueCount, QueueInfo};
 
 /// Why there is no broker, and what to do about it: a text for a person.
 #[derive(Debug)]
