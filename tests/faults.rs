@@ -6,6 +6,7 @@
 //! - every call is answered rightly, or fails for a reason that the fault explains, by its deadline;
 //! - an error that says that the request did not run tells the truth;
 //! - idempotent calls, whose deadlines are longer than any outage, succeed;
+//! - at-most-once calls run no more than once, whatever dies;
 //! - nothing is left: no message, reply queue, channel, connection or task.
 //!
 //! ```text

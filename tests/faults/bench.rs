@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rpc_core::{Connection, ConnectionBuilder, ConnectionState, ServerHandle};
+use rpc_core::{Connection, ConnectionBuilder, ConnectionState, QueueOptions, ServerHandle};
 use rpc_tests::broker::{Census, Node, QueueCount};
 use rpc_tests::program::Program;
 use tokio::runtime::Handle;
@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) server_urls: Vec<String>,
     /// The URLs of the clients' broker, one for each node.
     pub(crate) client_urls: Vec<String>,
+    /// How the queue is declared.
+    pub(crate) queue: QueueOptions,
     /// The time that most calls are given.
     pub(crate) patience: Duration,
 }
@@ -33,12 +35,16 @@ pub(crate) struct Plan {
 impl Plan {
     /// Two servers and three clients, all on one node or proxy.
     pub(crate) fn on(url: impl Into<String>) -> Self {
-        let urls = vec![url.into()];
+        Self::on_urls(vec![url.into()])
+    }
+
+    fn on_urls(urls: Vec<String>) -> Self {
         Self {
             servers: 2,
             clients: 3,
             server_urls: urls.clone(),
             client_urls: urls,
+            queue: QueueOptions::default(),
             patience: PATIENT,
         }
     }
@@ -84,11 +90,11 @@ impl Bench {
     /// Has everything but clients and load, for scenarios that need servers elsewhere first.
     pub(crate) async fn prepare(plan: &Plan) -> Self {
         let tasks = Handle::current().metrics().num_alive_tasks();
-        let queue = Queue::unique();
+        let queue = Queue::unique(plan.queue.clone());
         let ledger = Ledger::create();
         let mut servers = Vec::new();
         for number in 0..plan.servers {
-            let connection = connect(&plan.server_urls, &format!("server {number}")).await;
+            let connection = connect(&plan.server_urls, number, "server").await;
             let server = queue.server(&connection, ledger.path());
             let handle = server.start().await.expect("the server starts");
             servers.push((connection, handle));
@@ -106,7 +112,7 @@ impl Bench {
 
     pub(crate) async fn begin(&mut self, plan: &Plan) {
         for number in 0..plan.clients {
-            let connection = connect(&plan.client_urls, &format!("client {number}")).await;
+            let connection = connect(&plan.client_urls, number, "client").await;
             self.clients.push(connection);
         }
         let clients = self
@@ -169,10 +175,10 @@ impl Bench {
     ///
     /// `node` is one that runs and knows all queues.
     pub(crate) async fn finish(self, node: &Node, expected: Expected) -> Verdict {
-        let records = self.load.finish().await;
-        let mut problems = Vec::new();
+        let (records, mut problems) = self.load.finish().await;
 
         // Everybody is still there, and idle.
+        let dead = format!("{}.dead", self.queue.name);
         let participants = self.servers.len() + self.programs.len() + self.clients.len();
         let clients = self.clients.len();
         let idle = |census: &Census| {
@@ -182,16 +188,22 @@ impl Bench {
                     .filter(|queue| queue.name.starts_with(prefix))
                     .count()
             };
-            let holds = |queue: &QueueCount| queue.ready + queue.unacknowledged > 0;
-            census.connections == participants
-                && census.channels <= 2 * participants
+            let holds =
+                |queue: &QueueCount| queue.name != dead && queue.ready + queue.unacknowledged > 0;
+            // A server may keep one more, for direct reply-to.
+            let connections = participants..=participants + self.servers.len();
+            connections.contains(&census.connections)
+                && census.channels <= 3 * participants
                 && !census.queues.iter().any(holds)
                 && named("rpc.reply.") == clients
-                && named(&self.queue.name) == 1
         };
-        if let Err(census) = settles(node, idle).await {
+        let census = settles(node, idle).await.unwrap_or_else(|census| {
             problems.push(format!("not idle after the last call: {census:?}"));
-        }
+            census
+        });
+        let queues = || census.iter().flat_map(|census| &census.queues);
+        let dead_letters = queues().find(|queue| queue.name == dead);
+        let dead_letters = dead_letters.map_or(0, |queue| queue.ready);
 
         for (connection, server) in self.servers {
             if let Err(error) = server.shutdown().await {
@@ -209,7 +221,9 @@ impl Bench {
         for connection in self.clients {
             connection.close().await;
         }
-        delete_queue(node, &self.queue.name).await;
+        // The request queue and those for requests that it gave up.
+        let own = queues().filter(|queue| queue.name.starts_with(&self.queue.name));
+        delete(node, own).await;
         let nothing = |census: &Census| {
             census.queues.is_empty() && census.connections == 0 && census.channels == 0
         };
@@ -229,32 +243,43 @@ impl Bench {
             problems.push(format!("{} tasks are left", tasks_left()));
         }
 
+        if dead_letters > 0 && !expected.gives_up() {
+            problems.push(format!("{dead_letters} requests were given up"));
+        }
+
         // Now that nothing runs any more, so that a late execution is seen.
         let mut verdict = Verdict::of(&records, &self.ledger.read(), clients, &expected);
+        verdict.counts.dead_letters = dead_letters;
         verdict.counts.tasks_left = tasks_left();
-        verdict.problems.extend(problems);
+        // These come first: they may explain the others.
+        problems.append(&mut verdict.problems);
+        verdict.problems = problems;
         verdict
     }
 }
 
-/// Connects as a participant of that name, to whichever of the nodes answers.
-pub(crate) async fn connect(urls: &[String], name: &str) -> Connection {
-    let mut urls = urls.iter().map(|url| format!("{url}{HEARTBEAT}"));
-    let builder = Connection::builder(urls.next().expect("a URL")).name(name);
+/// Connects as the participant of that role and number, to whichever of the nodes answers; each begins with another.
+pub(crate) async fn connect(urls: &[String], number: usize, role: &str) -> Connection {
+    let turned = urls.iter().cycle().skip(number % urls.len());
+    let mut urls = turned
+        .take(urls.len())
+        .map(|url| format!("{url}{HEARTBEAT}"));
+    let builder = Connection::builder(urls.next().expect("a URL")).name(format!("{role} {number}"));
     let builder = urls.fold(builder, ConnectionBuilder::endpoint);
-    builder
-        .open()
-        .await
-        .expect("the broker accepts a connection")
+    let opened = builder.open().await;
+    opened.expect("the broker accepts a connection")
 }
 
-/// Takes censuses until one is as it should be, or says what the last one was.
-async fn settles(node: &Node, is_so: impl Fn(&Census) -> bool) -> Result<(), Option<Census>> {
+/// Takes censuses until one is as it should be, or gives the last one as an error.
+async fn settles(
+    node: &Node,
+    is_so: impl Fn(&Census) -> bool,
+) -> Result<Option<Census>, Option<Census>> {
     let limit = Instant::now() + Duration::from_secs(10);
     loop {
         let census = node.census().await;
         if census.as_ref().is_some_and(&is_so) {
-            return Ok(());
+            return Ok(census);
         }
         if Instant::now() > limit {
             return Err(census);
@@ -262,13 +287,13 @@ async fn settles(node: &Node, is_so: impl Fn(&Census) -> bool) -> Result<(), Opt
     }
 }
 
-async fn delete_queue(node: &Node, queue: &str) {
+async fn delete(node: &Node, queues: impl Iterator<Item = &QueueCount>) {
     let connection = node.connect().await;
     let channel = connection.create_channel().await.expect("a channel");
-    let deleted = channel.queue_delete(queue.into(), Default::default());
-    deleted.await.expect("the broker deletes the queue");
-    connection
-        .close(200, "done".into())
-        .await
-        .expect("an open connection");
+    for queue in queues {
+        let deleted = channel.queue_delete(queue.name.as_str().into(), Default::default());
+        deleted.await.expect("the broker deletes the queue");
+    }
+    let closed = connection.close(200, "done".into()).await;
+    closed.expect("an open connection");
 }

@@ -8,13 +8,6 @@ use rpc_tests::broker::Node;
 use super::bench::{Bench, Plan};
 use super::verdict::{Expected, Verdict};
 
-/// Of calls in flight when a broker goes, of those made meanwhile, and of those made before the servers are back.
-pub(crate) const OUTAGE: [ErrorKind; 3] = [
-    ErrorKind::Disconnected,
-    ErrorKind::Timeout,
-    ErrorKind::Unroutable,
-];
-
 pub(crate) fn is_reconnecting(state: &ConnectionState) -> bool {
     matches!(state, ConnectionState::Reconnecting { .. })
 }
@@ -24,7 +17,7 @@ pub(crate) async fn killed_and_restarted(node: &Node) -> Verdict {
     node.kill().await;
     node.restart().await;
     bench.load.recovers().await;
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 pub(crate) async fn stopped_and_restarted(node: &Node) -> Verdict {
@@ -32,7 +25,7 @@ pub(crate) async fn stopped_and_restarted(node: &Node) -> Verdict {
     node.stop().await;
     node.restart().await;
     bench.load.recovers().await;
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 pub(crate) async fn paused_beyond_the_heartbeat(node: &Node) -> Verdict {
@@ -41,7 +34,7 @@ pub(crate) async fn paused_beyond_the_heartbeat(node: &Node) -> Verdict {
     bench.until_all("reconnecting", is_reconnecting).await;
     node.resume().await;
     bench.load.recovers().await;
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 pub(crate) async fn closes_connections(node: &Node) -> Verdict {
@@ -50,7 +43,7 @@ pub(crate) async fn closes_connections(node: &Node) -> Verdict {
         node.close_connections("by an operator").await;
         bench.load.recovers().await;
     }
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 pub(crate) async fn raises_the_memory_alarm(node: &Node) -> Verdict {

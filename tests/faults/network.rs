@@ -6,7 +6,7 @@ use rpc_core::ErrorKind;
 use rpc_tests::broker::{Cut, Direction, Node, Proxy};
 
 use super::bench::{Bench, Plan};
-use super::broker::{OUTAGE, is_reconnecting};
+use super::broker::is_reconnecting;
 use super::verdict::{Expected, Verdict};
 
 pub(crate) async fn cuts_connections(node: &Node) -> Verdict {
@@ -21,7 +21,7 @@ pub(crate) async fn cuts_connections(node: &Node) -> Verdict {
     bench.until_all("reconnecting", is_reconnecting).await;
     proxy.accept().await;
     bench.load.recovers().await;
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 pub(crate) async fn swallows_what_goes_to_the_broker(node: &Node) -> Verdict {
@@ -39,20 +39,22 @@ async fn swallows(node: &Node, direction: Direction) -> Verdict {
     bench.until_all("reconnecting", is_reconnecting).await;
     proxy.lift_blackholes();
     bench.load.recovers().await;
-    bench.finish(node, Expected::failures(&OUTAGE)).await
+    bench.finish(node, Expected::outage()).await
 }
 
 /// Clients keep their connections, and their requests get to a server later.
 pub(crate) async fn swallows_what_servers_say(node: &Node) -> Verdict {
     let proxy = Proxy::start(node.port()).await;
     let plan = Plan::on(node.url()).server_url(proxy.url());
+    let plan = plan.patience(Duration::from_secs(20));
     let bench = Bench::start(plan).await;
     proxy.blackhole(Direction::ToBroker);
     bench.until_servers("reconnecting", is_reconnecting).await;
     proxy.lift_blackholes();
     bench.load.recovers().await;
-    let failures = [ErrorKind::Timeout];
-    bench.finish(node, Expected::failures(&failures)).await
+    let expected =
+        Expected::failures(&[ErrorKind::Timeout]).at_most_once_too(&[ErrorKind::Cancelled]);
+    bench.finish(node, expected).await
 }
 
 pub(crate) async fn delays_everything(node: &Node) -> Verdict {

@@ -4,7 +4,7 @@ use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-use rpc_core::Connection;
+use rpc_core::{Connection, QueueOptions};
 use rpc_tests::program::Program;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +44,7 @@ pub(crate) async fn run(arguments: &[String]) -> Option<ExitCode> {
     };
     let queue = Queue {
         name: queue.clone(),
+        options: QueueOptions::default(),
     };
     match role.as_str() {
         SERVE => serve(url, &queue, Path::new(ledger)).await,

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rpc_core::{Call, Connection, Context, RpcError, Server, rpc};
+use rpc_core::{Call, Connection, Context, QueueOptions, RpcError, Server, rpc};
 use rpc_tests::unique_queue;
 
 /// One method for each promise about what may happen to a call.
@@ -16,6 +16,8 @@ pub(crate) trait Fault {
     async fn plain(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
     #[rpc(idempotent)]
     async fn idempotent(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+    #[rpc(at_most_once)]
+    async fn at_most_once(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
 }
 
 /// A method of the service, as the load chooses and the verdict distinguishes them.
@@ -23,10 +25,11 @@ pub(crate) trait Fault {
 pub(crate) enum Method {
     Plain,
     Idempotent,
+    AtMostOnce,
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Idempotent];
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Idempotent, Self::AtMostOnce];
 
     pub(crate) fn call(
         self,
@@ -38,6 +41,7 @@ impl Method {
         match self {
             Self::Plain => client.plain(id, work_millis),
             Self::Idempotent => client.idempotent(id, work_millis),
+            Self::AtMostOnce => client.at_most_once(id, work_millis),
         }
     }
 }
@@ -66,25 +70,33 @@ impl Fault for Worker {
     async fn idempotent(&self, id: u64, work_millis: u64, context: Context) -> u64 {
         self.work(id, work_millis, &context).await
     }
+
+    async fn at_most_once(&self, id: u64, work_millis: u64, context: Context) -> u64 {
+        self.work(id, work_millis, &context).await
+    }
 }
 
 /// What a queue of the suite is like, the same for all who declare it.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     pub(crate) name: String,
+    pub(crate) options: QueueOptions,
 }
 
 impl Queue {
-    pub(crate) fn unique() -> Self {
+    pub(crate) fn unique(options: QueueOptions) -> Self {
         Self {
             name: unique_queue("faults"),
+            options,
         }
     }
 
     /// A server of the queue that is yet to start.
     pub(crate) fn server(&self, connection: &Connection, ledger: &Path) -> Server {
         let ledger = LedgerWriter::open(ledger).expect("the ledger can be opened");
-        let dispatcher = FaultDispatcher::new(Worker(ledger)).with_queue(&self.name);
+        let dispatcher = FaultDispatcher::new(Worker(ledger))
+            .with_queue(&self.name)
+            .with_queue_options(self.options.clone());
         Server::builder(connection).service(dispatcher).build()
     }
 

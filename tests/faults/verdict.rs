@@ -20,6 +20,7 @@ const EARLY: Duration = Duration::from_millis(30);
 pub(crate) struct Expected {
     failures: Vec<ErrorKind>,
     idempotent_failures: Vec<ErrorKind>,
+    at_most_once_failures: Vec<ErrorKind>,
     once: bool,
 }
 
@@ -37,9 +38,25 @@ impl Expected {
         }
     }
 
+    /// Connections are lost: of calls in flight then, of those made meanwhile, and of those made before the servers are back.
+    pub(crate) fn outage() -> Self {
+        let failures = [
+            ErrorKind::Disconnected,
+            ErrorKind::Timeout,
+            ErrorKind::Unroutable,
+        ];
+        Self::failures(&failures).at_most_once_too(&[ErrorKind::Cancelled])
+    }
+
     /// Idempotent ones may fail too, in these ways.
     pub(crate) fn idempotent_too(mut self, kinds: &[ErrorKind]) -> Self {
         self.idempotent_failures = kinds.to_vec();
+        self
+    }
+
+    /// At-most-once ones may fail in these ways as well: no server takes them over from one that is gone.
+    pub(crate) fn at_most_once_too(mut self, kinds: &[ErrorKind]) -> Self {
+        self.at_most_once_failures = kinds.to_vec();
         self
     }
 
@@ -54,9 +71,17 @@ impl Expected {
         self.failures.contains(&ErrorKind::Disconnected)
     }
 
+    /// Whether servers may give requests up.
+    pub(crate) fn gives_up(&self) -> bool {
+        self.loses_connections() || !self.at_most_once_failures.is_empty()
+    }
+
     fn allows(&self, record: &Record, kind: ErrorKind) -> bool {
         match record.method {
             Method::Plain => self.failures.contains(&kind),
+            Method::AtMostOnce => {
+                self.failures.contains(&kind) || self.at_most_once_failures.contains(&kind)
+            }
             Method::Idempotent => self.idempotent_failures.contains(&kind),
         }
     }
@@ -71,6 +96,8 @@ pub(crate) struct Counts {
     /// Calls that have run at least once.
     pub(crate) executed: usize,
     pub(crate) executed_twice: usize,
+    /// What servers gave up.
+    pub(crate) dead_letters: u64,
     /// Of the call that ended latest, seen from its deadline.
     pub(crate) late: Duration,
     /// Tasks of this process that there were not before.
@@ -124,7 +151,7 @@ impl Verdict {
         if record.took > record.timeout + GRACE {
             problem("it ended after its deadline");
         }
-        if expected.once && runs > 1 {
+        if (expected.once || record.method == Method::AtMostOnce) && runs > 1 {
             problem("it ran twice");
         }
         let first_deliveries = executions
@@ -174,16 +201,17 @@ impl Verdict {
 
 /// The lines of all scenarios, under each other.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Vec<[String; 10]>);
+pub(crate) struct Table(Vec<[String; 11]>);
 
 impl Table {
-    const HEAD: [&str; 10] = [
+    const HEAD: [&str; 11] = [
         "scenario",
         "made",
         "answered",
         "failed",
         "executed",
         "twice",
+        "dead",
         "late (ms)",
         "tasks left",
         "took (s)",
@@ -208,6 +236,7 @@ impl Table {
             },
             counts.executed.to_string(),
             counts.executed_twice.to_string(),
+            counts.dead_letters.to_string(),
             counts.late.as_millis().to_string(),
             counts.tasks_left.to_string(),
             format!("{:.1}", took.as_secs_f64()),
@@ -225,7 +254,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = Self::HEAD.map(str::to_owned);
         let rows = || std::iter::once(&head).chain(&self.0);
-        let mut widths = [0; 10];
+        let mut widths = [0; 11];
         for row in rows() {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.len());
@@ -236,7 +265,7 @@ impl fmt::Display for Table {
             for (column, (width, cell)) in widths.into_iter().zip(row).enumerate() {
                 // Words begin at the left, numbers end at the right.
                 line += &match column {
-                    0 | 3 | 9 => format!("{cell:<width$}  "),
+                    0 | 3 | 10 => format!("{cell:<width$}  "),
                     _ => format!("{cell:>width$}  "),
                 };
             }
