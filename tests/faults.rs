@@ -18,6 +18,8 @@
 mod bench;
 #[path = "faults/broker.rs"]
 mod broker;
+#[path = "faults/cluster.rs"]
+mod cluster;
 #[path = "faults/hostile.rs"]
 mod hostile;
 #[path = "faults/load.rs"]
@@ -84,6 +86,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     network::swallows_what_servers_say,
     network::delays_everything,
     network::trickles,
+    cluster::kills_the_leader_of_a_quorum_queue,
 ];
 
 #[tokio::main]

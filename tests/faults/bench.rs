@@ -38,6 +38,11 @@ impl Plan {
         Self::on_urls(vec![url.into()])
     }
 
+    /// Two servers and three clients, spread over the nodes of a cluster.
+    pub(crate) fn on_nodes(nodes: &[Node]) -> Self {
+        Self::on_urls(nodes.iter().map(Node::url).collect())
+    }
+
     fn on_urls(urls: Vec<String>) -> Self {
         Self {
             servers: 2,
@@ -51,6 +56,11 @@ impl Plan {
 
     pub(crate) fn servers(mut self, servers: usize) -> Self {
         self.servers = servers;
+        self
+    }
+
+    pub(crate) fn queue(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
         self
     }
 
