@@ -60,6 +60,18 @@ impl HeaderValue {
     }
 }
 
+impl HeaderValue {
+    /// Whether all numbers in it are.
+    fn is_finite(&self) -> bool {
+        match self {
+            Self::Float(number) => number.is_finite(),
+            Self::List(values) => values.iter().all(Self::is_finite),
+            Self::Table(headers) => headers.0.values().all(Self::is_finite),
+            _ => true,
+        }
+    }
+}
+
 macro_rules! header_value_from {
     ($($from:ty => $variant:ident),* $(,)?) => {$(
         impl From<$from> for HeaderValue {
@@ -115,12 +127,22 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The name of a header that may not be sent, if there is one: too long for AMQP or reserved for the protocol.
-    pub(crate) fn forbidden_name(&self) -> Option<&str> {
-        self.0
-            .keys()
-            .find(|name| name.len() > MAX_NAME_LEN || name.starts_with("rpc-"))
-            .map(String::as_str)
+    /// Why these headers cannot be sent, if they cannot: a name is too long for AMQP or reserved for the protocol, or a number
+    /// is one that RabbitMQ closes the connection for.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.0.iter().find_map(|(name, value)| {
+            if name.len() > MAX_NAME_LEN || name.starts_with("rpc-") {
+                Some(format!(
+                    "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
+                ))
+            } else if !value.is_finite() {
+                Some(format!(
+                    "header '{name}' cannot be sent: AMQP has no infinite numbers"
+                ))
+            } else {
+                None
+            }
+        })
     }
 }
 

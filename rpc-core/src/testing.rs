@@ -1,6 +1,6 @@
 //! The embedded broker as a test wants it: to look into, and to break.
 //!
-//! With tokio's paused time (`#[tokio::test(start_paused = true)]`) even long outages take no time and always go the same way.
+//! With tokio's paused time (`#[tokio::test(start_paused = true)]`) even long outages take no time.
 //!
 //! # Examples
 //!

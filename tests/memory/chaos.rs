@@ -1,5 +1,5 @@
 //! Random outages, delays and duplicates on the embedded broker. Time stands still while anything can run, so minutes pass in
-//! moments and a seed always goes the same way.
+//! moments.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -153,6 +153,8 @@ impl World {
                         ErrorKind::Disconnected,
                         ErrorKind::Cancelled,
                         ErrorKind::Panicked,
+                        // Messages tell deadlines by the wall clock, which does not stand still.
+                        ErrorKind::DeadlineExceeded,
                     ];
                     assert!(expected.contains(&error.kind()), "{told}");
                 }
@@ -305,4 +307,32 @@ async fn duplicate_replies_confuse_nobody() {
         })
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_queue_through_which_nothing_comes_any_more_is_replaced() {
+    let world = World::new().await;
+    let mut deaf = None;
+    world.broker.on_publish(move |message| {
+        if let (None, Some(reply_to)) = (&deaf, message.reply_to) {
+            deaf = Some(reply_to.to_owned());
+        }
+        if deaf.as_deref() == Some(message.queue) {
+            Fate::Lose
+        } else {
+            Fate::Deliver
+        }
+    });
+    let double = DoubleClient::new(world.clients[0].client()).with_queue(&world.queue);
+    let mut unanswered = 0;
+    while let Err(error) = double
+        .plain(unanswered)
+        .timeout(Duration::from_secs(1))
+        .await
+    {
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        unanswered += 1;
+        assert!(unanswered < 20, "it goes on for ever");
+    }
+    assert!(unanswered >= 8, "{unanswered}");
 }

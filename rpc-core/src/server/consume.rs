@@ -25,7 +25,7 @@ use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a server does for as long as it runs, whatever happens to its connection.
 pub(super) struct Serving {

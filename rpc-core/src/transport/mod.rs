@@ -89,6 +89,11 @@ pub(crate) enum ChannelMode {
 pub(crate) struct Confirm(pub(crate) Option<oneshot::Receiver<Result<(), TransportError>>>);
 
 impl Confirm {
+    /// Whether the broker was asked to answer.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) async fn wait(self) -> Result<(), TransportError> {
         match self.0 {
             None => Ok(()),

@@ -52,11 +52,8 @@ pub(crate) fn message_from_request(
     deadline: Instant,
     envelope: Envelope,
 ) -> Result<Message, RpcError> {
-    if let Some(name) = request.headers.forbidden_name() {
-        let reason = format!(
-            "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
-        );
-        return Err(RpcError::new(ErrorKind::Encode, reason));
+    if let Some(problem) = request.headers.problem() {
+        return Err(RpcError::new(ErrorKind::Encode, problem));
     }
     let remaining = deadline.saturating_duration_since(Instant::now());
     let mut headers = request.headers.clone();
@@ -162,6 +159,10 @@ pub(crate) fn message_from_answer(
         app_id: Some(app_id.to_owned()),
         ..Message::default()
     };
+    let answer = answer.and_then(|response| match response.headers.problem() {
+        None => Ok(response),
+        Some(problem) => Err(bad_reply(problem)),
+    });
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
