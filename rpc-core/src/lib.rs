@@ -204,6 +204,7 @@ mod error;
 mod exchange;
 mod headers;
 mod message;
+pub mod middleware;
 mod queue;
 mod server;
 mod service;

@@ -135,6 +135,11 @@ impl Request {
         self.oneway
     }
 
+    /// Whether the method may run twice, as its client knows; a server does not.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
     pub(crate) fn set_header(&mut self, name: String, value: HeaderValue) {
         self.headers.insert(name, value);
     }
@@ -226,6 +231,43 @@ impl Response {
             )
         })?;
         Ok(Self::new(outcome, content_type, body))
+    }
+
+    /// An answer with a value, from a layer that answers in place of the handler. `content_type` is the
+    /// [request's](Request::content_type), and `value` what the method returns, or for a method that returns a `Result` what
+    /// is inside its `Ok`; a caller that cannot decode it gets [`ErrorKind::BadReply`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadReply`] if the value cannot be encoded.
+    pub fn result<T: Serialize>(content_type: ContentType, value: &T) -> Result<Self, RpcError> {
+        Self::encode(Outcome::Result, content_type, value)
+    }
+
+    /// An answer with the service's own error, from a layer that refuses a request: the caller gets it as
+    /// [`CallError::App`](crate::CallError::App). `content_type` is the [request's](Request::content_type), and `error` of the
+    /// type that the service's methods fail with. The caller of a method without one gets [`ErrorKind::BadReply`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadReply`] if the error cannot be encoded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Request, Response, RpcError};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// enum VaultError {
+    ///     NotAllowed,
+    /// }
+    ///
+    /// fn refuse(request: &Request) -> Result<Response, RpcError> {
+    ///     Response::error(request.content_type(), &VaultError::NotAllowed)
+    /// }
+    /// ```
+    pub fn error<E: Serialize>(content_type: ContentType, error: &E) -> Result<Self, RpcError> {
+        Self::encode(Outcome::Error, content_type, error)
     }
 
     /// Decodes the body.
