@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
@@ -36,6 +37,8 @@ pub struct Request {
     pub(crate) body: Bytes,
     pub(crate) recode: Option<Recode>,
     pub(crate) delivery: Option<Delivery>,
+    /// The caller's, for what is only known when the request is published.
+    pub(crate) span: Span,
 }
 
 type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
@@ -87,6 +90,7 @@ impl Request {
                 recode: codec::recode_arguments::<A>,
             }),
             delivery: None,
+            span: Span::none(),
         })
     }
 

@@ -32,6 +32,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::message::{Outcome, Request, Response, deadline_after};
 use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
+use crate::telemetry;
 use crate::transport::{ChannelMode, TransportError};
 use crate::wire::{self, Envelope};
 
@@ -187,6 +188,7 @@ impl Client {
             ChannelMode::Plain
         };
         let channel = requester.channel(mode).await?;
+        telemetry::published(request, &message);
         let confirm = channel
             .publish(request.queue.clone(), message)
             .await

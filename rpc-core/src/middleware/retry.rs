@@ -17,6 +17,7 @@ use crate::client::DEFAULT_TIMEOUT;
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{Request, Response, deadline_after};
 use crate::service::{self, ResponseFuture, RpcService};
+use crate::telemetry::metrics;
 
 /// The pauses before a request is sent again, unless set.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -167,6 +168,9 @@ impl<'a> Attempts<'a> {
             return Err(error);
         }
         self.executed |= error.may_have_executed();
+        if !never_left {
+            metrics::retried(request.service, request.method().unwrap_or_default());
+        }
         debug!(service = request.service, method = request.method(), %error, "sending the request again");
         tokio::time::sleep_until(next).await;
         Ok(())
