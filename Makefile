@@ -7,7 +7,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 broker := $(CARGO) run --quiet --package rpc-tests --features broker --bin broker --
 # rpc-core's features, each of which must do without the others.
-features := json tls
+features := json metrics opentelemetry tls
 
 help: ## Show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16

@@ -73,6 +73,12 @@ pub fn exit_code(program: &str, outcome: Result<(), Box<dyn Error>>) -> ExitCode
     }
 }
 
+/// The broker that the environment names, else the embedded one.
+#[must_use]
+pub fn url() -> String {
+    std::env::var("AMQP_URL").unwrap_or_else(|_| "memory:".to_owned())
+}
+
 /// The broker that the environment names, else RabbitMQ's default address.
 #[must_use]
 pub fn default_url() -> String {

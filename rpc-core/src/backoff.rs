@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// Endless pauses that double from `min` to `max`, each lengthened at random, so that many who fail together do not come
 /// back in step.
-pub(crate) fn pauses(min: Duration, max: Duration) -> impl Iterator<Item = Duration> {
+pub(crate) fn pauses(min: Duration, max: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(min)
         .with_max_delay(max)

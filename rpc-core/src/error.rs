@@ -74,6 +74,26 @@ impl ErrorKind {
             .map_or("cancelled", |(_, code)| code)
     }
 
+    /// The name of this kind in snake case, for telemetry; that of a fault is its code.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unroutable => "unroutable",
+            Self::Rejected => "rejected",
+            Self::Disconnected => "disconnected",
+            Self::Encode => "encode",
+            Self::Closed => "closed",
+            Self::Cancelled
+            | Self::UnknownMethod
+            | Self::BadRequest
+            | Self::UnsupportedContentType
+            | Self::DeadlineExceeded
+            | Self::Panicked
+            | Self::TooLarge
+            | Self::BadReply => self.fault_code(),
+        }
+    }
+
     pub(crate) fn from_fault_code(code: &str) -> Option<Self> {
         FAULT_CODES
             .iter()

@@ -173,12 +173,15 @@
 //! # Middleware
 //!
 //! [`Client`] and every dispatcher are [`Service`]s of [`Request`] and [`Response`], so tower's layers fit around both:
-//! [`ServerBuilder::layer`] on one side, `FibClient::new(layered_client)` on the other.
+//! [`ServerBuilder::layer`] on one side, `FibClient::new(layered_client)` on the other. [`middleware`] says in which order, what
+//! a layer may answer, and has those layers that tower cannot.
 //!
-//! # Logs
+//! # Logs, traces and metrics
 //!
-//! Lost connections, panics and faults are reported through `tracing`; a program sees them once it has a subscriber, such as
-//! `tracing_subscriber::fmt::init()`. No log, `Debug` output or error holds a password.
+//! Lost connections, panics and faults are reported through `tracing`, and each call has a span on either side; a program sees
+//! them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No log, `Debug` output or error holds a password.
+//! Traces go from process to process by the W3C Trace Context, to OpenTelemetry with the feature `opentelemetry`; numbers go to
+//! the `metrics` facade with the feature `metrics`. [`telemetry`] has the tables.
 //!
 //! # Other languages
 //!
@@ -191,6 +194,8 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `json` | yes | JSON requests and replies, and the plain mode |
+//! | `metrics` | no | numbers of calls through the `metrics` facade: see [`telemetry`] |
+//! | `opentelemetry` | no | the spans of calls become OpenTelemetry's, through `tracing-opentelemetry` |
 //! | `tls` | yes | `amqps://` URLs, through rustls with ring and the platform's root certificates |
 
 mod backoff;
@@ -204,10 +209,12 @@ mod error;
 mod exchange;
 mod headers;
 mod message;
+pub mod middleware;
 mod queue;
 mod server;
 mod service;
 mod task;
+pub mod telemetry;
 pub mod testing;
 mod transport;
 mod wire;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
@@ -36,6 +37,8 @@ pub struct Request {
     pub(crate) body: Bytes,
     pub(crate) recode: Option<Recode>,
     pub(crate) delivery: Option<Delivery>,
+    /// The caller's, for what is only known when the request is published.
+    pub(crate) span: Span,
 }
 
 type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
@@ -87,6 +90,7 @@ impl Request {
                 recode: codec::recode_arguments::<A>,
             }),
             delivery: None,
+            span: Span::none(),
         })
     }
 
@@ -133,6 +137,11 @@ impl Request {
     /// Whether no reply is expected.
     pub fn is_oneway(&self) -> bool {
         self.oneway
+    }
+
+    /// Whether the method may run twice, as its client knows; a server does not.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
     }
 
     pub(crate) fn set_header(&mut self, name: String, value: HeaderValue) {
@@ -226,6 +235,43 @@ impl Response {
             )
         })?;
         Ok(Self::new(outcome, content_type, body))
+    }
+
+    /// An answer with a value, from a layer that answers in place of the handler. `content_type` is the
+    /// [request's](Request::content_type), and `value` what the method returns, or for a method that returns a `Result` what
+    /// is inside its `Ok`; a caller that cannot decode it gets [`ErrorKind::BadReply`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadReply`] if the value cannot be encoded.
+    pub fn result<T: Serialize>(content_type: ContentType, value: &T) -> Result<Self, RpcError> {
+        Self::encode(Outcome::Result, content_type, value)
+    }
+
+    /// An answer with the service's own error, from a layer that refuses a request: the caller gets it as
+    /// [`CallError::App`](crate::CallError::App). `content_type` is the [request's](Request::content_type), and `error` of the
+    /// type that the service's methods fail with. The caller of a method without one gets [`ErrorKind::BadReply`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadReply`] if the error cannot be encoded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Request, Response, RpcError};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// enum VaultError {
+    ///     NotAllowed,
+    /// }
+    ///
+    /// fn refuse(request: &Request) -> Result<Response, RpcError> {
+    ///     Response::error(request.content_type(), &VaultError::NotAllowed)
+    /// }
+    /// ```
+    pub fn error<E: Serialize>(content_type: ContentType, error: &E) -> Result<Self, RpcError> {
+        Self::encode(Outcome::Error, content_type, error)
     }
 
     /// Decodes the body.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rpc_core::{Connection, ConnectionState, ErrorKind, Server};
 use rpc_tests::broker::Node;
 use rpc_tests::unique_queue;
@@ -13,6 +14,8 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() {
+    let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
+    let _recording = metrics::set_default_local_recorder(recorder);
     let node = Node::start().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let calling = Connection::open(&node.url()).await.unwrap();
@@ -71,6 +74,11 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
     let sum =
         rpc_tests::eventually("the server is back", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);
+    let reconnects = recorder.snapshotter().snapshot().into_vec();
+    let reconnects = reconnects.iter().find_map(|(key, _, _, value)| {
+        (key.key().name() == "rpc.connection.reconnects").then_some(value)
+    });
+    assert_eq!(reconnects, Some(&DebugValue::Counter(2)));
     server.shutdown().await.unwrap();
 }
 

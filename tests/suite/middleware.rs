@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rpc_core::{ErrorKind, Request, RpcError};
-use tower::ServiceBuilder;
+use rpc_core::middleware::{RetryLayer, RetryPolicy};
+use rpc_core::{CallError, ErrorKind, Request, Response, RpcError, ServerBuilder, rpc};
+use rpc_tests::unique_queue;
+use tower::layer::layer_fn;
 use tower::limit::ConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
+use tower::{ServiceBuilder, ServiceExt};
 
-use super::BenchClient;
+use super::{BenchClient, BenchError};
 use crate::broker;
 
 #[tokio::test]
@@ -40,20 +44,24 @@ async fn a_layer_of_the_server_sees_requests_and_may_refuse_them() {
     assert_eq!(seen.load(Ordering::SeqCst), 2);
 }
 
+/// A layer that adds to the header `tenant`.
+fn append(
+    text: &'static str,
+) -> MapRequestLayer<impl Fn(Request) -> Request + Clone + Send + Sync + 'static> {
+    MapRequestLayer::new(move |mut request: Request| {
+        let so_far = request
+            .headers()
+            .get("tenant")
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
+            .to_owned();
+        request.headers_mut().insert("tenant", so_far + text);
+        request
+    })
+}
+
 #[tokio::test]
 async fn layers_of_the_server_run_in_the_order_they_were_added() {
-    let append = |text: &'static str| {
-        MapRequestLayer::new(move |mut request: Request| {
-            let so_far = request
-                .headers()
-                .get("tenant")
-                .and_then(|value| value.as_str())
-                .unwrap_or_default()
-                .to_owned();
-            request.headers_mut().insert("tenant", so_far + text);
-            request
-        })
-    };
     let setup = broker()
         .await
         .bench_with(|server| server.layer(append("a")).layer(append("b")))
@@ -94,4 +102,239 @@ async fn layers_of_towers_own_go_around_a_client() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn the_first_layer_around_a_client_is_the_outermost() {
+    let setup = broker().await.bench().await;
+    let service = ServiceBuilder::new()
+        .layer(append("a"))
+        .layer(append("b"))
+        .service(setup.connection.client());
+    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    assert_eq!(
+        bench.describe().await.unwrap().tenant.as_deref(),
+        Some("ab")
+    );
+}
+
+#[tokio::test]
+async fn a_client_sheds_load() {
+    let setup = broker().await.bench().await;
+    let service = ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(setup.connection.client());
+    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    let held = tokio::spawn(bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    let error = bench.add(1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let cause = std::error::Error::source(&error).unwrap();
+    assert!(cause.is::<tower::load_shed::error::Overloaded>());
+    setup.probe.release(1);
+    held.await.unwrap().unwrap();
+    assert_eq!(bench.add(1, 2).await.unwrap(), 3);
+}
+
+/// How long the third call of two in a fifth of a second has to wait.
+const RATE_PERIOD: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn a_rate_limit_around_a_client_is_shared_through_a_buffer() {
+    let setup = broker().await.bench().await;
+    let service = ServiceBuilder::new()
+        .buffer(8)
+        .rate_limit(2, RATE_PERIOD)
+        .service(setup.connection.client());
+    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    assert_rate_is_limited(&bench.clone(), &bench).await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_around_a_server_is_shared_through_a_buffer() {
+    let limit = || ServiceBuilder::new().buffer(8).rate_limit(2, RATE_PERIOD);
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(limit().into_inner()))
+        .await;
+    assert_rate_is_limited(&setup.bench, &setup.bench).await;
+}
+
+async fn assert_rate_is_limited<S: rpc_core::RpcService>(
+    first: &BenchClient<S>,
+    second: &BenchClient<S>,
+) {
+    let started = std::time::Instant::now();
+    assert_eq!(first.add(1, 2).await.unwrap(), 3);
+    assert_eq!(second.add(1, 2).await.unwrap(), 3);
+    assert_eq!(second.add(1, 2).await.unwrap(), 3);
+    assert!(
+        started.elapsed() >= RATE_PERIOD / 2,
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_concurrency_limit_around_a_server_is_that_of_the_service() {
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(ConcurrencyLimitLayer::new(2)))
+        .await;
+    let calls: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(setup.bench.hold().into_future()))
+        .collect();
+    setup.probe.until_begun(2).await;
+    setup.probe.release(6);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(setup.probe.most_running(), 2);
+}
+
+#[tokio::test]
+async fn a_timeout_around_a_server_stops_its_handlers() {
+    let limit = TimeoutLayer::new(Duration::from_millis(100));
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(limit))
+        .await;
+    let error = setup.bench.hold().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    setup.probe.until_dropped(1).await;
+}
+
+#[tokio::test]
+async fn a_server_sheds_load() {
+    let shed = |server: ServerBuilder| {
+        server
+            .layer(LoadShedLayer::new())
+            .layer(ConcurrencyLimitLayer::new(1))
+    };
+    let setup = broker().await.bench_with(shed).await;
+    let held = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    let error = setup.bench.add(1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    setup.probe.release(1);
+    held.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_layer_answers_with_the_services_own_error() {
+    let refuse = layer_fn(|service| {
+        tower::service_fn(move |request: Request| {
+            let service: tower::util::BoxCloneSyncService<Request, Response, RpcError> =
+                Clone::clone(&service);
+            async move {
+                match request.headers().get("tenant") {
+                    Some(_) => service.oneshot(request).await,
+                    None => Response::error(
+                        request.content_type(),
+                        &BenchError::DivisionByZero { dividend: -1 },
+                    ),
+                }
+            }
+        })
+    });
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(refuse))
+        .await;
+    match setup.bench.divide(6, 3).await {
+        Err(CallError::App(BenchError::DivisionByZero { dividend: -1 })) => {}
+        other => panic!("{other:?}"),
+    }
+    let answer = setup.bench.divide(6, 3).header("tenant", "a").await;
+    assert_eq!(answer.unwrap(), 2);
+    // A method without an error of its own has nothing to make of one.
+    let error = setup.bench.add(1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadReply);
+}
+
+#[rpc]
+trait Store {
+    #[rpc(idempotent)]
+    async fn get() -> u64;
+    async fn put(n: u64);
+}
+
+struct Full;
+
+impl Store for Full {
+    async fn get(&self) -> u64 {
+        7
+    }
+
+    async fn put(&self, _: u64) {}
+}
+
+#[tokio::test]
+async fn idempotent_calls_are_repeated_as_the_policy_says() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("store");
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    let busy = tower::filter::FilterLayer::new(move |_: Request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err::<Request, _>(RpcError::new(ErrorKind::Cancelled, "busy"))
+    });
+    let _server = rpc_core::Server::builder(&connection)
+        .service(StoreDispatcher::new(Full).with_queue(&queue))
+        .layer(busy)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let client = |policy| connection.client_builder().retry(policy).build();
+
+    let store = StoreClient::new(client(RetryPolicy::new().attempts(3))).with_queue(&queue);
+    let error = store.get().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (ErrorKind::Cancelled, "busy".to_owned())
+    );
+    assert_eq!(attempts.swap(0, Ordering::SeqCst), 3);
+    store.put(1).await.unwrap_err();
+    assert_eq!(attempts.swap(0, Ordering::SeqCst), 1);
+
+    let never = client(RetryPolicy::never());
+    let store = StoreClient::new(never.clone()).with_queue(&queue);
+    store.get().await.unwrap_err();
+    assert_eq!(attempts.swap(0, Ordering::SeqCst), 1);
+
+    let layered = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new().attempts(4)))
+        .service(never);
+    let store = StoreClient::new(layered).with_queue(&queue);
+    store.get().await.unwrap_err();
+    assert_eq!(attempts.swap(0, Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_given_up_for_another() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("store");
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let hang_once = tower::util::ThenLayer::new(move |answer: Result<Response, RpcError>| {
+        let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            answer
+        }
+    });
+    let _server = rpc_core::Server::builder(&connection)
+        .service(StoreDispatcher::new(Full).with_queue(&queue))
+        .layer(hang_once)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let policy = RetryPolicy::new().attempt_timeout(Duration::from_millis(200));
+    let client = connection.client_builder().retry(policy).build();
+    let store = StoreClient::new(client).with_queue(&queue);
+    assert_eq!(store.get().await.unwrap(), 7);
 }

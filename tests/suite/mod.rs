@@ -12,6 +12,7 @@ mod queue_options;
 mod queues;
 mod redelivery;
 mod sharing;
+mod telemetry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

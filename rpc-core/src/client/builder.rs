@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::{Client, DEFAULT_TIMEOUT, Inner};
 use crate::codec::ContentType;
 use crate::connection::Connection;
+use crate::middleware::RetryPolicy;
 
 /// How many calls may be in flight, unless set: some hundred megabytes of waiting callers.
 const DEFAULT_MAX_IN_FLIGHT: usize = 262_144;
@@ -35,6 +36,7 @@ pub struct ClientBuilder {
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
+    retry: RetryPolicy,
     max_in_flight: usize,
 }
 
@@ -46,6 +48,7 @@ impl ClientBuilder {
             content_type: ContentType::MessagePack,
             confirms: false,
             cancellation: true,
+            retry: RetryPolicy::new(),
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         }
     }
@@ -100,6 +103,13 @@ impl ClientBuilder {
         self
     }
 
+    /// How calls of `idempotent` methods are sent again. Default: as often as the deadline allows, after pauses that double from
+    /// 10 milliseconds to 1 second. [`RetryPolicy::never`] switches that off.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
     /// Makes the client. Sends nothing yet.
     pub fn build(self) -> Client {
         Client(Arc::new(Inner {
@@ -108,6 +118,7 @@ impl ClientBuilder {
             content_type: self.content_type,
             confirms: self.confirms,
             cancellation: self.cancellation,
+            retry: self.retry,
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,
         }))

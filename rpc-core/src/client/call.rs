@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::headers::HeaderValue;
 use crate::message::{Request, Response, deadline_after};
 use crate::service::{self, RpcService};
+use crate::telemetry::Observed;
 
 /// A call of a remote method: set what is special about it, then `.await` it.
 ///
@@ -139,21 +140,25 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
                 Err(error) => return (self.decode)(Err(error)),
             };
             request.deadline = deadline;
-            (self.decode)(match deadline {
-                None => service::call(self.service, request).await,
-                // The client and the dispatcher keep the deadline themselves and know more about the call when it
-                // passes; being polled first they win. This one covers the layers in between.
-                Some(deadline) => {
-                    tokio::time::timeout_at(deadline, service::call(self.service, request))
-                        .await
-                        .unwrap_or_else(|_| {
-                            Err(RpcError::new(
-                                ErrorKind::Timeout,
-                                "the deadline passed in a layer around the client",
-                            ))
-                        })
+            let observed = Observed::by_client(&mut request);
+            let answer = async {
+                match deadline {
+                    None => service::call(self.service, request).await,
+                    // The client and the dispatcher keep the deadline themselves and know more about the call when it
+                    // passes; being polled first they win. This one covers the layers in between.
+                    Some(deadline) => {
+                        tokio::time::timeout_at(deadline, service::call(self.service, request))
+                            .await
+                            .unwrap_or_else(|_| {
+                                Err(RpcError::new(
+                                    ErrorKind::Timeout,
+                                    "the deadline passed in a layer around the client",
+                                ))
+                            })
+                    }
                 }
-            })
+            };
+            (self.decode)(observed.watch(answer).await)
         }))
     }
 }

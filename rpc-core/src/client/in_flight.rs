@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::silence::Silence;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
+use crate::telemetry::metrics;
 
 /// The fate of a call.
 pub(crate) type Answer = Result<Response, RpcError>;
@@ -38,6 +39,11 @@ pub(crate) struct DropCounter {
 }
 
 impl DropCounter {
+    fn count(counter: &AtomicU64, reason: &'static str) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        metrics::reply_dropped(reason);
+    }
+
     pub(crate) fn read(&self) -> DroppedReplies {
         DroppedReplies {
             late: self.late.load(Ordering::Relaxed),
@@ -117,16 +123,16 @@ impl InFlight {
     pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
         self.silence.broken();
         let Some(text) = correlation_id else {
-            self.dropped.malformed.fetch_add(1, Ordering::Relaxed);
+            DropCounter::count(&self.dropped.malformed, "malformed");
             return;
         };
         let Some(id) = parse_id(text) else {
-            self.dropped.foreign.fetch_add(1, Ordering::Relaxed);
+            DropCounter::count(&self.dropped.foreign, "foreign");
             return;
         };
         let waiting = self.table().calls.remove(&id);
         if waiting.is_none_or(|waiting| waiting.send(answer).is_err()) {
-            self.dropped.late.fetch_add(1, Ordering::Relaxed);
+            DropCounter::count(&self.dropped.late, "late");
         }
     }
 

@@ -20,7 +20,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tracing::debug;
 
 pub use self::builder::ClientBuilder;
 pub use self::call::{Call, CallFuture};
@@ -29,18 +28,15 @@ pub use self::in_flight::DroppedReplies;
 pub(crate) use self::requester::Requester;
 use self::requester::SentCall;
 pub use self::stub::Stub;
-use crate::backoff::pauses;
 use crate::codec::ContentType;
 use crate::connection::{Connection, ConnectionState};
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{Outcome, Request, Response, deadline_after};
+use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
+use crate::telemetry;
 use crate::transport::{ChannelMode, TransportError};
 use crate::wire::{self, Envelope};
-
-/// The pauses before a request is sent again.
-const MIN_RETRY_PAUSE: Duration = Duration::from_millis(10);
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much earlier than the caller a server on the same clock may find a deadline to have passed.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
@@ -61,6 +57,7 @@ struct Inner {
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
+    retry: RetryPolicy,
     /// One for each call in flight that there may be.
     slots: Semaphore,
     max_in_flight: usize,
@@ -128,22 +125,17 @@ impl Client {
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
-        let mut executed = false;
-        let mut pauses = pauses(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE);
+        let mut attempts = Attempts::of(request, &self.0.retry, deadline);
         loop {
-            let error = match self.exchange(request, deadline, sent).await {
-                Ok(response) => return Ok(response),
-                Err(error) => error.executed_if(executed),
+            let answer = match attempts.limit() {
+                None => self.exchange(request, deadline, sent).await,
+                Some(limit) => timeout_at(limit, self.exchange(request, limit, sent))
+                    .await
+                    .unwrap_or_else(|_| Err(attempt_timed_out(sent))),
             };
-            let never_left = error.kind() == ErrorKind::Disconnected && !error.may_have_executed();
-            let may_repeat = request.idempotent && error.is_retryable();
-            if !(never_left || may_repeat) {
-                return Err(error);
-            }
-            executed |= error.may_have_executed();
-            debug!(service = request.service, method = request.method(), %error, "sending the request again");
-            if let Some(pause) = pauses.next() {
-                tokio::time::sleep(pause).await;
+            match answer {
+                Ok(response) => return Ok(response),
+                Err(error) => attempts.failed(request, error).await?,
             }
         }
     }
@@ -198,6 +190,7 @@ impl Client {
             ChannelMode::Plain
         };
         let channel = requester.channel(mode).await?;
+        telemetry::published(request, &message);
         let confirm = channel
             .publish(request.queue.clone(), message)
             .await
@@ -238,6 +231,15 @@ fn shown(limit: Duration) -> String {
         "{:?}",
         Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
     )
+}
+
+fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
+    let error = RpcError::new(ErrorKind::Timeout, "no answer to the last attempt");
+    if sent.load(Ordering::Relaxed) {
+        error
+    } else {
+        error.not_executed()
+    }
 }
 
 /// The error of a request that was published, and which the broker then did not accept.
@@ -287,6 +289,7 @@ impl fmt::Debug for Client {
             .field("content_type", &self.0.content_type)
             .field("confirms", &self.0.confirms)
             .field("cancellation", &self.0.cancellation)
+            .field("retry", &self.0.retry)
             .field("max_in_flight", &self.0.max_in_flight)
             .finish()
     }

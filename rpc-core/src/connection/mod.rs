@@ -12,6 +12,7 @@ use self::supervisor::{Supervisor, connect_within};
 use crate::client::{Client, ClientBuilder, DropCounter, Requester};
 use crate::error::{OpenError, RpcError};
 use crate::task::Shared;
+use crate::telemetry::metrics;
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
 use crate::transport::memory::{Broker, MemoryTransport};
 use crate::transport::{Link, Transport};
@@ -278,6 +279,7 @@ impl ConnectionBuilder {
             return Err(OpenError::InvalidName);
         }
         let (transport, place) = transport(self.urls, &name, self.root_certificates)?;
+        metrics::describe();
         let link = connect_within(&*transport, self.wait).await?;
         Ok(Connection(Arc::new(Inner {
             name,

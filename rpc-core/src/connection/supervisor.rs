@@ -14,6 +14,7 @@ use super::state::ConnectionState;
 use crate::backoff::pauses;
 use crate::error::{BoxError, OpenError, with_causes};
 use crate::task::Task;
+use crate::telemetry::metrics;
 use crate::transport::{Link, LinkStatus, Transport};
 
 /// The pauses between attempts to connect.
@@ -135,6 +136,7 @@ async fn supervise(
             Some(link) => link,
             None => return,
         };
+        metrics::reconnected();
         info!("connected to the broker again");
     }
 }

@@ -14,6 +14,7 @@ use super::consume::{Lines, Serving, ensure_queue};
 use super::dispatch::panicked;
 use crate::error::{ErrorKind, RpcError};
 use crate::service;
+use crate::telemetry::{Observed, metrics};
 use crate::transport::{Delivery, Message, TransportError};
 use crate::wire::{self, Arrived, History};
 
@@ -158,8 +159,12 @@ impl Arrival {
         let Delivery {
             tag,
             redelivered,
-            message,
+            mut message,
         } = delivery;
+        let was_delivered = redelivered || deliveries > 0;
+        let queue_name = &entry.queue;
+        let observed =
+            Observed::by_server(entry.definition, queue_name, &mut message, was_delivered);
         let registered = match &serving.calls {
             Some(calls) => calls.register(&message),
             None => Registered::default(),
@@ -188,23 +193,21 @@ impl Arrival {
             debug!(%error, "a request was not run: its channel is lost");
             return;
         }
-        let answer = match request {
+        let answer = observed.watch(async {
             // The dispatcher catches what handlers do; this is for the layers around it.
-            Ok(request) => AssertUnwindSafe(service::call(entry.handler.clone(), request))
+            let response = AssertUnwindSafe(service::call(entry.handler.clone(), request?))
                 .catch_unwind()
                 .await
-                .unwrap_or_else(|_| Err(panicked())),
-            Err(refusal) => Err(refusal),
-        };
-        drop(registered);
-        let answer = answer.and_then(|response| {
+                .unwrap_or_else(|_| Err(panicked()))?;
             wire::check_size(
                 "reply",
                 &response.body,
                 serving.connection.max_message_size(),
-            )
-            .map(|()| response)
+            )?;
+            Ok(response)
         });
+        let answer = answer.await;
+        drop(registered);
         if let Err(error) = &answer {
             debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");
             if is_refusal(error.kind()) {
@@ -217,7 +220,7 @@ impl Arrival {
                     answer,
                     correlation_id,
                     content_type,
-                    redelivered || deliveries > 0,
+                    was_delivered,
                     serving.connection.name(),
                 );
                 lines.channel.reply(unsettled, reply_to, reply).await;
@@ -291,6 +294,12 @@ impl Arrival {
                 ),
             ),
         };
+        let name = self.delivery.message.kind.as_deref();
+        let method = entry
+            .definition
+            .resolve(name.filter(|name| !name.is_empty()));
+        let method = method.map_or("_OTHER", |method| method.name);
+        metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,
             method = self.delivery.message.kind,

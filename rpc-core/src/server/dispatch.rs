@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::cancellation::Cancellation;
 use crate::client::DEFAULT_TIMEOUT;
@@ -217,7 +218,10 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 limit,
             } = self.prepare::<A>()?;
             let stopped = limit.cancellation.on_drop();
-            let handling = tokio::task::spawn_blocking(move || call(&handler, context, arguments));
+            let span = Span::current();
+            let handling = tokio::task::spawn_blocking(move || {
+                span.in_scope(|| call(&handler, context, arguments))
+            });
             let joined = match limit.origin {
                 Origin::Direct => limit.apply(handling).await?,
                 Origin::Broker => handling.await,

@@ -62,7 +62,7 @@ pub(crate) type Deliveries = BoxStream<'static, Result<Delivery, TransportError>
 pub(crate) enum QueueKind<'a> {
     /// A request queue: outlives servers, connections and the broker.
     Durable(&'a QueueOptions),
-    /// A reply queue: belongs to the link and goes with it.
+    /// A reply queue: belongs to the link and goes with its consumer.
     Exclusive,
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use tracing::Span;
 
 pub(crate) use self::notice::{CancelNotice, notices_for};
 pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
@@ -128,6 +129,7 @@ pub(crate) fn request_from_message(
             deliveries: arrived.deliveries,
             cancellation: arrived.cancellation,
         }),
+        span: Span::none(),
     })
 }
 
@@ -255,6 +257,18 @@ fn deadline(header: Option<&HeaderValue>, expiration: Option<u32>) -> Option<Ins
     Some(crate::message::deadline_after(remaining))
 }
 
+/// How long a request has been under way, by this machine's clock against its sender's: what was left of its time when it was
+/// published is its expiration.
+#[cfg(any(test, feature = "metrics"))]
+pub(crate) fn waited(message: &Message) -> Option<Duration> {
+    let deadline = message.headers.get(DEADLINE_HEADER)?.as_int()?;
+    // The longest stands for everything longer.
+    let remaining = message.expiration.filter(|millis| *millis < u32::MAX)?;
+    let published = deadline.saturating_sub(remaining.into());
+    let waited = unix_millis_after(Duration::ZERO).saturating_sub(published);
+    Some(Duration::from_millis(u64::try_from(waited).unwrap_or(0)))
+}
+
 fn unix_millis_after(remaining: Duration) -> i64 {
     i64::try_from((since_epoch() + remaining).as_millis()).unwrap_or(i64::MAX)
 }
@@ -351,6 +365,28 @@ mod tests {
         );
         assert_eq!(expiration(Duration::ZERO), 1);
         assert_eq!(expiration(Duration::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn the_time_of_publishing_follows_from_deadline_and_expiration() {
+        let sent_before = |ago: i64, expiration| {
+            let mut message = Message {
+                expiration: Some(expiration),
+                ..Message::default()
+            };
+            let deadline = unix_millis_after(Duration::ZERO) - ago + i64::from(expiration);
+            message.headers.insert(DEADLINE_HEADER, deadline);
+            waited(&message).map(|waited| waited.as_millis())
+        };
+        let waited_for = sent_before(300, 5000).unwrap();
+        assert!((300..400).contains(&waited_for), "{waited_for}");
+        assert_eq!(sent_before(-300, 5000), Some(0)); // The sender's clock is ahead.
+        assert_eq!(sent_before(300, u32::MAX), None);
+        assert_eq!(waited(&Message::default()), None);
+        assert_eq!(
+            waited(&sent(ContentType::MessagePack)).unwrap().as_secs(),
+            0
+        );
     }
 
     #[test]

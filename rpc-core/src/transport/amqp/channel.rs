@@ -178,7 +178,8 @@ impl Channel for AmqpChannel {
             let mut options = QueueDeclareOptions::default();
             let mut arguments = FieldTable::default();
             match kind {
-                QueueKind::Exclusive => options.exclusive = true,
+                // Goes with its consumer, too: that may be replaced while the connection lives.
+                QueueKind::Exclusive => (options.exclusive, options.auto_delete) = (true, true),
                 QueueKind::Durable(queue) if queue.passive => options.passive = true,
                 QueueKind::Durable(queue) => {
                     options.durable = true;

@@ -358,16 +358,16 @@ impl State {
             listeners.retain(|listener| listener.channel != id);
             !listeners.is_empty()
         });
-        for queue in self.queues.values_mut() {
-            if queue
-                .consumers
-                .iter()
-                .any(|consumer| consumer.channel == id)
-            {
-                queue.consumers.retain(|consumer| consumer.channel != id);
+        self.queues.retain(|_, queue| {
+            let consumers = queue.consumers.len();
+            queue.consumers.retain(|consumer| consumer.channel != id);
+            let has_lost = queue.consumers.len() < consumers;
+            if has_lost {
                 queue.touch();
             }
-        }
+            // An exclusive queue goes with its last consumer.
+            !(has_lost && queue.owner.is_some() && queue.consumers.is_empty())
+        });
         let mut touched = Vec::new();
         for (_, unsettled) in channel.unsettled.into_iter().rev() {
             if let Some(queue) = self.queues.get_mut(&unsettled.queue) {

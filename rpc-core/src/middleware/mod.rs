@@ -1,0 +1,63 @@
+//! Layers: what goes around a client or a server.
+//!
+//! [`Client`](crate::Client) and every dispatcher are [`Service`](crate::Service)s of [`Request`](crate::Request) and
+//! [`Response`](crate::Response), so every `tower::Layer` fits around both: those that come with tower
+//! (`ConcurrencyLimitLayer`, `RateLimitLayer`, `TimeoutLayer`, `LoadShedLayer`, `BufferLayer`), those of other crates, and
+//! your own. This module has what tower cannot know: [`RetryLayer`], which knows which methods are idempotent, which failures
+//! may pass and how much time a call has left.
+//!
+//! # On a client
+//!
+//! Put the layers around a client, then give it to a generated client. Of a `tower::ServiceBuilder` **the first layer is the
+//! outermost**: it sees a call first and its answer last.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use rpc_core::{Connection, Server, rpc};
+//! # #[rpc] pub trait Fib { async fn fib(n: u64) -> u64; }
+//! # struct Calculator;
+//! # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! # let _server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+//! let service = tower::ServiceBuilder::new()
+//!     .concurrency_limit(8)                // first: waiting for a place counts for nobody but the call's deadline
+//!     .timeout(Duration::from_millis(500)) // then: half a second for the exchange itself
+//!     .service(connection.client());
+//! let fib = FibClient::new(service);
+//! assert_eq!(fib.fib(30).await?, 30);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Whatever the layers do, the call ends by its deadline. A service that is not `Clone`, such as a rate limit, goes into a
+//! `BufferLayer` (outside of it), which makes it one: its clones share it.
+//!
+//! # On a server
+//!
+//! [`ServerBuilder::layer`](crate::ServerBuilder::layer) puts a layer around every service of a server. **The layer that is
+//! added first is the outermost**, as above. A layer is made once for each service, so that a limit is the service's,
+//! whichever queue a request came through. The broker's prefetch comes before all layers: what waits in a layer is one of the
+//! `prefetch` requests that the server has at a time.
+//!
+//! # What a layer may answer
+//!
+//! A layer that does not pass a request on answers with one of:
+//!
+//! - [`Response::error`](crate::Response::error): the service's own error, which reaches the caller as
+//!   [`CallError::App`](crate::CallError::App). An authorization that is refused is best said so; `examples/auth.rs` does it.
+//! - an [`RpcError`](crate::RpcError), which keeps its kind all the way to the caller;
+//! - any other error, such as tower's `Elapsed` and `Overloaded`: an `RpcError` of the kind
+//!   [`Cancelled`](crate::ErrorKind::Cancelled), whose [`source`](std::error::Error::source) it is on the side of the layer.
+//!
+//! # Circuit breaking
+//!
+//! `tower-resilience-circuitbreaker` has a well-kept circuit breaker as a layer, which fits around a client like the others;
+//! there is none here. Put it inside of a [`RetryLayer`], so that every attempt counts, and have it count what
+//! [`is_retryable`](crate::RpcError::is_retryable) or [`is_timeout`](crate::RpcError::is_timeout) says, not a caller's mistakes.
+
+mod retry;
+
+pub(crate) use self::retry::Attempts;
+pub use self::retry::{Retry, RetryLayer, RetryPolicy};

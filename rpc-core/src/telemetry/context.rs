@@ -1,0 +1,198 @@
+//! The W3C Trace Context: where a span is in its trace, as the headers `traceparent` and `tracestate`.
+
+use std::fmt;
+
+use tracing::Span;
+use tracing::field::display;
+use uuid::Uuid;
+
+use crate::headers::{HeaderValue, Headers};
+
+const TRACEPARENT: &str = "traceparent";
+#[cfg(feature = "opentelemetry")]
+const TRACESTATE: &str = "tracestate";
+
+/// The flag of a trace that is recorded.
+const SAMPLED: u8 = 1;
+
+/// The span that a `traceparent` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TraceContext {
+    trace_id: u128,
+    span_id: u64,
+    flags: u8,
+}
+
+/// Makes `span` a child of the span that the headers name, unless it has a parent in this process, and has the headers name
+/// `span` instead.
+pub(super) fn enter(span: &Span, headers: &mut Headers, is_root: bool) {
+    let parent = TraceContext::read(headers);
+    #[cfg(feature = "opentelemetry")]
+    if bridge::enter(span, headers, parent.filter(|_| is_root)) {
+        return;
+    }
+    #[cfg(not(feature = "opentelemetry"))]
+    let _ = is_root;
+    let own = parent.map_or_else(TraceContext::root, TraceContext::child);
+    span.record("trace_id", display(format_args!("{:032x}", own.trace_id)));
+    span.record("span_id", display(format_args!("{:016x}", own.span_id)));
+    if let Some(parent) = parent {
+        let id = parent.span_id;
+        span.record("parent_span_id", display(format_args!("{id:016x}")));
+    }
+    headers.insert(TRACEPARENT, own.to_string());
+}
+
+impl TraceContext {
+    /// What the headers say; nothing if it makes no sense (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+    fn read(headers: &Headers) -> Option<Self> {
+        let text = headers.get(TRACEPARENT).and_then(HeaderValue::as_str)?;
+        let mut parts = text.split('-');
+        let version = hexadecimal(parts.next()?, 2)?;
+        let context = Self {
+            trace_id: hexadecimal(parts.next()?, 32)?,
+            span_id: u64::try_from(hexadecimal(parts.next()?, 16)?).ok()?,
+            flags: u8::try_from(hexadecimal(parts.next()?, 2)?).ok()?,
+        };
+        // Later versions may say more.
+        let ends = version != 0 || parts.next().is_none();
+        let is_valid = version != 0xff && ends && context.trace_id != 0 && context.span_id != 0;
+        is_valid.then_some(context)
+    }
+
+    fn root() -> Self {
+        Self {
+            trace_id: Uuid::new_v4().as_u128(),
+            span_id: fresh_span_id(),
+            flags: SAMPLED,
+        }
+    }
+
+    fn child(self) -> Self {
+        Self {
+            span_id: fresh_span_id(),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            trace_id,
+            span_id,
+            flags,
+        } = self;
+        write!(f, "00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
+    }
+}
+
+/// Random, and never zero: the half of a UUID that holds its variant.
+fn fresh_span_id() -> u64 {
+    Uuid::new_v4().as_u64_pair().1
+}
+
+fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
+    let is_lower = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == digits && text.bytes().all(is_lower))
+        .then(|| u128::from_str_radix(text, 16).ok())?
+}
+
+/// Where the ids are OpenTelemetry's.
+#[cfg(feature = "opentelemetry")]
+mod bridge {
+    use opentelemetry::Context;
+    use opentelemetry::trace::{
+        SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
+    };
+    use tracing::Span;
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+    use super::{TRACEPARENT, TRACESTATE, TraceContext};
+    use crate::headers::{HeaderValue, Headers};
+
+    /// As [`super::enter`]; does nothing and returns `false` if the subscriber has no layer of OpenTelemetry's.
+    pub(super) fn enter(span: &Span, headers: &mut Headers, parent: Option<TraceContext>) -> bool {
+        if let Some(parent) = parent {
+            let remote = parent.remote(headers);
+            // It fails without that layer, which the next lines find out, too.
+            let _ = span.set_parent(Context::new().with_remote_span_context(remote));
+        }
+        let context = span.context();
+        let span = context.span();
+        let own = span.span_context();
+        if !own.is_valid() {
+            return false;
+        }
+        let traceparent = TraceContext {
+            trace_id: u128::from_be_bytes(own.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(own.span_id().to_bytes()),
+            flags: own.trace_flags().to_u8(),
+        };
+        headers.insert(TRACEPARENT, traceparent.to_string());
+        let state = own.trace_state().header();
+        if state.is_empty() {
+            headers.remove(TRACESTATE);
+        } else {
+            headers.insert(TRACESTATE, state);
+        }
+        true
+    }
+
+    impl TraceContext {
+        fn remote(self, headers: &Headers) -> SpanContext {
+            let state = headers.get(TRACESTATE).and_then(HeaderValue::as_str);
+            let state = state.and_then(|text| text.parse::<TraceState>().ok());
+            SpanContext::new(
+                TraceId::from(self.trace_id),
+                SpanId::from(self.span_id),
+                TraceFlags::new(self.flags),
+                true,
+                state.unwrap_or_default(),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<TraceContext> {
+        let mut headers = Headers::new();
+        headers.insert(TRACEPARENT, text);
+        TraceContext::read(&headers)
+    }
+
+    #[test]
+    fn a_traceparent_is_read_as_it_is_written() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context = read(text).unwrap();
+        assert_eq!(context.span_id, 0x00f0_67aa_0ba9_02b7);
+        assert_eq!(context.to_string(), text);
+        let child = context.child();
+        assert_eq!(child.trace_id, context.trace_id);
+        assert_ne!(child.span_id, context.span_id);
+        let root = TraceContext::root();
+        assert_eq!(read(&root.to_string()), Some(root));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_parent() {
+        for text in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more";
+        assert!(read(later).is_some());
+    }
+}

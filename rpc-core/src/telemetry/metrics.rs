@@ -1,0 +1,119 @@
+//! The numbers, through the `metrics` facade.
+
+use std::time::Instant;
+
+use metrics::{Label, Unit, counter, gauge, histogram};
+
+use super::Side;
+use super::trace::{SYSTEM, path};
+use crate::transport::Message;
+use crate::wire;
+
+const CLIENT_DURATION: &str = "rpc.client.call.duration";
+const CLIENT_ACTIVE: &str = "rpc.client.active_calls";
+const RETRIES: &str = "rpc.client.retries";
+const DROPPED_REPLIES: &str = "rpc.client.dropped_replies";
+const SERVER_DURATION: &str = "rpc.server.call.duration";
+const SERVER_ACTIVE: &str = "rpc.server.active_calls";
+const QUEUE_DURATION: &str = "rpc.server.queue.duration";
+const REDELIVERIES: &str = "rpc.server.redeliveries";
+const GIVEN_UP: &str = "rpc.server.given_up";
+const RECONNECTS: &str = "rpc.connection.reconnects";
+
+/// Tells the recorder what the numbers are.
+pub(crate) fn describe() {
+    let seconds = Unit::Seconds;
+    metrics::describe_histogram!(CLIENT_DURATION, seconds, "Calls, from await to answer.");
+    metrics::describe_gauge!(CLIENT_ACTIVE, "Calls in flight.");
+    metrics::describe_counter!(RETRIES, "Attempts of calls after their first.");
+    metrics::describe_counter!(DROPPED_REPLIES, "Replies that no call waited for.");
+    metrics::describe_histogram!(SERVER_DURATION, seconds, "Requests, from start to answer.");
+    metrics::describe_gauge!(SERVER_ACTIVE, "Requests being worked on.");
+    metrics::describe_histogram!(QUEUE_DURATION, seconds, "Requests, from publish to start.");
+    metrics::describe_counter!(REDELIVERIES, "Requests that had been delivered before.");
+    metrics::describe_counter!(GIVEN_UP, "Requests that went to the dead-letter queue.");
+    metrics::describe_counter!(RECONNECTS, "Connections made again after a loss.");
+}
+
+/// A call that is being measured.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    side: Side,
+    service: &'static str,
+    method: String,
+    begun: Instant,
+}
+
+impl Measured {
+    pub(super) fn begin(side: Side, service: &'static str, method: &str) -> Self {
+        let measured = Self {
+            side,
+            service,
+            method: path(service, method),
+            begun: Instant::now(),
+        };
+        gauge!(measured.active(), measured.labels()).increment(1.0);
+        measured
+    }
+
+    /// Takes note of what happened to a request before it was started.
+    pub(super) fn started(&self, message: &Message, redelivered: bool) {
+        if let Some(waited) = wire::waited(message) {
+            histogram!(QUEUE_DURATION, self.labels()).record(waited);
+        }
+        if redelivered {
+            counter!(REDELIVERIES, self.labels()).increment(1);
+        }
+    }
+
+    pub(super) fn ended(&self, status: &'static str) {
+        gauge!(self.active(), self.labels()).decrement(1.0);
+        let duration = match self.side {
+            Side::Client => CLIENT_DURATION,
+            Side::Server => SERVER_DURATION,
+        };
+        let mut labels = self.labels();
+        labels.push(Label::from_static_parts("rpc.response.status_code", status));
+        if status != "result" {
+            labels.push(Label::from_static_parts("error.type", status));
+        }
+        histogram!(duration, labels).record(self.begun.elapsed());
+    }
+
+    fn active(&self) -> &'static str {
+        match self.side {
+            Side::Client => CLIENT_ACTIVE,
+            Side::Server => SERVER_ACTIVE,
+        }
+    }
+
+    fn labels(&self) -> Vec<Label> {
+        labels(self.service, self.method.clone())
+    }
+}
+
+fn labels(service: &'static str, path: String) -> Vec<Label> {
+    vec![
+        Label::from_static_parts("rpc.system.name", SYSTEM),
+        Label::from_static_parts("rpc.service", service),
+        Label::new("rpc.method", path),
+    ]
+}
+
+pub(crate) fn retried(service: &'static str, method: &str) {
+    counter!(RETRIES, labels(service, path(service, method))).increment(1);
+}
+
+pub(crate) fn given_up(service: &'static str, method: &str, reason: &'static str) {
+    let mut labels = labels(service, path(service, method));
+    labels.push(Label::from_static_parts("reason", reason));
+    counter!(GIVEN_UP, labels).increment(1);
+}
+
+pub(crate) fn reply_dropped(reason: &'static str) {
+    counter!(DROPPED_REPLIES, "reason" => reason).increment(1);
+}
+
+pub(crate) fn reconnected() {
+    counter!(RECONNECTS).increment(1);
+}

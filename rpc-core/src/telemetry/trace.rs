@@ -1,0 +1,125 @@
+//! The spans of a call and their attributes.
+
+use tracing::field::{Empty, display};
+use tracing::subscriber::NoSubscriber;
+use tracing::{Span, info_span};
+
+use super::{OTHER, Side, context};
+use crate::message::Request;
+use crate::transport::Message;
+
+/// What OpenTelemetry calls the kind of RPC.
+pub(super) const SYSTEM: &str = "rpc-core";
+
+pub(super) fn of_client(request: &mut Request) -> Span {
+    let span = info_span!(
+        target: "rpc_core::client",
+        "rpc.client",
+        otel.name = %path(request.service, request.method().unwrap_or(OTHER)),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system.name = SYSTEM,
+        rpc.method = %path(request.service, request.method().unwrap_or(OTHER)),
+        rpc.response.status_code = Empty,
+        error.type = Empty,
+        messaging.system = Empty,
+        messaging.operation.type = Empty,
+        messaging.operation.name = Empty,
+        messaging.destination.name = Empty,
+        messaging.message.conversation_id = Empty,
+        messaging.message.body.size = Empty,
+        trace_id = Empty,
+        span_id = Empty,
+        parent_span_id = Empty,
+    );
+    if is_heard(&span) {
+        let is_root = Span::current().is_none();
+        context::enter(&span, &mut request.headers, is_root);
+    }
+    span
+}
+
+pub(super) fn of_server(
+    service: &'static str,
+    method: &'static str,
+    queue: &str,
+    message: &mut Message,
+) -> Span {
+    let span = info_span!(
+        target: "rpc_core::server",
+        parent: None,
+        "rpc.server",
+        otel.name = %path(service, method),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system.name = SYSTEM,
+        rpc.method = %path(service, method),
+        rpc.method_original = Empty,
+        rpc.response.status_code = Empty,
+        error.type = Empty,
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "process",
+        messaging.operation.name = "consume",
+        messaging.destination.name = queue,
+        messaging.message.conversation_id = message.correlation_id.as_deref(),
+        messaging.message.body.size = size(message),
+        trace_id = Empty,
+        span_id = Empty,
+        parent_span_id = Empty,
+    );
+    if is_heard(&span) {
+        if method == OTHER {
+            span.record("rpc.method_original", message.kind.as_deref());
+        }
+        context::enter(&span, &mut message.headers, true);
+    }
+    span
+}
+
+pub(super) fn published(span: &Span, queue: &str, message: &Message) {
+    if !is_heard(span) {
+        return;
+    }
+    span.record("messaging.system", "rabbitmq");
+    span.record("messaging.operation.type", "send");
+    span.record("messaging.operation.name", "publish");
+    span.record("messaging.destination.name", queue);
+    span.record("messaging.message.body.size", size(message));
+    let id = message.correlation_id.as_deref();
+    span.record("messaging.message.conversation_id", id);
+}
+
+pub(super) fn ended(span: &Span, side: Side, status: &'static str) {
+    if !is_heard(span) {
+        return;
+    }
+    span.record("rpc.response.status_code", status);
+    if status != "result" {
+        span.record("error.type", status);
+    }
+    // That the service's own error is one is up to its caller.
+    let failed = match side {
+        Side::Client => status != "result",
+        Side::Server => !matches!(status, "result" | "error"),
+    };
+    if failed {
+        span.record("otel.status_code", display("ERROR"));
+    }
+}
+
+/// Whether somebody listens. That a span is enabled is not enough: once every listener that there is wants spans of its kind,
+/// those of threads without one are enabled, too.
+fn is_heard(span: &Span) -> bool {
+    span.with_subscriber(|(_, subscriber)| !subscriber.is::<NoSubscriber>())
+        .unwrap_or(false)
+}
+
+/// The size of a body, in the one type of integers that OpenTelemetry has.
+fn size(message: &Message) -> i64 {
+    i64::try_from(message.body.len()).unwrap_or(i64::MAX)
+}
+
+/// A method's name as OpenTelemetry has it.
+pub(super) fn path(service: &str, method: &str) -> String {
+    format!("{service}/{method}")
+}

@@ -1,0 +1,429 @@
+//! What calls tell of themselves. Each test runs on one thread, which is its clients', its servers' and its listeners'.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use metrics_util::MetricKind;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use opentelemetry::trace::{SpanKind, Status, TracerProvider};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use rpc_core::middleware::RetryPolicy;
+use rpc_core::{ErrorKind, Request, RpcError, Server, rpc};
+use rpc_tests::unique_queue;
+use tower::util::MapRequestLayer;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, Registry};
+
+use super::{BenchClient, Setup, serve, start, until_late};
+use crate::broker;
+
+/// Remembers the spans of calls and their fields.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<Span>>>);
+
+#[derive(Clone, Default)]
+struct Span {
+    id: Option<Id>,
+    name: &'static str,
+    fields: BTreeMap<&'static str, String>,
+    threads: HashSet<ThreadId>,
+}
+
+impl Spans {
+    fn listen(&self) -> DefaultGuard {
+        set_default(Registry::default().with(self.clone()))
+    }
+
+    /// The only span of that name.
+    fn only(&self, name: &str) -> Span {
+        let spans = self.0.lock().unwrap();
+        let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+        match found[..] {
+            [only] => only.clone(),
+            ref found => panic!("{} spans {name}", found.len()),
+        }
+    }
+}
+
+impl Span {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+}
+
+impl Visit for Span {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Spans {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, _: Context<'_, S>) {
+        let mut span = Span {
+            id: Some(id.clone()),
+            name: attributes.metadata().name(),
+            ..Span::default()
+        };
+        attributes.record(&mut span);
+        self.0.lock().unwrap().push(span);
+    }
+
+    fn on_enter(&self, id: &Id, _: Context<'_, S>) {
+        let mut spans = self.0.lock().unwrap();
+        let span = spans.iter_mut().rfind(|span| span.id.as_ref() == Some(id));
+        if let Some(span) = span {
+            span.threads.insert(thread::current().id());
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        let mut spans = self.0.lock().unwrap();
+        let span = spans.iter_mut().rfind(|span| span.id.as_ref() == Some(id));
+        if let Some(span) = span {
+            values.record(span);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_has_a_span_on_either_side_and_the_servers_is_the_child() {
+    let setup = broker().await.bench().await;
+    let spans = Spans::default();
+    let _listening = spans.listen();
+    setup.bench.add(1, 2).await.unwrap();
+    let (client, server) = (spans.only("rpc.client"), spans.only("rpc.server"));
+    for (span, kind) in [(&client, "client"), (&server, "server")] {
+        assert_eq!(span.field("otel.name"), Some("Bench/add"));
+        assert_eq!(span.field("otel.kind"), Some(kind));
+        assert_eq!(span.field("otel.status_code"), None);
+        assert_eq!(span.field("rpc.system.name"), Some("rpc-core"));
+        assert_eq!(span.field("rpc.method"), Some("Bench/add"));
+        assert_eq!(span.field("rpc.response.status_code"), Some("result"));
+        assert_eq!(span.field("error.type"), None);
+        assert_eq!(span.field("messaging.system"), Some("rabbitmq"));
+        let destination = span.field("messaging.destination.name");
+        assert_eq!(destination, Some(&*setup.queue));
+        assert_eq!(span.field("messaging.message.body.size"), Some("7"));
+    }
+    let id = "messaging.message.conversation_id";
+    assert_eq!(client.field(id).unwrap().len(), 36);
+    assert_eq!(server.field(id), client.field(id));
+
+    assert_eq!(client.field("trace_id").unwrap().len(), 32);
+    assert_eq!(server.field("trace_id"), client.field("trace_id"));
+    assert_eq!(server.field("parent_span_id"), client.field("span_id"));
+    assert_ne!(server.field("span_id"), client.field("span_id"));
+    assert_eq!(client.field("parent_span_id"), None);
+}
+
+#[tokio::test]
+async fn spans_say_how_a_call_ended() {
+    let setup = broker().await.bench().await;
+    let status = async |call: &str| {
+        let spans = Spans::default();
+        let _listening = spans.listen();
+        match call {
+            "the service's own error" => drop(setup.bench.divide(1, 0).await.unwrap_err()),
+            "a fault" => drop(setup.bench.panic().await.unwrap_err()),
+            _ => {
+                let late = setup.bench.hold().timeout(Duration::from_millis(50));
+                late.await.unwrap_err();
+                setup.probe.until_dropped(1).await;
+            }
+        }
+        ["rpc.client", "rpc.server"].map(|name| {
+            let span = spans.only(name);
+            let field = |name| span.field(name).unwrap_or_default().to_owned();
+            assert_eq!(field("error.type"), field("rpc.response.status_code"));
+            (field("error.type"), field("otel.status_code"))
+        })
+    };
+    let is = |kind: &str, status: &str| (kind.to_owned(), status.to_owned());
+    assert_eq!(
+        status("the service's own error").await,
+        [is("error", "ERROR"), is("error", "")]
+    );
+    assert_eq!(
+        status("a fault").await,
+        [is("panicked", "ERROR"), is("panicked", "ERROR")]
+    );
+    let [client, _] = status("no answer in time").await;
+    assert_eq!(client, is("timeout", "ERROR"));
+}
+
+#[tokio::test]
+async fn blocking_handlers_run_in_the_servers_span() {
+    let setup = broker().await.bench().await;
+    let spans = Spans::default();
+    let _listening = spans.listen();
+    setup.bench.block(1).await.unwrap();
+    assert_eq!(spans.only("rpc.client").threads.len(), 1);
+    assert_eq!(spans.only("rpc.server").threads.len(), 2);
+}
+
+/// Serves a bench whose requests' `traceparent` is noted.
+async fn noting() -> (Setup, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = seen.clone();
+    let note = MapRequestLayer::new(move |request: Request| {
+        let value = request.headers().get("traceparent");
+        let value = value.and_then(|value| value.as_str()).unwrap_or("none");
+        noted.lock().unwrap().push(value.to_owned());
+        request
+    });
+    let setup = broker().await.bench_with(|server| server.layer(note)).await;
+    (setup, seen)
+}
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
+#[tokio::test]
+async fn without_a_listener_no_trace_is_begun_and_one_that_is_given_is_passed_on() {
+    let (setup, seen) = noting().await;
+    setup.bench.add(1, 2).await.unwrap();
+    let call = setup.bench.add(1, 2).header("traceparent", TRACEPARENT);
+    call.await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["none", TRACEPARENT]);
+}
+
+#[tokio::test]
+async fn a_trace_that_is_given_goes_on() {
+    let (setup, seen) = noting().await;
+    let spans = Spans::default();
+    let _listening = spans.listen();
+    let call = setup.bench.add(1, 2).header("traceparent", TRACEPARENT);
+    call.await.unwrap();
+    let (client, server) = (spans.only("rpc.client"), spans.only("rpc.server"));
+    assert_eq!(client.field("parent_span_id"), Some("00f067aa0ba902b7"));
+    assert_eq!(server.field("parent_span_id"), client.field("span_id"));
+    // What the handler's own calls are children of, with the flags that came.
+    let span_id = server.field("span_id").unwrap();
+    let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span_id}-00");
+    assert_eq!(*seen.lock().unwrap(), [expected]);
+}
+
+/// A service that calls another.
+#[rpc]
+trait Front {
+    async fn sum(a: u64, b: u64) -> u64;
+}
+
+struct Asking(BenchClient);
+
+impl Front for Asking {
+    async fn sum(&self, a: u64, b: u64) -> u64 {
+        self.0.add(a, b).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn opentelemetry_sees_one_trace_across_services() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let connection = broker.connect().await;
+    let queue = unique_queue("front");
+    let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
+    let _server = start(&connection, dispatcher).await;
+    let front = FrontClient::new(broker.connect().await.client()).with_queue(&queue);
+
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let listening = set_default(Registry::default().with(layer));
+    assert_eq!(front.sum(1, 2).await.unwrap(), 3);
+    assert_eq!(setup.bench.divide(6, 3).await.unwrap(), 2);
+    drop(listening);
+
+    let spans = exporter.get_finished_spans().unwrap();
+    let find = |name: &str, kind: SpanKind| -> SpanData {
+        let mut found = spans
+            .iter()
+            .filter(|span| span.name == name && span.span_kind == kind);
+        found.next().unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    let chain = [
+        find("Front/sum", SpanKind::Client),
+        find("Front/sum", SpanKind::Server),
+        find("Bench/add", SpanKind::Client),
+        find("Bench/add", SpanKind::Server),
+    ];
+    for pair in chain.windows(2) {
+        let (parent, child) = (&pair[0].span_context, &pair[1].span_context);
+        assert_eq!(pair[1].parent_span_id, parent.span_id());
+        assert_eq!(child.trace_id(), parent.trace_id());
+    }
+    assert!(chain[1].parent_span_is_remote);
+    assert!(chain.iter().all(|span| span.status == Status::Unset));
+    let other = find("Bench/divide", SpanKind::Server);
+    assert_ne!(
+        other.span_context.trace_id(),
+        chain[0].span_context.trace_id()
+    );
+    let attribute = chain[3]
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key.as_str() == "rpc.method");
+    assert_eq!(attribute.unwrap().value.as_str(), "Bench/add");
+}
+
+/// The numbers that were recorded on this thread since the last look; gauges as they stand.
+struct Numbers(Snapshotter);
+
+impl Numbers {
+    fn take(&self) -> BTreeMap<String, f64> {
+        let snapshot = self.0.snapshot().into_vec().into_iter();
+        let numbers = snapshot.map(|(key, _, _, value)| {
+            let mut labels: Vec<_> = key
+                .key()
+                .labels()
+                .filter(|label| !matches!(label.key(), "rpc.system.name" | "rpc.service"))
+                .map(|label| label.value().to_owned())
+                .collect();
+            labels.dedup(); // The outcome is there twice when it is a failure.
+            labels.insert(0, key.key().name().to_owned());
+            let number = match (key.kind(), value) {
+                (MetricKind::Counter, DebugValue::Counter(count)) => count as f64,
+                (_, DebugValue::Gauge(level)) => level.0,
+                (_, DebugValue::Histogram(values)) => values.len() as f64,
+                other => panic!("{other:?}"),
+            };
+            (labels.join(" "), number)
+        });
+        numbers.collect()
+    }
+}
+
+/// Has everything on this thread recorded.
+fn record() -> (Numbers, impl Sized) {
+    let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
+    let numbers = Numbers(recorder.snapshotter());
+    (numbers, metrics::set_default_local_recorder(recorder))
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_method_and_outcome() {
+    let setup = broker().await.bench().await;
+    let (numbers, _recording) = record();
+    setup.bench.add(1, 2).await.unwrap();
+    setup.bench.add(1, 2).await.unwrap();
+    setup.bench.divide(1, 0).await.unwrap_err();
+    setup.bench.panic().await.unwrap_err();
+    let numbers = numbers.take();
+    for side in ["client", "server"] {
+        let count = |what: &str| numbers.get(&format!("rpc.{side}.{what}")).copied();
+        assert_eq!(count("call.duration Bench/add result"), Some(2.0));
+        assert_eq!(count("call.duration Bench/divide error"), Some(1.0));
+        assert_eq!(count("call.duration Bench/panic panicked"), Some(1.0));
+        assert_eq!(count("active_calls Bench/add"), Some(0.0));
+    }
+    assert_eq!(numbers["rpc.server.queue.duration Bench/add"], 2.0);
+    assert_eq!(numbers.get("rpc.server.redeliveries Bench/add"), None);
+}
+
+#[tokio::test]
+async fn calls_in_flight_and_dropped_calls_are_counted() {
+    let setup = broker().await.bench().await;
+    let (numbers, _recording) = record();
+    let call = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    let during = numbers.take();
+    assert_eq!(during["rpc.client.active_calls Bench/hold"], 1.0);
+    assert_eq!(during["rpc.server.active_calls Bench/hold"], 1.0);
+    call.abort();
+    setup.probe.until_dropped(1).await;
+    rpc_tests::eventually("both sides have ended", async || {
+        let after = numbers.take();
+        let level = |side: &str| after[&format!("rpc.{side}.active_calls Bench/hold")];
+        (level("client") + level("server") == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dropped_replies_are_counted() {
+    let setup = broker().await.bench().await;
+    let client = setup
+        .connection
+        .client_builder()
+        .cancellation(false)
+        .build();
+    let bench = BenchClient::new(client.clone()).with_queue(&setup.queue);
+    let (numbers, _recording) = record();
+    let call = tokio::spawn(bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    call.abort();
+    call.await.unwrap_err();
+    setup.probe.release(1);
+    until_late(&client, 1).await;
+    let numbers = numbers.take();
+    assert_eq!(numbers["rpc.client.dropped_replies late"], 1.0);
+    assert_eq!(numbers["rpc.client.call.duration Bench/hold dropped"], 1.0);
+}
+
+#[tokio::test]
+async fn redeliveries_are_counted() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let (numbers, _recording) = record();
+    let call = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    drop(setup.server);
+    let other = broker.connect().await;
+    let _server = serve(&other, &setup.queue, &setup.probe, |server| server).await;
+    setup.probe.until_begun(2).await;
+    setup.probe.release(1);
+    call.await.unwrap().unwrap();
+    assert_eq!(numbers.take()["rpc.server.redeliveries Bench/hold"], 1.0);
+}
+
+/// A service that is too busy.
+#[rpc]
+trait Busy {
+    #[rpc(idempotent)]
+    async fn try_it();
+}
+
+struct Idle;
+
+impl Busy for Idle {
+    async fn try_it(&self) {}
+}
+
+#[tokio::test]
+async fn retries_are_counted() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("busy");
+    let refuse = tower::filter::FilterLayer::new(|_: Request| {
+        Err::<Request, _>(RpcError::new(ErrorKind::Cancelled, "busy"))
+    });
+    let _server = Server::builder(&connection)
+        .service(BusyDispatcher::new(Idle).with_queue(&queue))
+        .layer(refuse)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let policy = RetryPolicy::new().attempts(3);
+    let client = connection.client_builder().retry(policy).build();
+    let (numbers, _recording) = record();
+    let busy = BusyClient::new(client).with_queue(&queue);
+    busy.try_it().await.unwrap_err();
+    let numbers = numbers.take();
+    assert_eq!(numbers["rpc.client.retries Busy/try_it"], 2.0);
+    assert_eq!(
+        numbers["rpc.client.call.duration Busy/try_it cancelled"],
+        1.0
+    );
+}
