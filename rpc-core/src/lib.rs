@@ -222,7 +222,7 @@ pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::Context;
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
-pub use crate::headers::{HeaderValue, Headers};
+pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
 pub use crate::server::{Dispatch, Server, ServerBuilder, ServerHandle};
