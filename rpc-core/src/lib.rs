@@ -220,7 +220,7 @@ pub use tower_service::Service;
 pub use crate::client::{Call, CallFuture, Client, ClientBuilder, DroppedReplies};
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
-pub use crate::context::Context;
+pub use crate::context::{Context, ContextBuilder};
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};

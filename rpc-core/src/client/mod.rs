@@ -31,7 +31,7 @@ use crate::backoff::pauses;
 use crate::codec::ContentType;
 use crate::connection::{Connection, ConnectionState};
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Outcome, Request, Response, deadline_after};
+use crate::message::{Outcome, Request, Response};
 use crate::service::ResponseFuture;
 use crate::transport::{ChannelMode, TransportError};
 use crate::wire::{self, Envelope};
@@ -76,9 +76,7 @@ impl Client {
     }
 
     async fn send(self, request: Request) -> Result<Response, RpcError> {
-        let deadline = request
-            .deadline
-            .unwrap_or_else(|| deadline_after(self.0.timeout));
+        let deadline = request.deadline_or(self.0.timeout);
         let started = Instant::now();
         let sent = AtomicBool::new(false);
         if deadline <= started {

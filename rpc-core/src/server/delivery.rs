@@ -173,7 +173,8 @@ impl Arrival {
         let reply_to = message.reply_to.clone();
         let correlation_id = message.correlation_id.clone();
         let content_type = message.content_type.clone();
-        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived);
+        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
+            .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
         if at_most_once && request.is_ok() {
             if let Err(error) = lines.channel.ack_and_wait(tag).await {
@@ -193,12 +194,7 @@ impl Arrival {
         };
         drop(registered);
         let answer = answer.and_then(|response| {
-            wire::check_size(
-                "reply",
-                &response.body,
-                serving.connection.max_message_size(),
-            )
-            .map(|()| response)
+            wire::check_reply(&response, serving.connection.max_message_size()).map(|()| response)
         });
         if let Err(error) = &answer {
             debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");

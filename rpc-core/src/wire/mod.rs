@@ -6,6 +6,7 @@
 mod notice;
 mod redelivery;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -16,12 +17,15 @@ pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::HeaderValue;
+use crate::headers::{HeaderValue, Headers, is_forbidden};
 use crate::message::{Delivery, Outcome, Request, Response};
 use crate::transport::Message;
 
 /// When the caller stops waiting: milliseconds since the Unix epoch.
 const DEADLINE_HEADER: &str = "rpc-deadline";
+
+/// The names of the request's headers that its server's own calls send on: a list of texts.
+const PROPAGATE_HEADER: &str = "rpc-propagate";
 
 /// Set on a fault whose request had been delivered before: an earlier server may have run it.
 const REDELIVERED_HEADER: &str = "rpc-redelivered";
@@ -53,13 +57,23 @@ pub(crate) fn message_from_request(
     envelope: Envelope,
 ) -> Result<Message, RpcError> {
     if let Some(name) = request.headers.forbidden_name() {
-        let reason = format!(
-            "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
-        );
-        return Err(RpcError::new(ErrorKind::Encode, reason));
+        return Err(RpcError::new(ErrorKind::Encode, forbidden(name)));
     }
     let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() {
+        let reason = "the deadline passed before the request could be sent";
+        return Err(RpcError::new(ErrorKind::Timeout, reason).not_executed());
+    }
     let mut headers = request.headers.clone();
+    let propagating: Vec<_> = request
+        .propagating
+        .iter()
+        .filter(|name| headers.get(name).is_some())
+        .map(|name| HeaderValue::String(name.clone()))
+        .collect();
+    if !propagating.is_empty() {
+        headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
+    }
     headers.insert(DEADLINE_HEADER, unix_millis_after(remaining));
     Ok(Message {
         correlation_id: Some(envelope.correlation_id),
@@ -110,13 +124,16 @@ pub(crate) fn request_from_message(
     let mut headers = message.headers;
     let deadline = deadline(headers.remove(DEADLINE_HEADER).as_ref(), message.expiration);
     headers.remove(redelivery::DELIVERIES_HEADER);
+    let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
     Ok(Request {
         service,
         queue: queue.to_owned(),
         method: message.kind.filter(|method| !method.is_empty()),
         content_type,
         headers,
+        propagating,
         deadline,
+        parent: None,
         priority: message.priority,
         persistent: message.persistent,
         oneway: message.reply_to.is_none(),
@@ -146,6 +163,22 @@ pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), Rp
             body.len()
         ),
     ))
+}
+
+/// Refuses a reply that cannot be sent.
+pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcError> {
+    if let Some(name) = response.headers.forbidden_name() {
+        let reason = format!("the reply could not be sent: {}", forbidden(name));
+        return Err(RpcError::new(ErrorKind::BadReply, reason));
+    }
+    check_size("reply", &response.body, limit)
+}
+
+/// Why a header cannot be sent.
+fn forbidden(name: &str) -> String {
+    format!(
+        "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
+    )
 }
 
 /// A reply as its server sends it; `request` is the content type of the request, as it was written.
@@ -254,6 +287,22 @@ fn deadline(header: Option<&HeaderValue>, expiration: Option<u32>) -> Option<Ins
     Some(crate::message::deadline_after(remaining))
 }
 
+/// Which of the headers are to be sent on; a list that makes no sense names none.
+fn propagating_names(list: Option<HeaderValue>, headers: &Headers) -> BTreeSet<String> {
+    let Some(HeaderValue::List(names)) = list else {
+        return BTreeSet::new();
+    };
+    names
+        .into_iter()
+        .filter_map(|name| match name {
+            // What cannot be sent on must not fail the calls that would have to.
+            HeaderValue::String(name) if !is_forbidden(&name) => Some(name),
+            _ => None,
+        })
+        .filter(|name| headers.get(name).is_some())
+        .collect()
+}
+
 fn unix_millis_after(remaining: Duration) -> i64 {
     i64::try_from((since_epoch() + remaining).as_millis()).unwrap_or(i64::MAX)
 }
@@ -281,13 +330,16 @@ mod tests {
     fn sent(content_type: ContentType) -> Message {
         let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
         request.headers.insert("tenant", "a");
-        let envelope = Envelope {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        message_from_request(&request, content_type, deadline, envelope()).unwrap()
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
             correlation_id: "id".to_owned(),
             reply_to: Some("replies".to_owned()),
             app_id: "app".to_owned(),
-        };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        message_from_request(&request, content_type, deadline, envelope).unwrap()
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -308,6 +360,51 @@ mod tests {
         let ahead = deadline - unix_millis_after(Duration::ZERO);
         assert!((4900..=5000).contains(&ahead), "{ahead}");
         assert_eq!(&message.body[..], b"\x81\xa1n\x1e");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn propagating_headers_are_listed_by_name() {
+        let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
+        request.headers.insert("tenant", "a");
+        request.headers.insert("local", "b");
+        request.propagate_header("tenant");
+        request.propagate_header("not there");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let message =
+            message_from_request(&request, ContentType::MessagePack, deadline, envelope()).unwrap();
+        assert_eq!(
+            message.headers.get("rpc-propagate"),
+            Some(&HeaderValue::List(vec!["tenant".into()]))
+        );
+        let request = request_from_message("Fib", "rpc.Fib", message, Arrived::default()).unwrap();
+        assert_eq!(Vec::from_iter(request.propagating), ["tenant"]);
+        assert_eq!(request.headers.iter().count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_on_is_not() {
+        let headers: Headers = [
+            ("rpc-mine".to_owned(), 1.into()),
+            ("a".to_owned(), 1.into()),
+        ]
+        .into_iter()
+        .collect();
+        let names = |list: HeaderValue| propagating_names(Some(list), &headers).len();
+        let list = ["rpc-mine", "missing"].map(HeaderValue::from).to_vec();
+        assert_eq!(names(HeaderValue::List(list)), 0);
+        let list = vec![HeaderValue::Void, 1.into(), "a".into(), "a".into()];
+        assert_eq!(names(HeaderValue::List(list)), 1);
+        assert_eq!(names("a".into()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_time_is_not_sent() {
+        let request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
+        let now = Instant::now();
+        let error = message_from_request(&request, ContentType::MessagePack, now, envelope())
+            .expect_err("no time left");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(!error.may_have_executed());
     }
 
     #[cfg(feature = "json")]
