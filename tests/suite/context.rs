@@ -285,6 +285,44 @@ async fn a_server_marks_headers_for_callers_that_do_not() {
 }
 
 #[tokio::test]
+async fn a_client_has_default_headers_that_calls_and_contexts_replace() {
+    let setup = broker().await.bench().await;
+    let client = setup.connection.client_builder().header("tenant", "a");
+    let bench = BenchClient::new(client.priority(1).persistent().build()).with_queue(&setup.queue);
+    let tenant = async |call: rpc_core::CallFuture<Result<Description, RpcError>>| {
+        call.await.unwrap().tenant.unwrap()
+    };
+    assert_eq!(tenant(bench.describe().into_future()).await, "a");
+    let own = bench.describe().header("tenant", "b").into_future();
+    assert_eq!(tenant(own).await, "b");
+    let cx = Context::builder().propagating_header("tenant", "c").build();
+    let inheriting = cx.sync_scope(|| bench.describe().into_future());
+    assert_eq!(tenant(inheriting).await, "c");
+}
+
+#[tokio::test]
+async fn a_clients_default_header_may_propagate() {
+    let mut chain =
+        Chain::new(|_, bench| async move { bench.describe().await.unwrap().tenant }).await;
+    let connection = &chain.bench.connection;
+    let client = connection.client_builder();
+    let client = client.propagating_header("tenant", "a").build();
+    let script = {
+        let next = chain.front.clone();
+        move |_| {
+            let next = next.clone();
+            async move { next.run().await.unwrap() }
+        }
+    };
+    let queue = unique_queue("front");
+    let dispatcher = FrontDispatcher::new(Script(script)).with_queue(&queue);
+    let _server = super::start(connection, dispatcher).await;
+    let first = FrontClient::new(client).with_queue(&queue);
+    first.run().await.unwrap();
+    assert_eq!(chain.report().await.as_deref(), Some("a"));
+}
+
+#[tokio::test]
 async fn a_spawned_task_inherits_in_a_scope_and_not_without() {
     let mut chain = Chain::new(|cx, bench| async move {
         let call = bench.clone();

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 pub use self::builder::ClientBuilder;
+use self::builder::Defaults;
 pub use self::call::{Call, CallFuture};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
@@ -56,6 +57,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     connection: Connection,
     timeout: Duration,
+    defaults: Defaults,
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
@@ -75,7 +77,8 @@ impl Client {
         self.0.connection.drop_counter().read()
     }
 
-    async fn send(self, request: Request) -> Result<Response, RpcError> {
+    async fn send(self, mut request: Request) -> Result<Response, RpcError> {
+        self.0.defaults.complete(&mut request);
         let deadline = request.deadline_or(self.0.timeout);
         let started = Instant::now();
         let sent = AtomicBool::new(false);
@@ -279,6 +282,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("connection", &self.0.connection)
             .field("timeout", &self.0.timeout)
+            .field("defaults", &self.0.defaults)
             .field("content_type", &self.0.content_type)
             .field("confirms", &self.0.confirms)
             .field("cancellation", &self.0.cancellation)
