@@ -142,6 +142,12 @@ impl RpcError {
         self
     }
 
+    /// Takes the cause out, whatever it is; gives it if it is an `E`.
+    pub(crate) fn take_source<E: StdError + 'static>(&mut self) -> Option<E> {
+        let source = self.0.source.take()?;
+        source.downcast().ok().map(|source| *source)
+    }
+
     /// Says more.
     #[must_use]
     pub(crate) fn with_note(mut self, note: &str) -> Self {

@@ -6,6 +6,7 @@
 mod builder;
 mod call;
 mod cancel;
+mod clock;
 mod in_flight;
 mod requester;
 mod stub;
@@ -40,9 +41,6 @@ use crate::wire::{self, Envelope};
 /// The pauses before a request is sent again.
 const MIN_RETRY_PAUSE: Duration = Duration::from_millis(10);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// How much earlier than the caller a server on the same clock may find a deadline to have passed.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
 
 /// How long a call may take if nobody says otherwise.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -104,8 +102,11 @@ impl Client {
         drop(slot);
         answer.map_err(|error| match error.kind() {
             // The server noticed first.
-            ErrorKind::DeadlineExceeded if Instant::now() + CLOCK_TOLERANCE >= deadline => {
+            ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
                 self.timed_out(&request, deadline - started, true)
+            }
+            ErrorKind::DeadlineExceeded => {
+                clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
             }
             ErrorKind::Unroutable => RpcError::new(
                 ErrorKind::Unroutable,

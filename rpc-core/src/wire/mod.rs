@@ -27,6 +27,9 @@ const DEADLINE_HEADER: &str = "rpc-deadline";
 /// The names of the request's headers that its server's own calls send on: a list of texts.
 const PROPAGATE_HEADER: &str = "rpc-propagate";
 
+/// Set on a fault of a deadline that had passed: what time it was by the server's clock, in milliseconds since the Unix epoch.
+const TIME_HEADER: &str = "rpc-time";
+
 /// Set on a fault whose request had been delivered before: an earlier server may have run it.
 const REDELIVERED_HEADER: &str = "rpc-redelivered";
 
@@ -209,6 +212,10 @@ pub(crate) fn message_from_answer(
             if redelivered {
                 reply.headers.insert(REDELIVERED_HEADER, true);
             }
+            if error.kind() == ErrorKind::DeadlineExceeded {
+                let now = unix_millis_after(Duration::ZERO);
+                reply.headers.insert(TIME_HEADER, now);
+            }
             // Whoever sends what we cannot read is best told in what people can read.
             let known = ContentType::parse(reply.content_type.as_deref())
                 .filter(|known| known.is_supported());
@@ -251,8 +258,14 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
         Some(FAULT) => {
             let fault: Fault = response.decode()?;
             Err(match ErrorKind::from_fault_code(&fault.code) {
-                Some(kind) => RpcError::new(kind, fault.message)
-                    .executed_if(response.headers.get(REDELIVERED_HEADER).is_some()),
+                Some(kind) => {
+                    let was_redelivered = response.headers.get(REDELIVERED_HEADER).is_some();
+                    let error = RpcError::new(kind, fault.message).executed_if(was_redelivered);
+                    match response.headers.get_as(TIME_HEADER) {
+                        Some(time) => error.with_source(ServerClock::read(time)),
+                        None => error,
+                    }
+                }
                 None => bad_reply(format!(
                     "the server reports an unknown fault '{}': {}",
                     fault.code, fault.message
@@ -260,6 +273,22 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
             })
         }
         Some(kind) => Err(bad_reply(format!("the reply has type '{kind}'"))),
+    }
+}
+
+/// How a server's clock stood when it found a deadline to have passed.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's clock was {ahead_millis} ms ahead of this machine's")]
+pub(crate) struct ServerClock {
+    /// Less the time that the reply took.
+    pub(crate) ahead_millis: i64,
+}
+
+impl ServerClock {
+    fn read(time: i64) -> Self {
+        Self {
+            ahead_millis: time.saturating_sub(unix_millis_after(Duration::ZERO)),
+        }
     }
 }
 
@@ -483,6 +512,20 @@ mod tests {
         let error = answer_from_message(message).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownMethod);
         assert_eq!(error.to_string(), "no");
+    }
+
+    #[test]
+    fn a_fault_of_a_passed_deadline_tells_the_servers_time() {
+        let error = RpcError::new(ErrorKind::DeadlineExceeded, "late");
+        let content_type = Some("application/msgpack".to_owned());
+        let mut message = message_from_answer(Err(error), None, content_type, false, "server");
+        let time = message.headers.get_as::<i64>("rpc-time").unwrap();
+        let now = unix_millis_after(Duration::ZERO);
+        assert!((now - 5000..=now).contains(&time), "{time} at {now}");
+        message.headers.insert("rpc-time", time + 60_000);
+        let mut error = answer_from_message(message).unwrap_err();
+        let ServerClock { ahead_millis } = error.take_source().unwrap();
+        assert!((55_000..=60_000).contains(&ahead_millis), "{ahead_millis}");
     }
 
     #[cfg(feature = "json")]
