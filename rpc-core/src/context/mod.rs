@@ -37,6 +37,9 @@ tokio::task_local! {
 ///   or the server ([`ServerBuilder::propagate_header`](crate::ServerBuilder::propagate_header)). They stay marked, so they
 ///   reach the end of the chain. A header of that name that the call sets itself takes the place of the value.
 ///
+/// What a caller marks goes to services that the caller cannot reach itself. If those trust a header, remove it in a layer of
+/// the server that faces untrusted callers.
+///
 /// A call belongs to the handler in which it is awaited or turned into a future. A task that the handler spawns is on its
 /// own; [`scope`](Self::scope) brings the context there:
 ///
@@ -307,7 +310,7 @@ impl Context {
     async fn dropped(&self) {
         self.0.delivery.cancellation.cancelled().await;
         if self.has_passed() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -316,7 +319,7 @@ impl Context {
         RpcError::new(
             ErrorKind::Cancelled,
             format!(
-                "the call{} was cancelled, and this one was part of it",
+                "the call{} of which this one is part was cancelled",
                 self.shown()
             ),
         )
@@ -329,7 +332,7 @@ impl Context {
             .is_some_and(|inherited| own.is_none_or(|own| inherited < own.into_std()));
         if error.kind() == ErrorKind::Timeout && is_inherited && self.has_passed() {
             error.with_note(&format!(
-                "; that was the time left for the call{} that it was part of",
+                " (the deadline is that of the call{} of which this one is part)",
                 self.shown()
             ))
         } else {
