@@ -27,7 +27,8 @@ pub enum ErrorKind {
     Rejected,
     /// The connection to the broker was lost with the call in flight, or is down.
     Disconnected,
-    /// The server was told to stop this call, or shut down before running it.
+    /// The server was told to stop this call, or shut down before running it; or this call was part of another one
+    /// ([`Context`](crate::Context)) whose caller has dropped it.
     Cancelled,
     /// The service has no method of that name.
     UnknownMethod,
@@ -158,6 +159,19 @@ impl RpcError {
     #[must_use]
     pub(crate) fn executed_if(mut self, earlier: bool) -> Self {
         self.0.may_have_executed |= earlier;
+        self
+    }
+
+    /// Takes the cause out, whatever it is; gives it if it is an `E`.
+    pub(crate) fn take_source<E: StdError + 'static>(&mut self) -> Option<E> {
+        let source = self.0.source.take()?;
+        source.downcast().ok().map(|source| *source)
+    }
+
+    /// Says more.
+    #[must_use]
+    pub(crate) fn with_note(mut self, note: &str) -> Self {
+        self.0.message += note;
         self
     }
 

@@ -72,6 +72,53 @@ impl HeaderValue {
     }
 }
 
+/// A header has another type than the one it was asked for, or a number that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the header's value is not a `{expected}`")]
+pub struct WrongHeaderType {
+    expected: &'static str,
+}
+
+impl WrongHeaderType {
+    /// What a value of a type of one's own says when it does not understand a header; `expected` names the type.
+    pub const fn new(expected: &'static str) -> Self {
+        Self { expected }
+    }
+}
+
+/// Reads values: text, flags, integers that fit, floating point numbers and bytes.
+macro_rules! header_value_into {
+    ($($to:ty: $value:pat => $converted:expr),* $(,)?) => {$(
+        impl<'a> TryFrom<&'a HeaderValue> for $to {
+            type Error = WrongHeaderType;
+
+            fn try_from(value: &'a HeaderValue) -> Result<Self, WrongHeaderType> {
+                let converted = match value {
+                    $value => $converted,
+                    _ => None,
+                };
+                converted.ok_or(WrongHeaderType::new(stringify!($to)))
+            }
+        }
+    )*};
+}
+
+header_value_into! {
+    &'a str: HeaderValue::String(text) => Some(text.as_str()),
+    String: HeaderValue::String(text) => Some(text.clone()),
+    bool: HeaderValue::Bool(flag) => Some(*flag),
+    i8: HeaderValue::Int(number) => (*number).try_into().ok(),
+    i16: HeaderValue::Int(number) => (*number).try_into().ok(),
+    i32: HeaderValue::Int(number) => (*number).try_into().ok(),
+    i64: HeaderValue::Int(number) => Some(*number),
+    u8: HeaderValue::Int(number) => (*number).try_into().ok(),
+    u16: HeaderValue::Int(number) => (*number).try_into().ok(),
+    u32: HeaderValue::Int(number) => (*number).try_into().ok(),
+    u64: HeaderValue::Int(number) => (*number).try_into().ok(),
+    f64: HeaderValue::Float(number) => Some(*number),
+    Bytes: HeaderValue::Bytes(bytes) => Some(bytes.clone()),
+}
+
 macro_rules! header_value_from {
     ($($from:ty => $variant:ident),* $(,)?) => {$(
         impl From<$from> for HeaderValue {
@@ -112,6 +159,24 @@ impl Headers {
         self.0.get(name)
     }
 
+    /// The value of a header as a `T`: `&str`, `String`, `bool`, an integer, `f64`, `Bytes`, or a type of your own that
+    /// implements `TryFrom<&HeaderValue>`. `None` if there is no such header, or it is none of that type:
+    /// [`get`](Self::get) tells the two apart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut headers = rpc_core::Headers::new();
+    /// headers.insert("tenant", "a");
+    /// headers.insert("attempt", 2);
+    /// assert_eq!(headers.get_as("tenant"), Some("a"));
+    /// assert_eq!(headers.get_as::<u8>("attempt"), Some(2));
+    /// assert_eq!(headers.get_as::<bool>("attempt"), None);
+    /// ```
+    pub fn get_as<'a, T: TryFrom<&'a HeaderValue>>(&'a self, name: &str) -> Option<T> {
+        self.get(name)?.try_into().ok()
+    }
+
     /// Takes a header out.
     pub fn remove(&mut self, name: &str) -> Option<HeaderValue> {
         self.0.remove(name)
@@ -127,22 +192,31 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Why these headers cannot be sent, if they cannot: a name is too long for AMQP or reserved for the protocol, or a number
-    /// is one that RabbitMQ closes the connection for.
+    /// Why these headers cannot be sent, if they cannot.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.0.iter().find_map(|(name, value)| {
-            if name.len() > MAX_NAME_LEN || name.starts_with("rpc-") {
-                Some(format!(
-                    "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
-                ))
-            } else if !value.is_finite() {
-                Some(format!(
-                    "header '{name}' cannot be sent: AMQP has no infinite numbers"
-                ))
-            } else {
-                None
-            }
-        })
+        self.iter().find_map(|(name, value)| problem(name, value))
+    }
+
+    /// Whether there is a header of that name, and it can be sent.
+    pub(crate) fn can_send(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|value| problem(name, value).is_none())
+    }
+}
+
+/// Why a header cannot be sent, if it cannot: its name is too long for AMQP or reserved for the protocol, or a number is one that
+/// RabbitMQ closes the connection for.
+fn problem(name: &str, value: &HeaderValue) -> Option<String> {
+    if name.len() > MAX_NAME_LEN || name.starts_with("rpc-") {
+        Some(format!(
+            "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
+        ))
+    } else if !value.is_finite() {
+        Some(format!(
+            "header '{name}' cannot be sent: AMQP has no infinite numbers"
+        ))
+    } else {
+        None
     }
 }
 
@@ -158,5 +232,33 @@ impl IntoIterator for Headers {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read_as_its_own_type_or_a_number_that_it_fits() {
+        let headers: Headers = [
+            ("text".to_owned(), "a".into()),
+            ("number".to_owned(), 300.into()),
+            ("negative".to_owned(), (-1).into()),
+            ("flag".to_owned(), true.into()),
+            ("bytes".to_owned(), vec![0xff].into()),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(headers.get_as::<String>("text").as_deref(), Some("a"));
+        assert_eq!(headers.get_as::<i16>("number"), Some(300));
+        assert_eq!(headers.get_as::<u8>("number"), None);
+        assert_eq!(headers.get_as::<u64>("negative"), None);
+        assert_eq!(headers.get_as("flag"), Some(true));
+        assert_eq!(headers.get_as::<&str>("bytes"), None);
+        assert_eq!(headers.get_as::<Bytes>("bytes"), Some(vec![0xff].into()));
+        assert_eq!(headers.get_as::<&str>("missing"), None);
+        let error = u8::try_from(&HeaderValue::Int(300)).unwrap_err();
+        assert_eq!(error.to_string(), "the header's value is not a `u8`");
     }
 }

@@ -112,6 +112,72 @@
 //! feature `serde`) or a `Vec<u8>` marked `#[serde(with = "serde_bytes")]`: a plain `Vec<u8>` is a list of numbers to serde,
 //! slow and up to twice as large.
 //!
+//! What all calls of a program say, a header or a priority, can be said once, with [`Connection::client_builder`].
+//!
+//! # Context
+//!
+//! An argument marked `#[ctx]` is not sent: it tells the handler of its call. A handler that calls other services need not
+//! pass anything on: its calls end with its own deadline, are cancelled with it, and carry the headers that are marked as
+//! propagating; [`Context`] says how.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rpc_core::{Connection, Context, RpcError, Server, rpc};
+//!
+//! #[rpc]
+//! pub trait Prices {
+//!     async fn price(item: String, #[ctx] cx: Context) -> u64;
+//! }
+//!
+//! struct List;
+//!
+//! impl Prices for List {
+//!     async fn price(&self, _item: String, cx: Context) -> u64 {
+//!         let is_member = cx.header_as::<&str>("customer").is_some();
+//!         if is_member { 90 } else { 100 }
+//!     }
+//! }
+//!
+//! #[rpc]
+//! pub trait Shop {
+//!     async fn total(items: Vec<String>) -> Option<u64>;
+//! }
+//!
+//! struct Counter {
+//!     prices: PricesClient,
+//! }
+//!
+//! impl Shop for Counter {
+//!     async fn total(&self, items: Vec<String>) -> Option<u64> {
+//!         let mut total = 0;
+//!         for item in items {
+//!             total += self.prices.price(item).await.ok()?; // within what is left of the two seconds
+//!         }
+//!         Some(total)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! let prices = PricesClient::new(connection.client());
+//! # let _server = Server::builder(&connection)
+//! #     .service(PricesDispatcher::new(List))
+//! #     .service(ShopDispatcher::new(Counter { prices }))
+//! #     .build().start().await?;
+//! let shop = ShopClient::new(connection.client());
+//! let total = shop
+//!     .total(vec!["tea".to_owned(), "milk".to_owned()])
+//!     .timeout(Duration::from_secs(2))
+//!     .propagating_header("customer", "Ada")
+//!     .await?;
+//! assert_eq!(total, Some(180));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Headers go the other way, too: [`Context::set_reply_header`] and [`Call::with_headers`].
+//!
 //! # Errors
 //!
 //! A method that returns `T` is called as `Result<T, RpcError>`; its [`kind`](RpcError::kind) says what became of the call
@@ -152,7 +218,8 @@
 //!
 //! # Without a broker
 //!
-//! A dispatcher can be called directly, which is all that most unit tests need:
+//! A dispatcher can be called directly, which is all that most unit tests need (and a handler is an object with methods, which
+//! [`Context::builder`] gives a context):
 //!
 //! ```
 //! # use rpc_core::{RpcError, rpc};
@@ -188,6 +255,11 @@
 //! The wire is plain AMQP 0-9-1: MessagePack or JSON bodies, standard properties. A request without a type and a content
 //! type is JSON for the service's only method, so the client of RabbitMQ's RPC tutorial works as it is;
 //! [`ClientBuilder::plain`] speaks to the tutorial's server.
+//!
+//! Headers whose names begin with `rpc-` are the protocol's; none is needed. `rpc-deadline` (a signed 64-bit integer,
+//! milliseconds since the Unix epoch) says when the caller stops waiting; `rpc-propagate` (a list of texts) names the
+//! request's headers that the handler's own calls send on; `rpc-time`, in a fault `deadline_exceeded`, is the server's
+//! clock, as `rpc-deadline` is written.
 //!
 //! # Features
 //!
@@ -228,9 +300,9 @@ pub use tower_service::Service;
 pub use crate::client::{Call, CallFuture, Client, ClientBuilder, DroppedReplies};
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
-pub use crate::context::Context;
+pub use crate::context::{Context, ContextBuilder};
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
-pub use crate::headers::{HeaderValue, Headers};
+pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
 pub use crate::server::{Dispatch, Server, ServerBuilder, ServerHandle};

@@ -1,5 +1,6 @@
 //! Requests and responses as middleware sees them: method, metadata and an encoded body.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use tracing::Span;
 
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
+use crate::context::Context;
 use crate::definition::{Method, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers};
+use crate::headers::{HeaderValue, Headers, is_forbidden};
 
 /// The longest time that a deadline may lie ahead; longer timeouts are cut to it. (30 years, tokio's own horizon.)
 const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
@@ -29,7 +31,12 @@ pub struct Request {
     pub(crate) method: Option<String>,
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
+    /// The names of those headers that the server's own calls send on.
+    pub(crate) propagating: BTreeSet<String>,
+    /// Its own.
     pub(crate) deadline: Option<Instant>,
+    /// The call in whose handler it was made, if it was.
+    pub(crate) parent: Option<Context>,
     pub(crate) priority: Option<u8>,
     pub(crate) persistent: bool,
     pub(crate) oneway: bool,
@@ -79,7 +86,9 @@ impl Request {
             method: Some(method.name.to_owned()),
             content_type,
             headers: Headers::new(),
+            propagating: BTreeSet::new(),
             deadline: None,
+            parent: None,
             priority: method.priority,
             persistent: method.persistent,
             oneway: method.oneway,
@@ -129,9 +138,33 @@ impl Request {
         &mut self.headers
     }
 
-    /// When the caller stops waiting; `None` leaves it to the client's default, or came without one.
+    /// Marks a header as propagating: the calls that the server makes while it handles the request send it on, and so do
+    /// their servers. Does nothing for a header that is not there when the request is sent or handled.
+    ///
+    /// For layers, of a client or a server; [`Call::propagating_header`](crate::Call::propagating_header) is for one call.
+    pub fn propagate_header(&mut self, name: impl Into<String>) {
+        self.propagating.insert(name.into());
+    }
+
+    /// When the caller stops waiting, at the latest: its own deadline, or what it inherits from the call in whose handler it
+    /// was made. Without an own one the client's default may be earlier; `None` leaves it to that, or came without one.
     pub fn deadline(&self) -> Option<std::time::Instant> {
-        self.deadline.map(Instant::into_std)
+        self.latest_end().map(Instant::into_std)
+    }
+
+    pub(crate) fn latest_end(&self) -> Option<Instant> {
+        let inherited = self.parent.as_ref().and_then(Context::deadline);
+        let deadlines = self
+            .deadline
+            .into_iter()
+            .chain(inherited.map(Instant::from));
+        deadlines.min()
+    }
+
+    /// When the caller stops waiting, if it does so after `default` when nobody says otherwise.
+    pub(crate) fn deadline_or(&self, default: Duration) -> Instant {
+        let own = self.deadline.unwrap_or_else(|| deadline_after(default));
+        self.latest_end().map_or(own, |latest| latest.min(own))
     }
 
     /// Whether no reply is expected.
@@ -142,6 +175,16 @@ impl Request {
     /// Whether the method may run twice, as its client knows; a server does not.
     pub fn is_idempotent(&self) -> bool {
         self.idempotent
+    }
+
+    /// Marks those of the named headers that are there.
+    pub(crate) fn propagating(mut self, names: &[String]) -> Self {
+        for name in names {
+            if self.headers.get(name).is_some() && !is_forbidden(name) {
+                self.propagate_header(name);
+            }
+        }
+        self
     }
 
     pub(crate) fn set_header(&mut self, name: String, value: HeaderValue) {

@@ -395,6 +395,80 @@ async fn foreign_and_malformed_replies_are_dropped_and_counted() {
     assert_eq!((dropped.malformed, dropped.foreign), (1, 1));
 }
 
+fn unix_millis() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since_epoch.as_millis()).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_is_ahead_is_recognised() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let call = tokio::spawn(adder.add(1, 2).into_future());
+    let request = server.receive().await;
+    let mut headers = FieldTable::default();
+    headers.insert("rpc-time".into(), (unix_millis() + 3_600_000).into());
+    let fault = json()
+        .with_type("fault".into())
+        .with_correlation_id(request.properties.correlation_id().clone().unwrap())
+        .with_headers(headers);
+    let reply_to = request.properties.reply_to().as_ref().unwrap().to_string();
+    let body = br#"{"code": "deadline_exceeded", "message": "late"}"#;
+    server.publish(&reply_to, fault, body).await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), rpc_core::ErrorKind::DeadlineExceeded);
+    let text = error.to_string();
+    assert!(text.contains("probably is about 3"), "{text}");
+    assert!(text.contains("ahead of this machine's"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_finds_a_deadline_passed_tells_its_time() {
+    let node = shared_node().await;
+    let queue = unique_queue("adder");
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let _server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let mut headers = FieldTable::default();
+    headers.insert("rpc-deadline".into(), (unix_millis() - 3_600_000).into());
+    let request = json().with_type("add".into()).with_headers(headers);
+    let reply = peer.call(&queue, request, b"[1, 2]").await;
+    assert_eq!(parts(&reply).0, "fault");
+    let headers = reply.properties.headers().as_ref().unwrap().inner();
+    let AMQPValue::LongLongInt(time) = headers["rpc-time"] else {
+        panic!("{headers:?}")
+    };
+    assert!((unix_millis() - time).abs() < 20_000, "{time}");
+}
+
+#[tokio::test]
+async fn propagating_headers_are_listed_and_a_clients_defaults_are_sent() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let client = connection.client_builder().header("version", 2);
+    let client = client.priority(4).persistent().build();
+    let adder = AdderClient::new(client).with_queue(&queue);
+    let call = adder.add(1, 2).propagating_header("tenant", "a");
+    let call = tokio::spawn(call.into_future());
+    let request = server.receive().await;
+    assert_eq!(*request.properties.priority(), Some(4));
+    assert_eq!(*request.properties.delivery_mode(), Some(2));
+    let headers = request.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["tenant"], AMQPValue::LongString("a".into()));
+    assert_eq!(headers["version"], AMQPValue::LongLongInt(2));
+    let names = vec![AMQPValue::LongString("tenant".into())];
+    assert_eq!(
+        headers["rpc-propagate"],
+        AMQPValue::FieldArray(names.into())
+    );
+    call.abort();
+}
+
 #[tokio::test]
 async fn reply_queues_go_with_their_connection() {
     let node = shared_node().await;

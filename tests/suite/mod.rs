@@ -3,6 +3,7 @@
 mod answers;
 mod cancelling;
 mod content;
+mod context;
 mod deadlines;
 mod errors;
 mod lifecycle;

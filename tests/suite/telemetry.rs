@@ -227,6 +227,25 @@ impl Front for Asking {
 }
 
 #[tokio::test]
+async fn calls_of_a_handler_are_part_of_its_trace() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let queue = unique_queue("front");
+    let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
+    let _server = start(&setup.connection, dispatcher).await;
+    let front = FrontClient::new(setup.connection.client()).with_queue(&queue);
+    let spans = Spans::default();
+    let _listening = spans.listen();
+    assert_eq!(front.sum(1, 2).await.unwrap(), 3);
+    let spans = spans.0.lock().unwrap();
+    assert_eq!(spans.len(), 4);
+    for pair in spans.windows(2) {
+        assert_eq!(pair[1].field("parent_span_id"), pair[0].field("span_id"));
+        assert_eq!(pair[1].field("trace_id"), pair[0].field("trace_id"));
+    }
+}
+
+#[tokio::test]
 async fn opentelemetry_sees_one_trace_across_services() {
     let broker = broker().await;
     let setup = broker.bench().await;

@@ -1,5 +1,7 @@
 //! Options of a client and their defaults.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use tokio::sync::Semaphore;
 use super::{Client, DEFAULT_TIMEOUT, Inner};
 use crate::codec::ContentType;
 use crate::connection::Connection;
+use crate::headers::{HeaderValue, Headers};
+use crate::message::Request;
 use crate::middleware::RetryPolicy;
 
 /// How many calls may be in flight, unless set: some hundred megabytes of waiting callers.
@@ -24,6 +28,7 @@ const DEFAULT_MAX_IN_FLIGHT: usize = 262_144;
 /// let client = connection
 ///     .client_builder()
 ///     .timeout(std::time::Duration::from_secs(5))
+///     .header("tenant", "a")
 ///     .build();
 /// # Ok(())
 /// # }
@@ -33,6 +38,7 @@ const DEFAULT_MAX_IN_FLIGHT: usize = 262_144;
 pub struct ClientBuilder {
     connection: Connection,
     timeout: Duration,
+    defaults: Defaults,
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
@@ -40,11 +46,49 @@ pub struct ClientBuilder {
     max_in_flight: usize,
 }
 
+/// What requests get that they do not have of their own, beside their deadline.
+#[derive(Clone, Default)]
+pub(super) struct Defaults {
+    headers: Headers,
+    propagating: BTreeSet<String>,
+    priority: Option<u8>,
+    persistent: bool,
+}
+
+impl Defaults {
+    pub(super) fn complete(&self, request: &mut Request) {
+        for (name, value) in self.headers.iter() {
+            if request.headers.get(name).is_none() {
+                request.set_header(name.to_owned(), value.clone());
+            }
+        }
+        for name in &self.propagating {
+            request.propagate_header(name);
+        }
+        request.priority = request.priority.or(self.priority);
+        request.persistent |= self.persistent;
+    }
+}
+
+impl fmt::Debug for Defaults {
+    /// Leaves out the values of headers, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Defaults")
+            .field("headers", &names)
+            .field("propagating", &self.propagating)
+            .field("priority", &self.priority)
+            .field("persistent", &self.persistent)
+            .finish()
+    }
+}
+
 impl ClientBuilder {
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection,
             timeout: DEFAULT_TIMEOUT,
+            defaults: Defaults::default(),
             content_type: ContentType::MessagePack,
             confirms: false,
             cancellation: true,
@@ -58,6 +102,42 @@ impl ClientBuilder {
     /// Zero makes such calls fail at once; more than 30 years counts as 30 years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sends a header with every request that does not have one of that name, its own or one that it inherits from the call
+    /// in whose handler it is made. Call it once for each header. Default: none.
+    ///
+    /// It is added after the client's layers. The name is as for [`Call::header`](crate::Call::header): with another every call
+    /// fails.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.defaults.headers.insert(name, value);
+        self
+    }
+
+    /// Sends a header, like [`header`](Self::header), and marks it as
+    /// [`Call::propagating_header`](crate::Call::propagating_header) does, whatever its value.
+    pub fn propagating_header(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<HeaderValue>,
+    ) -> Self {
+        let name = name.into();
+        self.defaults.propagating.insert(name.clone());
+        self.header(name, value)
+    }
+
+    /// Sends requests with this priority if neither the call nor the method has one; see
+    /// [`Call::priority`](crate::Call::priority). Default: none, which counts as 0.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.defaults.priority = Some(priority);
+        self
+    }
+
+    /// Lets every request survive a restart of the broker, as [`Call::persistent`](crate::Call::persistent) does. Default:
+    /// those whose method or call says so.
+    pub fn persistent(mut self) -> Self {
+        self.defaults.persistent = true;
         self
     }
 
@@ -115,6 +195,7 @@ impl ClientBuilder {
         Client(Arc::new(Inner {
             connection: self.connection,
             timeout: self.timeout,
+            defaults: self.defaults,
             content_type: self.content_type,
             confirms: self.confirms,
             cancellation: self.cancellation,
@@ -122,5 +203,33 @@ impl ClientBuilder {
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::{Method, Service};
+
+    const PLAIN: &Method = &Method::new("plain", &[]);
+    const URGENT: &Method = &Method::new("urgent", &[]).priority(9);
+    const SERVICE: &Service = &Service::new("Jobs", "jobs", &[PLAIN, URGENT]);
+
+    #[tokio::test]
+    async fn a_clients_defaults_are_for_what_neither_call_nor_method_says() {
+        let connection = Connection::open("memory:").await.unwrap();
+        let builder = connection.client_builder().priority(1).persistent();
+        let defaults = builder.propagating_header("tenant", "a").defaults;
+        let mut plain = Request::new(SERVICE, PLAIN, "jobs", &()).unwrap();
+        defaults.complete(&mut plain);
+        assert_eq!((plain.priority, plain.persistent), (Some(1), true));
+        assert_eq!(plain.headers.get_as("tenant"), Some("a"));
+        assert!(plain.propagating.contains("tenant"));
+        let mut urgent = Request::new(SERVICE, URGENT, "jobs", &()).unwrap();
+        urgent.headers.insert("tenant", "b");
+        defaults.complete(&mut urgent);
+        assert_eq!(urgent.priority, Some(9));
+        assert_eq!(urgent.headers.get_as("tenant"), Some("b"));
+        assert!(!format!("{defaults:?}").contains("\"a\""), "{defaults:?}");
     }
 }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use crate::Client;
+use crate::context::Context;
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::HeaderValue;
+use crate::headers::{HeaderValue, Headers};
 use crate::message::{Request, Response, deadline_after};
 use crate::service::{self, RpcService};
 use crate::telemetry::Observed;
@@ -89,7 +90,8 @@ impl<R, S> Call<R, S> {
         self
     }
 
-    /// Waits at most this long, counted from the `.await`; replaces every default, and an earlier deadline.
+    /// Waits at most this long, counted from the `.await`; replaces every default, and an earlier deadline. In a handler the
+    /// call ends with the handler's own time in any case, see [`Context`](crate::Context#what-nested-calls-inherit).
     ///
     /// Zero fails at once with [`ErrorKind::Timeout`] and sends nothing. The broker and the server are told, so a
     /// request that nobody waits for any more is not run. Longer than 30 years is cut to 30 years.
@@ -112,6 +114,20 @@ impl<R, S> Call<R, S> {
         self.change(|request| request.set_header(name.into(), value.into()))
     }
 
+    /// Sends a header, like [`header`](Self::header), that the calls which the handler makes send on, and their handlers'
+    /// calls, to the end of the chain: a tenant, a request id. Secrets are better given to each call that needs them.
+    pub fn propagating_header(
+        self,
+        name: impl Into<String>,
+        value: impl Into<HeaderValue>,
+    ) -> Self {
+        let name = name.into();
+        self.change(|request| {
+            request.propagate_header(name.clone());
+            request.set_header(name, value.into());
+        })
+    }
+
     /// Sends the request with this priority; it matters where the queue was declared with priorities
     /// (<https://www.rabbitmq.com/docs/priority>). Default: the method's, else none, which counts as 0.
     pub fn priority(self, priority: u8) -> Self {
@@ -124,43 +140,109 @@ impl<R, S> Call<R, S> {
     }
 }
 
+impl<R: 'static, S: RpcService> Call<R, S> {
+    /// Gives the headers of the reply, too, which the handler set with
+    /// [`Context::set_reply_header`](crate::Context::set_reply_header). They come with the service's own error as with a value;
+    /// with an [`RpcError`] there are none.
+    ///
+    /// The timeout counts from here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Context, RpcError, rpc};
+    /// #[rpc]
+    /// trait Files {
+    ///     async fn read(name: String, #[ctx] cx: Context) -> String;
+    /// }
+    ///
+    /// struct Disk;
+    /// impl Files for Disk {
+    ///     async fn read(&self, name: String, cx: Context) -> String {
+    ///         cx.set_reply_header("version", 7);
+    ///         format!("what is in {name}")
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), RpcError> {
+    /// # let files = FilesClient::new(FilesDispatcher::new(Disk));
+    /// let (text, headers) = files.read("a".to_owned()).with_headers().await;
+    /// assert_eq!(text?, "what is in a");
+    /// assert_eq!(headers.get_as("version"), Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_headers(self) -> CallFuture<(R, Headers)> {
+        let decode = self.decode;
+        let answer = self.answer();
+        CallFuture(Box::pin(async move {
+            let mut answer = answer.await;
+            let headers = match &mut answer {
+                Ok(response) => std::mem::take(&mut response.headers),
+                Err(_) => Headers::new(),
+            };
+            (decode(answer), headers)
+        }))
+    }
+
+    /// Sends the request when it is polled. Its time counts from here, and it is part of the call that is handled here.
+    fn answer(self) -> impl Future<Output = Result<Response, RpcError>> + Send + use<R, S> {
+        let Self {
+            service,
+            request,
+            limit,
+            ..
+        } = self;
+        let own = match limit {
+            Limit::Default => None,
+            Limit::After(timeout) => Some(deadline_after(timeout)),
+            Limit::At(deadline) => Some(deadline.into()),
+        };
+        let parent = Context::current();
+        async move {
+            let mut request = request?;
+            request.deadline = own;
+            // One that was made outside of a scope may be run inside.
+            let parent = parent.or_else(Context::current);
+            if let Some(parent) = &parent {
+                parent.hand_on(&mut request);
+            }
+            let observed = Observed::by_client(&mut request);
+            let answer = answer_in_time(service, request);
+            match parent {
+                None => observed.watch(answer).await,
+                Some(parent) => observed.watch(parent.within(own, answer)).await,
+            }
+        }
+    }
+}
+
 impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
     type Output = R;
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        let deadline = match self.limit {
-            Limit::Default => None,
-            Limit::After(timeout) => Some(deadline_after(timeout)),
-            Limit::At(deadline) => Some(deadline.into()),
-        };
-        CallFuture(Box::pin(async move {
-            let mut request = match self.request {
-                Ok(request) => request,
-                Err(error) => return (self.decode)(Err(error)),
-            };
-            request.deadline = deadline;
-            let observed = Observed::by_client(&mut request);
-            let answer = async {
-                match deadline {
-                    None => service::call(self.service, request).await,
-                    // The client and the dispatcher keep the deadline themselves and know more about the call when it
-                    // passes; being polled first they win. This one covers the layers in between.
-                    Some(deadline) => {
-                        tokio::time::timeout_at(deadline, service::call(self.service, request))
-                            .await
-                            .unwrap_or_else(|_| {
-                                Err(RpcError::new(
-                                    ErrorKind::Timeout,
-                                    "the deadline passed in a layer around the client",
-                                ))
-                            })
-                    }
-                }
-            };
-            (self.decode)(observed.watch(answer).await)
-        }))
+        let decode = self.decode;
+        let answer = self.answer();
+        CallFuture(Box::pin(async move { decode(answer.await) }))
     }
+}
+
+async fn answer_in_time<S: RpcService>(service: S, request: Request) -> Result<Response, RpcError> {
+    let Some(deadline) = request.latest_end() else {
+        return service::call(service, request).await;
+    };
+    // The client and the dispatcher keep the deadline themselves and know more about the call when it passes; being polled
+    // first they win. This one covers the layers in between.
+    tokio::time::timeout_at(deadline, service::call(service, request))
+        .await
+        .unwrap_or_else(|_| {
+            Err(RpcError::new(
+                ErrorKind::Timeout,
+                "the deadline passed in a layer around the client",
+            ))
+        })
 }
 
 impl<R, S> fmt::Debug for Call<R, S> {
@@ -178,7 +260,7 @@ pub struct CallFuture<R>(Pin<Box<dyn Future<Output = R> + Send>>);
 impl<R> Future for CallFuture<R> {
     type Output = R;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<R> {
         self.0.as_mut().poll(cx)
     }
 }

@@ -6,6 +6,7 @@
 mod builder;
 mod call;
 mod cancel;
+mod clock;
 mod in_flight;
 mod requester;
 mod silence;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::builder::ClientBuilder;
+use self::builder::Defaults;
 pub use self::call::{Call, CallFuture};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
@@ -31,15 +33,12 @@ pub use self::stub::Stub;
 use crate::codec::ContentType;
 use crate::connection::{Connection, ConnectionState};
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Outcome, Request, Response, deadline_after};
+use crate::message::{Outcome, Request, Response};
 use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
 use crate::telemetry;
 use crate::transport::{ChannelMode, TransportError};
 use crate::wire::{self, Envelope};
-
-/// How much earlier than the caller a server on the same clock may find a deadline to have passed.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
 
 /// How long a call may take if nobody says otherwise.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,6 +53,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     connection: Connection,
     timeout: Duration,
+    defaults: Defaults,
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
@@ -74,10 +74,9 @@ impl Client {
         self.0.connection.drop_counter().read()
     }
 
-    async fn send(self, request: Request) -> Result<Response, RpcError> {
-        let deadline = request
-            .deadline
-            .unwrap_or_else(|| deadline_after(self.0.timeout));
+    async fn send(self, mut request: Request) -> Result<Response, RpcError> {
+        self.0.defaults.complete(&mut request);
+        let deadline = request.deadline_or(self.0.timeout);
         let started = Instant::now();
         let sent = AtomicBool::new(false);
         if deadline <= started {
@@ -102,8 +101,11 @@ impl Client {
         drop(slot);
         answer.map_err(|error| match error.kind() {
             // The server noticed first.
-            ErrorKind::DeadlineExceeded if Instant::now() + CLOCK_TOLERANCE >= deadline => {
+            ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
                 self.timed_out(&request, deadline - started, true)
+            }
+            ErrorKind::DeadlineExceeded => {
+                clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
             }
             ErrorKind::Unroutable => RpcError::new(
                 ErrorKind::Unroutable,
@@ -286,6 +288,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("connection", &self.0.connection)
             .field("timeout", &self.0.timeout)
+            .field("defaults", &self.0.defaults)
             .field("content_type", &self.0.content_type)
             .field("confirms", &self.0.confirms)
             .field("cancellation", &self.0.cancellation)

@@ -274,9 +274,7 @@ impl<S: RpcService> Service<Request> for Retry<S> {
 
 async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Response, RpcError> {
     let Retry { inner, policy } = service;
-    let deadline = request
-        .deadline
-        .unwrap_or_else(|| deadline_after(DEFAULT_TIMEOUT));
+    let deadline = request.deadline_or(DEFAULT_TIMEOUT);
     let mut attempts = Attempts::of(&request, &policy, deadline);
     loop {
         let mut attempt = request.clone();

@@ -40,6 +40,7 @@ pub struct ServerBuilder {
     layers: Vec<Arc<dyn Fn(LayeredService) -> LayeredService + Send + Sync>>,
     limits: Limits,
     reply_policy: ReplyPolicy,
+    propagated_headers: Vec<String>,
     cancellation: bool,
     drain_timeout: Duration,
 }
@@ -119,6 +120,7 @@ impl ServerBuilder {
                 deliveries: Some(DEFAULT_DELIVERY_LIMIT),
             },
             reply_policy: Arc::new(|_| true),
+            propagated_headers: Vec::new(),
             cancellation: true,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
         }
@@ -208,6 +210,17 @@ impl ServerBuilder {
         self
     }
 
+    /// Has the calls that handlers make send this header on, if a request comes with it, whether or not the caller marked it
+    /// as propagating; so do their handlers' calls, and so forth. Call it once for each name. Default: the headers that
+    /// callers mark ([`Call::propagating_header`](crate::Call::propagating_header)).
+    ///
+    /// For callers that cannot mark headers, such as those in other languages. A server layer can do so for single requests,
+    /// with [`Request::propagate_header`].
+    pub fn propagate_header(mut self, name: impl Into<String>) -> Self {
+        self.propagated_headers.push(name.into());
+        self
+    }
+
     /// Whether handlers are stopped, and requests not run, when their callers drop the call. Default: `true`.
     ///
     /// Clients publish a notice to the exchange `amq.direct` when that happens; each server has an exclusive queue for those.
@@ -231,6 +244,7 @@ impl ServerBuilder {
             layers,
             limits,
             reply_policy,
+            propagated_headers,
             cancellation,
             drain_timeout,
         } = self;
@@ -253,6 +267,7 @@ impl ServerBuilder {
             queues: queues.collect(),
             limits,
             reply_policy,
+            propagated_headers,
             cancellation,
             drain_timeout,
         }

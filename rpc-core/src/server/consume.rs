@@ -33,6 +33,8 @@ pub(super) struct Serving {
     pub(super) queues: Vec<QueueEntry>,
     pub(super) limits: Limits,
     pub(super) reply_policy: ReplyPolicy,
+    /// The headers of requests that handlers' own calls send on, whether or not they are marked.
+    pub(super) propagated_headers: Vec<String>,
     /// The calls that can be cancelled; `None` when the server does not listen to that.
     pub(super) calls: Option<Calls>,
     /// How many requests were refused.

@@ -177,7 +177,8 @@ impl Arrival {
         let reply_to = message.reply_to.clone();
         let correlation_id = message.correlation_id.clone();
         let content_type = message.content_type.clone();
-        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived);
+        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
+            .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
         let settled = if at_most_once && request.is_ok() {
             lines.channel.ack(tag);
@@ -199,11 +200,7 @@ impl Arrival {
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked()))?;
-            wire::check_size(
-                "reply",
-                &response.body,
-                serving.connection.max_message_size(),
-            )?;
+            wire::check_reply(&response, serving.connection.max_message_size())?;
             Ok(response)
         });
         let answer = answer.await;

@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::definition::{Method, Queues, Service};
 use crate::error::{ErrorKind, RpcError};
 use crate::exchange::Returns;
-use crate::message::{Request, Response, deadline_after};
+use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
 use crate::service::ResponseFuture;
 
@@ -191,11 +191,17 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 limit,
             } = self.prepare::<A>()?;
             let stopped = limit.cancellation.on_drop();
-            let handling =
-                AssertUnwindSafe(async { call(handler, context, arguments).await }).catch_unwind();
-            let answer = limit.apply(handling).await?;
+            let current = context.clone();
+            let handling = current.scope(async { call(handler, context, arguments).await });
+            let answer = limit
+                .apply(AssertUnwindSafe(handling).catch_unwind())
+                .await?;
             stopped.finish();
-            answer.map_err(|_| panicked())?.into_response(content_type)
+            let mut response = answer
+                .map_err(|_| panicked())?
+                .into_response(content_type)?;
+            response.headers = current.take_reply_headers();
+            Ok(response)
         })
     }
 
@@ -218,9 +224,10 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 limit,
             } = self.prepare::<A>()?;
             let stopped = limit.cancellation.on_drop();
-            let span = Span::current();
+            let (current, span) = (context.clone(), Span::current());
             let handling = tokio::task::spawn_blocking(move || {
-                span.in_scope(|| call(&handler, context, arguments))
+                let current = context.clone();
+                span.in_scope(|| current.sync_scope(|| call(&handler, context, arguments)))
             });
             let joined = match limit.origin {
                 Origin::Direct => limit.apply(handling).await?,
@@ -228,7 +235,11 @@ impl<H: Send + Sync + 'static> Invocation<H> {
             };
             stopped.finish();
             match joined {
-                Ok(value) => value.into_response(content_type),
+                Ok(value) => {
+                    let mut response = value.into_response(content_type)?;
+                    response.headers = current.take_reply_headers();
+                    Ok(response)
+                }
                 Err(error) if error.is_panic() => Err(panicked()),
                 Err(error) => Err(RpcError::new(
                     ErrorKind::Cancelled,
@@ -273,7 +284,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
         }
         Ok(Ready {
             handler: self.handler,
-            context: Context::of(&mut self.request),
+            context: Context::of(&mut self.request, self.method.name, limit.deadline),
             arguments,
             content_type,
             limit,
@@ -310,11 +321,7 @@ impl Limit {
     fn of(request: &mut Request) -> Self {
         let (origin, deadline) = match &request.delivery {
             Some(_) => (Origin::Broker, request.deadline),
-            None => {
-                let deadline = request.deadline;
-                let deadline = deadline.unwrap_or_else(|| deadline_after(DEFAULT_TIMEOUT));
-                (Origin::Direct, Some(deadline))
-            }
+            None => (Origin::Direct, Some(request.deadline_or(DEFAULT_TIMEOUT))),
         };
         let delivery = request.delivery.get_or_insert_default();
         Self {
@@ -345,7 +352,7 @@ impl Limit {
             Origin::Direct => RpcError::new(ErrorKind::Timeout, "no answer before the deadline"),
             Origin::Broker => RpcError::new(
                 ErrorKind::DeadlineExceeded,
-                "the request's deadline had passed on the server",
+                "the request's deadline had passed by the server's clock",
             ),
         }
     }

@@ -69,6 +69,7 @@ pub struct Server {
     queues: Vec<QueueEntry>,
     limits: Limits,
     reply_policy: ReplyPolicy,
+    propagated_headers: Vec<String>,
     cancellation: bool,
     drain_timeout: Duration,
 }
@@ -135,6 +136,7 @@ impl Server {
             queues: self.queues,
             limits: self.limits,
             reply_policy: self.reply_policy,
+            propagated_headers: self.propagated_headers,
             calls: self.cancellation.then(Calls::default),
             refused: Arc::clone(&refused),
         });

@@ -9,8 +9,10 @@ use uuid::Uuid;
 use crate::headers::{HeaderValue, Headers};
 
 const TRACEPARENT: &str = "traceparent";
-#[cfg(feature = "opentelemetry")]
 const TRACESTATE: &str = "tracestate";
+
+/// What calls made in a handler inherit.
+pub(crate) const TRACE_HEADERS: [&str; 2] = [TRACEPARENT, TRACESTATE];
 
 /// The flag of a trace that is recorded.
 const SAMPLED: u8 = 1;

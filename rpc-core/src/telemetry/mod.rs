@@ -78,6 +78,7 @@ mod trace;
 
 use tracing::{Instrument, Span};
 
+pub(crate) use self::context::TRACE_HEADERS;
 use self::metrics::Measured;
 use crate::definition::Service;
 use crate::error::RpcError;

@@ -6,6 +6,7 @@
 mod notice;
 mod redelivery;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,18 @@ pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::HeaderValue;
+use crate::headers::{HeaderValue, Headers};
 use crate::message::{Delivery, Outcome, Request, Response};
 use crate::transport::Message;
 
 /// When the caller stops waiting: milliseconds since the Unix epoch.
 const DEADLINE_HEADER: &str = "rpc-deadline";
+
+/// The names of the request's headers that its server's own calls send on: a list of texts.
+const PROPAGATE_HEADER: &str = "rpc-propagate";
+
+/// Set on a fault of a deadline that had passed: what time it was by the server's clock, in milliseconds since the Unix epoch.
+const TIME_HEADER: &str = "rpc-time";
 
 /// Set on a fault whose request had been delivered before: an earlier server may have run it.
 const REDELIVERED_HEADER: &str = "rpc-redelivered";
@@ -57,7 +64,20 @@ pub(crate) fn message_from_request(
         return Err(RpcError::new(ErrorKind::Encode, problem));
     }
     let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() {
+        let reason = "the deadline passed before the request could be sent";
+        return Err(RpcError::new(ErrorKind::Timeout, reason).not_executed());
+    }
     let mut headers = request.headers.clone();
+    let propagating: Vec<_> = request
+        .propagating
+        .iter()
+        .filter(|name| headers.get(name).is_some())
+        .map(|name| HeaderValue::String(name.clone()))
+        .collect();
+    if !propagating.is_empty() {
+        headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
+    }
     headers.insert(DEADLINE_HEADER, unix_millis_after(remaining));
     Ok(Message {
         correlation_id: Some(envelope.correlation_id),
@@ -108,13 +128,16 @@ pub(crate) fn request_from_message(
     let mut headers = message.headers;
     let deadline = deadline(headers.remove(DEADLINE_HEADER).as_ref(), message.expiration);
     headers.remove(redelivery::DELIVERIES_HEADER);
+    let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
     Ok(Request {
         service,
         queue: queue.to_owned(),
         method: message.kind.filter(|method| !method.is_empty()),
         content_type,
         headers,
+        propagating,
         deadline,
+        parent: None,
         priority: message.priority,
         persistent: message.persistent,
         oneway: message.reply_to.is_none(),
@@ -147,6 +170,15 @@ pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), Rp
     ))
 }
 
+/// Refuses a reply that cannot be sent.
+pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcError> {
+    if let Some(problem) = response.headers.problem() {
+        let reason = format!("the reply could not be sent: {problem}");
+        return Err(RpcError::new(ErrorKind::BadReply, reason));
+    }
+    check_size("reply", &response.body, limit)
+}
+
 /// A reply as its server sends it; `request` is the content type of the request, as it was written.
 pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
@@ -161,10 +193,6 @@ pub(crate) fn message_from_answer(
         app_id: Some(app_id.to_owned()),
         ..Message::default()
     };
-    let answer = answer.and_then(|response| match response.headers.problem() {
-        None => Ok(response),
-        Some(problem) => Err(bad_reply(problem)),
-    });
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
@@ -178,6 +206,10 @@ pub(crate) fn message_from_answer(
             reply.kind = Some(FAULT.to_owned());
             if redelivered {
                 reply.headers.insert(REDELIVERED_HEADER, true);
+            }
+            if error.kind() == ErrorKind::DeadlineExceeded {
+                let now = unix_millis_after(Duration::ZERO);
+                reply.headers.insert(TIME_HEADER, now);
             }
             // Whoever sends what we cannot read is best told in what people can read.
             let known = ContentType::parse(reply.content_type.as_deref())
@@ -221,8 +253,14 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
         Some(FAULT) => {
             let fault: Fault = response.decode()?;
             Err(match ErrorKind::from_fault_code(&fault.code) {
-                Some(kind) => RpcError::new(kind, fault.message)
-                    .executed_if(response.headers.get(REDELIVERED_HEADER).is_some()),
+                Some(kind) => {
+                    let was_redelivered = response.headers.get(REDELIVERED_HEADER).is_some();
+                    let error = RpcError::new(kind, fault.message).executed_if(was_redelivered);
+                    match response.headers.get_as(TIME_HEADER) {
+                        Some(time) => error.with_source(ServerClock::read(time)),
+                        None => error,
+                    }
+                }
                 None => bad_reply(format!(
                     "the server reports an unknown fault '{}': {}",
                     fault.code, fault.message
@@ -230,6 +268,22 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
             })
         }
         Some(kind) => Err(bad_reply(format!("the reply has type '{kind}'"))),
+    }
+}
+
+/// How a server's clock stood when it found a deadline to have passed.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's clock was {ahead_millis} ms ahead of this machine's")]
+pub(crate) struct ServerClock {
+    /// Less the time that the reply took.
+    pub(crate) ahead_millis: i64,
+}
+
+impl ServerClock {
+    fn read(time: i64) -> Self {
+        Self {
+            ahead_millis: time.saturating_sub(unix_millis_after(Duration::ZERO)),
+        }
     }
 }
 
@@ -269,6 +323,19 @@ pub(crate) fn waited(message: &Message) -> Option<Duration> {
     Some(Duration::from_millis(u64::try_from(waited).unwrap_or(0)))
 }
 
+/// Which of the headers are to be sent on; a list that makes no sense names none.
+fn propagating_names(list: Option<HeaderValue>, headers: &Headers) -> BTreeSet<String> {
+    let Some(HeaderValue::List(names)) = list else {
+        return BTreeSet::new();
+    };
+    let names = names.into_iter().filter_map(|name| match name {
+        // What cannot be sent on must not fail the calls that would have to.
+        HeaderValue::String(name) if headers.can_send(&name) => Some(name),
+        _ => None,
+    });
+    names.collect()
+}
+
 fn unix_millis_after(remaining: Duration) -> i64 {
     i64::try_from((since_epoch() + remaining).as_millis()).unwrap_or(i64::MAX)
 }
@@ -296,13 +363,16 @@ mod tests {
     fn sent(content_type: ContentType) -> Message {
         let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
         request.headers.insert("tenant", "a");
-        let envelope = Envelope {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        message_from_request(&request, content_type, deadline, envelope()).unwrap()
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
             correlation_id: "id".to_owned(),
             reply_to: Some("replies".to_owned()),
             app_id: "app".to_owned(),
-        };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        message_from_request(&request, content_type, deadline, envelope).unwrap()
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -323,6 +393,53 @@ mod tests {
         let ahead = deadline - unix_millis_after(Duration::ZERO);
         assert!((4900..=5000).contains(&ahead), "{ahead}");
         assert_eq!(&message.body[..], b"\x81\xa1n\x1e");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn propagating_headers_are_listed_by_name() {
+        let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
+        request.headers.insert("tenant", "a");
+        request.headers.insert("local", "b");
+        request.propagate_header("tenant");
+        request.propagate_header("not there");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let message =
+            message_from_request(&request, ContentType::MessagePack, deadline, envelope()).unwrap();
+        assert_eq!(
+            message.headers.get("rpc-propagate"),
+            Some(&HeaderValue::List(vec!["tenant".into()]))
+        );
+        let request = request_from_message("Fib", "rpc.Fib", message, Arrived::default()).unwrap();
+        assert_eq!(Vec::from_iter(request.propagating), ["tenant"]);
+        assert_eq!(request.headers.iter().count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_on_is_not() {
+        let headers: Headers = [
+            ("rpc-mine".to_owned(), 1.into()),
+            ("a".to_owned(), 1.into()),
+        ]
+        .into_iter()
+        .collect();
+        let names = |list: HeaderValue| propagating_names(Some(list), &headers).len();
+        let list = ["rpc-mine", "missing", "endless"]
+            .map(HeaderValue::from)
+            .to_vec();
+        assert_eq!(names(HeaderValue::List(list)), 0);
+        let list = vec![HeaderValue::Void, 1.into(), "a".into(), "a".into()];
+        assert_eq!(names(HeaderValue::List(list)), 1);
+        assert_eq!(names("a".into()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_time_is_not_sent() {
+        let request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
+        let now = Instant::now();
+        let error = message_from_request(&request, ContentType::MessagePack, now, envelope())
+            .expect_err("no time left");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(!error.may_have_executed());
     }
 
     #[cfg(feature = "json")]
@@ -423,6 +540,20 @@ mod tests {
         let error = answer_from_message(message).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownMethod);
         assert_eq!(error.to_string(), "no");
+    }
+
+    #[test]
+    fn a_fault_of_a_passed_deadline_tells_the_servers_time() {
+        let error = RpcError::new(ErrorKind::DeadlineExceeded, "late");
+        let content_type = Some("application/msgpack".to_owned());
+        let mut message = message_from_answer(Err(error), None, content_type, false, "server");
+        let time = message.headers.get_as::<i64>("rpc-time").unwrap();
+        let now = unix_millis_after(Duration::ZERO);
+        assert!((now - 5000..=now).contains(&time), "{time} at {now}");
+        message.headers.insert("rpc-time", time + 60_000);
+        let mut error = answer_from_message(message).unwrap_err();
+        let ServerClock { ahead_millis } = error.take_source().unwrap();
+        assert!((55_000..=60_000).contains(&ahead_millis), "{ahead_millis}");
     }
 
     #[cfg(feature = "json")]

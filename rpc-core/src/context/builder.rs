@@ -1,0 +1,126 @@
+//! A context that is put together by hand.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Context, Inner};
+use crate::headers::HeaderValue;
+use crate::message::deadline_after;
+
+/// Puts a [`Context`] together, for tests that call a handler directly.
+///
+/// What is not set is as for a request that says nothing of it: no deadline, no headers, delivered for the first time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use rpc_core::{Context, rpc};
+///
+/// #[rpc]
+/// trait Orders {
+///     async fn place(item: String, #[ctx] cx: Context) -> Result<u64, String>;
+/// }
+///
+/// struct Shop;
+/// impl Orders for Shop {
+///     async fn place(&self, item: String, cx: Context) -> Result<u64, String> {
+///         let tenant: &str = cx.header_as("tenant").ok_or("whose order?")?;
+///         cx.set_reply_header("placed-for", tenant);
+///         Ok(1)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let cx = Context::builder()
+///     .timeout(Duration::from_secs(1))
+///     .header("tenant", "a")
+///     .build();
+/// assert_eq!(Shop.place("tea".to_owned(), cx.clone()).await, Ok(1));
+/// assert_eq!(cx.reply_headers().get_as("placed-for"), Some("a"));
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ContextBuilder(pub(super) Inner);
+
+impl ContextBuilder {
+    /// Names the service. Default: an empty name.
+    pub fn service(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.0.service = name.into();
+        self
+    }
+
+    /// Names the method. Default: an empty name.
+    pub fn method(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.0.method = name.into();
+        self
+    }
+
+    /// The caller waits until then. Default: for ever. A moment that has passed makes a context that is cancelled.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.0.deadline = Some(deadline);
+        self
+    }
+
+    /// The caller waits this long from now; more than 30 years count as 30 years. Default: for ever.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.deadline(deadline_after(timeout).into_std())
+    }
+
+    /// The caller sent this header. Default: none.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+
+    /// The caller sent this header, and calls made with this context send it on. Default: none.
+    pub fn propagating_header(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<HeaderValue>,
+    ) -> Self {
+        let name = name.into();
+        self.0.propagating.insert(name.clone());
+        self.header(name, value)
+    }
+
+    /// The caller gave the call this id. Default: none.
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.delivery.correlation_id = Some(id.into());
+        self
+    }
+
+    /// The caller calls itself this. Default: nothing.
+    pub fn app_id(mut self, name: impl Into<String>) -> Self {
+        self.0.delivery.app_id = Some(name.into());
+        self
+    }
+
+    /// The broker's user that published the request. Default: not stated.
+    pub fn user_id(mut self, name: impl Into<String>) -> Self {
+        self.0.delivery.user_id = Some(name.into());
+        self
+    }
+
+    /// The request was delivered that often before; more than 0 makes it a redelivery. Default: 0.
+    pub fn delivery_count(mut self, deliveries: u32) -> Self {
+        self.0.delivery.deliveries = deliveries;
+        self.0.delivery.redelivered = deliveries > 0;
+        self
+    }
+
+    /// The caller has dropped the call. Default: it waits.
+    pub fn cancelled(self) -> Self {
+        self.0.delivery.cancellation.cancel();
+        self
+    }
+
+    /// The context.
+    #[must_use]
+    pub fn build(self) -> Context {
+        Context(Arc::new(self.0))
+    }
+}
