@@ -1,7 +1,7 @@
 # One short name per check, the same here and in CI.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-offline lint doc examples deny broker broker-stop rabbitmq pika clean
+.PHONY: help test test-offline soak lint doc examples deny broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -17,6 +17,9 @@ test: rabbitmq pika ## Run all tests, on RabbitMQ too; installs it if there is n
 
 test-offline: ## Run the tests that need no broker
 	$(CARGO) test --workspace
+
+soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10)
+	$(CARGO) test --package rpc-tests --features broker --test faults -- --soak
 
 lint: ## Check formatting, and let clippy check every feature alone and all together
 	$(CARGO) fmt --all --check

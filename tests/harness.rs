@@ -6,17 +6,19 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use rpc_tests::broker::{Node, NodeBuilder, QueueInfo, shared_node};
+use rpc_tests::broker::{
+    Cluster, Cut, Direction, Node, NodeBuilder, Proxy, QueueInfo, shared_node,
+};
 use rpc_tests::{eventually, unique_queue};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test]
 async fn shared_node_answers_and_tells_of_queues() {
@@ -201,6 +203,159 @@ async fn node_that_cannot_start_says_why() {
     let builder: NodeBuilder = Node::builder().conf("no_such_setting = 1");
     let error = builder.try_start().await.unwrap_err().to_string();
     assert!(error.contains("no_such_setting"), "{error}");
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_share_queues_and_outlive_the_leader_of_one() {
+    let cluster = Cluster::start(3).await;
+    let queue = unique_queue("quorum");
+    let connection = cluster.nodes()[1].connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let mut quorum = FieldTable::default();
+    quorum.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    channel
+        .queue_declare(queue.as_str().into(), durable, quorum)
+        .await
+        .unwrap();
+    for node in cluster.nodes() {
+        assert!(node.queue(&queue).await.is_some(), "{}", node.name());
+    }
+    assert!(cluster.leader_of("no such queue").await.is_none());
+
+    let first = cluster.leader_of(&queue).await.expect("a leader");
+    first.kill().await;
+    let second = eventually("another leader", async || cluster.leader_of(&queue).await).await;
+    assert_ne!(first.name(), second.name());
+    first.restart().await;
+    assert!(first.queue(&queue).await.is_some(), "it is back");
+
+    let folders: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.folder().to_owned())
+        .collect();
+    drop(cluster);
+    folders
+        .iter()
+        .for_each(|folder| assert_nothing_left(folder));
+}
+
+/// A connection through a proxy, both its ends.
+async fn proxied() -> (Proxy, TcpStream, TcpStream) {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(target.local_addr().unwrap().port()).await;
+    let client = TcpStream::connect(("127.0.0.1", proxy.port())).await;
+    let (broker, _) = target.accept().await.unwrap();
+    (proxy, client.unwrap(), broker)
+}
+
+async fn receive<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let reading = timeout(Duration::from_secs(10), stream.read_exact(&mut bytes));
+    reading.await.expect("something arrives").map(|_| bytes)
+}
+
+async fn receives_nothing(stream: &mut TcpStream) -> bool {
+    let reading = stream.read_u8();
+    timeout(Duration::from_millis(100), reading).await.is_err()
+}
+
+#[tokio::test]
+async fn a_node_is_reached_through_a_proxy() {
+    let node = shared_node().await;
+    let proxy = Proxy::start(node.port()).await;
+    assert_eq!(proxy.connections(), 0);
+    let connection = Connection::connect(&proxy.url(), ConnectionProperties::default())
+        .await
+        .unwrap();
+    assert_eq!(proxy.connections(), 1);
+    proxy.cut(Cut::Reset).await;
+    eventually("the loss is noticed", async || {
+        (!connection.status().connected()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proxy_cuts_and_refuses_connections() {
+    let (proxy, mut client, mut broker) = proxied().await;
+    client.write_all(b"hello").await.unwrap();
+    assert_eq!(receive(&mut broker).await.unwrap(), *b"hello");
+    proxy.cut(Cut::Reset).await;
+    for end in [&mut client, &mut broker] {
+        let error = receive::<1>(end).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(proxy.connections(), 0);
+
+    let (proxy, mut client, mut broker) = proxied().await;
+    client.write_all(b"bye").await.unwrap();
+    assert_eq!(receive(&mut broker).await.unwrap(), *b"bye");
+    proxy.refuse().await;
+    let address = ("127.0.0.1", proxy.port());
+    let error = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    broker.write_all(b"still here").await.unwrap();
+    assert_eq!(receive(&mut client).await.unwrap(), *b"still here");
+    proxy.cut(Cut::Close).await;
+    for end in [&mut client, &mut broker] {
+        let error = receive::<1>(end).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+    proxy.accept().await;
+    TcpStream::connect(address).await.unwrap();
+
+    drop(proxy);
+    eventually("nobody listens for a dropped proxy", async || {
+        TcpStream::connect(address).await.err()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proxy_holds_back_one_direction_and_delivers_later() {
+    let (proxy, mut client, mut broker) = proxied().await;
+    proxy.blackhole(Direction::ToBroker);
+    client.write_all(b"ping").await.unwrap();
+    broker.write_all(b"pong").await.unwrap();
+    assert_eq!(receive(&mut client).await.unwrap(), *b"pong");
+    assert!(receives_nothing(&mut broker).await);
+    proxy.lift_blackholes();
+    assert_eq!(receive(&mut broker).await.unwrap(), *b"ping");
+
+    proxy.blackhole(Direction::ToClient);
+    broker.write_all(b"last").await.unwrap();
+    broker.shutdown().await.unwrap();
+    assert!(receives_nothing(&mut client).await, "not even the end");
+    proxy.lift_blackholes();
+    assert_eq!(receive(&mut client).await.unwrap(), *b"last");
+    let error = receive::<1>(&mut client).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn a_proxy_delays_and_trickles() {
+    let (proxy, mut client, mut broker) = proxied().await;
+    proxy.latency(Duration::from_millis(150));
+    let sent = Instant::now();
+    client.write_all(b"ping").await.unwrap();
+    assert_eq!(receive(&mut broker).await.unwrap(), *b"ping");
+    assert!(sent.elapsed() >= Duration::from_millis(150));
+
+    proxy.latency(Duration::ZERO);
+    proxy.trickle(2, Duration::from_millis(20));
+    let sent = Instant::now();
+    broker.write_all(b"0123456789").await.unwrap();
+    assert_eq!(receive(&mut client).await.unwrap(), *b"0123456789");
+    assert!(sent.elapsed() >= Duration::from_millis(80));
+    proxy.lift_trickle();
 }
 
 async fn publish_to_durable_queue(node: &Node, queue: &str) {

@@ -1,6 +1,8 @@
 //! The behaviour suite on the embedded broker.
 #![allow(clippy::unwrap_used)] // A test that fails panics.
 
+#[path = "memory/chaos.rs"]
+mod chaos;
 mod suite;
 
 use suite::Broker;

@@ -3,6 +3,8 @@
 
 #[path = "rabbitmq/connecting.rs"]
 mod connecting;
+#[path = "rabbitmq/guarantees.rs"]
+mod guarantees;
 #[path = "rabbitmq/losing.rs"]
 mod losing;
 #[path = "rabbitmq/peer.rs"]

@@ -60,6 +60,18 @@ impl HeaderValue {
     }
 }
 
+impl HeaderValue {
+    /// Whether all numbers in it are.
+    fn is_finite(&self) -> bool {
+        match self {
+            Self::Float(number) => number.is_finite(),
+            Self::List(values) => values.iter().all(Self::is_finite),
+            Self::Table(headers) => headers.0.values().all(Self::is_finite),
+            _ => true,
+        }
+    }
+}
+
 /// A header has another type than the one it was asked for, or a number that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the header's value is not a `{expected}`")]
@@ -180,18 +192,32 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The name of a header that may not be sent, if there is one: too long for AMQP or reserved for the protocol.
-    pub(crate) fn forbidden_name(&self) -> Option<&str> {
-        self.0
-            .keys()
-            .map(String::as_str)
-            .find(|name| is_forbidden(name))
+    /// Why these headers cannot be sent, if they cannot.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.iter().find_map(|(name, value)| problem(name, value))
+    }
+
+    /// Whether there is a header of that name, and it can be sent.
+    pub(crate) fn can_send(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|value| problem(name, value).is_none())
     }
 }
 
-/// Whether a user's header may not have this name.
-pub(crate) fn is_forbidden(name: &str) -> bool {
-    name.len() > MAX_NAME_LEN || name.starts_with("rpc-")
+/// Why a header cannot be sent, if it cannot: its name is too long for AMQP or reserved for the protocol, or a number is one that
+/// RabbitMQ closes the connection for.
+fn problem(name: &str, value: &HeaderValue) -> Option<String> {
+    if name.len() > MAX_NAME_LEN || name.starts_with("rpc-") {
+        Some(format!(
+            "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
+        ))
+    } else if !value.is_finite() {
+        Some(format!(
+            "header '{name}' cannot be sent: AMQP has no infinite numbers"
+        ))
+    } else {
+        None
+    }
 }
 
 impl FromIterator<(String, HeaderValue)> for Headers {

@@ -235,7 +235,7 @@
 //! ```
 //!
 //! The embedded broker, [`Connection::open("memory:")`](Connection::open), adds queues, acknowledgements and competing
-//! servers; it passes the same tests as RabbitMQ.
+//! servers; it passes the same tests as RabbitMQ. [`testing`] breaks it for you.
 //!
 //! # Middleware
 //!
@@ -280,6 +280,7 @@ mod queue;
 mod server;
 mod service;
 mod task;
+pub mod testing;
 mod transport;
 mod wire;
 

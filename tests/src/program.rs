@@ -119,6 +119,24 @@ impl Program {
         self.child.id()
     }
 
+    /// Asks it to end, with SIGTERM, unless it has ended already.
+    ///
+    /// # Panics
+    ///
+    /// When there is no shell to ask with.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not keep it from being asked.
+    pub async fn terminate(&self) {
+        let Some(pid) = self.pid() else { return };
+        // The shell's own `kill`: the standard library has none.
+        let asked = Command::new("/bin/sh")
+            .args(["-c", "kill -TERM \"$1\"", "kill", &pid.to_string()])
+            .status();
+        asked.await.expect("a shell");
+    }
+
     /// Kills it and waits until it is gone.
     ///
     /// # Panics

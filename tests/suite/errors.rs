@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{CallError, ErrorKind, ServeError, Server};
+use rpc_core::{CallError, ErrorKind, HeaderValue, ServeError, Server};
 use rpc_tests::unique_queue;
 
 use super::{BenchClient, BenchDispatcher, BenchError, Probe};
@@ -160,4 +160,24 @@ async fn a_server_without_a_service_says_so() {
         Server::builder(&connection).build().run().await,
         Err(ServeError::NoService)
     ));
+}
+
+#[tokio::test]
+async fn a_header_that_would_end_the_connection_is_not_sent() {
+    let setup = broker().await.bench().await;
+    let held = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    let nested = HeaderValue::List(vec![1.into(), f64::INFINITY.into()]);
+    for value in [f64::NAN.into(), nested] {
+        let error = setup
+            .bench
+            .add(1, 1)
+            .header("ratio", value)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(error.to_string().contains("'ratio'"), "{error}");
+    }
+    setup.probe.release(1);
+    held.await.unwrap().expect("nobody else noticed");
 }

@@ -35,15 +35,6 @@ struct DroppedCall {
     deadline: Instant,
 }
 
-/// A call that was sent. Unless it [ends](Self::ended) before this is dropped, servers are told.
-#[derive(Debug)]
-pub(crate) struct SentCall<'a> {
-    canceller: Option<&'a Canceller>,
-    queue: &'a str,
-    id: Uuid,
-    deadline: Instant,
-}
-
 impl Canceller {
     pub(crate) fn start(link: Arc<dyn Link>, reply_to: String) -> Self {
         let (dropped, waiting) = mpsc::channel(MAX_WAITING);
@@ -53,36 +44,15 @@ impl Canceller {
         }
     }
 
-    pub(crate) fn sent<'a>(&'a self, queue: &'a str, id: Uuid, deadline: Instant) -> SentCall<'a> {
-        SentCall {
-            canceller: Some(self),
-            queue,
+    /// Tells servers of a dropped call, soon.
+    pub(crate) fn cancel(&self, queue: &str, id: Uuid, deadline: Instant) {
+        let dropped = DroppedCall {
+            queue: queue.to_owned(),
             id,
             deadline,
-        }
-    }
-}
-
-impl SentCall<'_> {
-    pub(crate) fn ended(mut self) {
-        self.canceller = None;
-    }
-}
-
-impl Drop for SentCall<'_> {
-    fn drop(&mut self) {
-        // At the deadline servers stop by themselves.
-        if let Some(canceller) = self.canceller
-            && Instant::now() < self.deadline
-        {
-            let dropped = DroppedCall {
-                queue: self.queue.to_owned(),
-                id: self.id,
-                deadline: self.deadline,
-            };
-            if canceller.dropped.try_send(dropped).is_err() {
-                debug!("a dropped call will run in vain");
-            }
+        };
+        if self.dropped.try_send(dropped).is_err() {
+            debug!("a dropped call will run in vain");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::silence::Silence;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
 
@@ -50,6 +51,8 @@ impl DropCounter {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     table: Mutex<Table>,
+    /// How long nothing was heard from the broker.
+    pub(crate) silence: Silence,
     dropped: Arc<DropCounter>,
 }
 
@@ -87,6 +90,7 @@ impl InFlight {
     pub(crate) fn new(dropped: Arc<DropCounter>) -> Self {
         Self {
             table: Mutex::default(),
+            silence: Silence::new(),
             dropped,
         }
     }
@@ -111,6 +115,7 @@ impl InFlight {
 
     /// Gives an answer to the call that waits for it; counts it if none does.
     pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
+        self.silence.broken();
         let Some(text) = correlation_id else {
             self.dropped.malformed.fetch_add(1, Ordering::Relaxed);
             return;

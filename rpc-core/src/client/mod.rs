@@ -9,6 +9,7 @@ mod cancel;
 mod clock;
 mod in_flight;
 mod requester;
+mod silence;
 mod stub;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use self::call::{Call, CallFuture};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
 pub(crate) use self::requester::Requester;
+use self::requester::SentCall;
 pub use self::stub::Stub;
 use crate::backoff::pauses;
 use crate::codec::ContentType;
@@ -203,13 +205,16 @@ impl Client {
             .await
             .map_err(requester::not_sent)?;
         sent.store(true, Ordering::Relaxed);
-        let sent = (inner.cancellation && !request.oneway).then(|| {
-            requester
-                .canceller
-                .sent(&request.queue, waiter.id(), deadline)
-        });
+        let sent = SentCall {
+            requester: &requester,
+            queue: &request.queue,
+            id: waiter.id(),
+            deadline,
+            cancels: inner.cancellation,
+            ended: request.oneway,
+        };
         if request.oneway {
-            return match confirm.wait().await {
+            return match requester.confirmed(confirm).await {
                 Ok(()) => Ok(no_reply()),
                 Err(error) => Err(refused(error)),
             };
@@ -218,14 +223,12 @@ impl Client {
         let answer = tokio::select! {
             biased;
             answer = waiter.answer() => answer,
-            confirmed = confirm.wait() => match confirmed {
+            confirmed = requester.confirmed(confirm) => match confirmed {
                 Ok(()) => waiter.answer().await,
                 Err(error) => Err(refused(error)),
             },
         };
-        if let Some(sent) = sent {
-            sent.ended();
-        }
+        sent.ended();
         answer
     }
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use futures_util::stream::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cancel::Canceller;
 use super::in_flight::{DropCounter, Ended, InFlight};
+use super::silence::Silence;
 use crate::error::{ErrorKind, RpcError};
 use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Deliveries, LazyChannel, Link, Message, QueueKind,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, LazyChannel, Link, Message, QueueKind,
     TransportError,
 };
 use crate::wire;
@@ -28,6 +30,8 @@ pub(crate) struct Requester {
     channel: Arc<dyn Channel>,
     /// For requests that are to be confirmed.
     confirming: LazyChannel,
+    /// How long the broker has refused what went through that.
+    refusals: Silence,
     _replies: Task,
 }
 
@@ -46,12 +50,14 @@ impl Requester {
             in_flight,
             channel,
             confirming: LazyChannel::new(link, ChannelMode::Confirm),
+            refusals: Silence::new(),
             _replies: replies,
         }))
     }
 
+    /// Whether it can be used by new calls.
     pub(crate) fn is_live(&self) -> bool {
-        self.in_flight.is_live()
+        self.in_flight.is_live() && !self.in_flight.silence.is_suspicious()
     }
 
     pub(crate) fn close(&self) {
@@ -63,6 +69,63 @@ impl Requester {
         match mode {
             ChannelMode::Plain => Ok(self.channel.clone()),
             ChannelMode::Confirm => self.confirming.get().await.map_err(not_sent),
+        }
+    }
+
+    /// Waits for the broker's answer to a request. A channel that it only refuses is replaced for the requests to come.
+    pub(crate) async fn confirmed(&self, confirm: Confirm) -> Result<(), TransportError> {
+        let is_confirmed = confirm.is_requested();
+        let answer = confirm.wait().await;
+        match &answer {
+            Ok(()) if is_confirmed => self.refusals.broken(),
+            Err(TransportError::Rejected) => {
+                self.refusals.goes_on();
+                if self.refusals.is_suspicious() {
+                    self.refusals.restart();
+                    self.confirming.forget();
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// A call that a server may have by now. When this is dropped before the call [ended](Self::ended), nobody waits for it.
+#[derive(Debug)]
+pub(crate) struct SentCall<'a> {
+    pub(crate) requester: &'a Requester,
+    pub(crate) queue: &'a str,
+    pub(crate) id: Uuid,
+    pub(crate) deadline: Instant,
+    /// Whether servers are told.
+    pub(crate) cancels: bool,
+    pub(crate) ended: bool,
+}
+
+impl SentCall<'_> {
+    pub(crate) fn ended(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for SentCall<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let Self {
+            requester,
+            queue,
+            id,
+            deadline,
+            ..
+        } = *self;
+        if Instant::now() >= deadline {
+            // Servers stop by themselves then.
+            requester.in_flight.silence.goes_on();
+        } else if self.cancels {
+            requester.canceller.cancel(queue, id, deadline);
         }
     }
 }

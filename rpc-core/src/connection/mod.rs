@@ -31,8 +31,8 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 /// | `memory:` | a new broker inside this process |
 /// | `memory:name` | the broker of that name inside this process, made when it is first opened |
 ///
-/// A lost connection is made again, for as long as it takes, with pauses between attempts that double from 0.1 to 5 seconds
-/// and vary at random. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
+/// A lost connection is made again, for as long as it takes, with pauses between attempts that double from 0.1 to 1 second
+/// and are lengthened at random, to twice that at most. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
 /// [`state`](Self::state) tells.
 ///
 /// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default: what the

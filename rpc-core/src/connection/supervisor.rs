@@ -18,7 +18,7 @@ use crate::transport::{Link, LinkStatus, Transport};
 
 /// The pauses between attempts to connect.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The owner of a connection's link.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
@@ -25,7 +25,7 @@ use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a server does for as long as it runs, whatever happens to its connection.
 pub(super) struct Serving {
@@ -66,6 +66,8 @@ pub(super) struct Lines {
     pub(super) channel: Arc<dyn Channel>,
     /// For requests that are published anew.
     confirming: LazyChannel,
+    /// Shared by those who do that, until they have acknowledged the delivery.
+    moving: RwLock<()>,
 }
 
 /// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
@@ -85,6 +87,26 @@ pub(super) enum Ended {
 }
 
 impl Lines {
+    /// Publishes a message in place of a delivery, then acknowledges that.
+    pub(super) async fn replace(
+        &self,
+        tag: u64,
+        queue: &str,
+        message: Message,
+    ) -> Result<(), TransportError> {
+        let _moving = self.moving.read().await;
+        self.publish(queue, message).await?;
+        self.channel.ack(tag);
+        Ok(())
+    }
+
+    /// Waits until the broker knows of everything that was replaced: what has taken the place of a delivery may arrive before
+    /// that is acknowledged, and if it killed this process then, there would be two of it.
+    pub(super) async fn until_replaced(&self) -> Result<(), TransportError> {
+        drop(self.moving.write().await);
+        self.channel.settled().await
+    }
+
     /// Publishes a message and waits for the broker's word that it has it.
     pub(super) async fn publish(
         &self,
@@ -143,6 +165,7 @@ impl Serving {
             _notices: self.listen(&*link).await,
             lines: Arc::new(Lines {
                 confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
+                moving: RwLock::new(()),
                 channel,
                 link,
             }),

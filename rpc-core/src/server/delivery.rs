@@ -102,7 +102,6 @@ impl Arrival {
             let history = History::of(&self.delivery.message, false);
             let queue = self.queue_of(self.lane);
             if self.publish_anew(&queue, history.deliveries).await.is_ok() {
-                self.lines.channel.ack(self.delivery.tag);
                 return;
             }
         }
@@ -176,13 +175,19 @@ impl Arrival {
         let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
             .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
-        if at_most_once && request.is_ok() {
-            if let Err(error) = lines.channel.ack_and_wait(tag).await {
-                // Whether the broker knows that it is acknowledged is not known, so it is not run.
-                debug!(%error, "a request could not be acknowledged and was not run");
-                return;
-            }
+        let settled = if at_most_once && request.is_ok() {
+            lines.channel.ack(tag);
             unsettled = None;
+            lines.channel.settled().await
+        } else if deliveries > 0 {
+            lines.until_replaced().await
+        } else {
+            Ok(())
+        };
+        if let Err(error) = settled {
+            // What the broker knows of it is not known here, so it is not run. If it can be run, it will be delivered again.
+            debug!(%error, "a request was not run: its channel is lost");
+            return;
         }
         let answer = match request {
             // The dispatcher catches what handlers do; this is for the layers around it.
@@ -194,7 +199,12 @@ impl Arrival {
         };
         drop(registered);
         let answer = answer.and_then(|response| {
-            wire::check_reply(&response, serving.connection.max_message_size()).map(|()| response)
+            wire::check_size(
+                "reply",
+                &response.body,
+                serving.connection.max_message_size(),
+            )
+            .map(|()| response)
         });
         if let Err(error) = &answer {
             debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");
@@ -220,7 +230,7 @@ impl Arrival {
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
     async fn redirect(self, queue: String, deliveries: u32) {
         match self.publish_anew(&queue, deliveries).await {
-            Ok(()) => self.lines.channel.ack(self.delivery.tag),
+            Ok(()) => {}
             // With the channel gone, the broker delivers it again.
             Err(TransportError::Lost(_)) => {}
             Err(error) => {
@@ -232,7 +242,8 @@ impl Arrival {
 
     async fn publish_anew(&self, queue: &str, deliveries: u32) -> Result<(), TransportError> {
         let message = wire::redirected(self.delivery.message.clone(), deliveries);
-        self.lines.publish(queue, message).await
+        let tag = self.delivery.tag;
+        self.lines.replace(tag, queue, message).await
     }
 
     /// Moves the request to the dead-letter queue and tells its caller.

@@ -45,6 +45,11 @@ impl LazyChannel {
         let opened = self.opening.run(|| open().map(Ok), start).await;
         opened.unwrap_or_else(|| Err(TransportError::lost("the runtime is shutting down")))
     }
+
+    /// Has the next who asks open another. Those who have this one keep it.
+    pub(crate) fn forget(&self) {
+        *lock(&self.channel) = None;
+    }
 }
 
 fn lock(channel: &Mutex<Option<Arc<dyn Channel>>>) -> MutexGuard<'_, Option<Arc<dyn Channel>>> {

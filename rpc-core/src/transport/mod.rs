@@ -89,6 +89,11 @@ pub(crate) enum ChannelMode {
 pub(crate) struct Confirm(pub(crate) Option<oneshot::Receiver<Result<(), TransportError>>>);
 
 impl Confirm {
+    /// Whether the broker was asked to answer.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) async fn wait(self) -> Result<(), TransportError> {
         match self.0 {
             None => Ok(()),
@@ -173,9 +178,9 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Acknowledges a delivery.
     fn ack(&self, tag: u64);
 
-    /// Acknowledges a delivery and waits until the broker has seen that. Without an error, nobody else will be given it,
-    /// unless the broker itself dies and remembers what it had not yet forgotten on its disk.
-    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>>;
+    /// Waits until the broker has handled all acknowledgements before this: whatever happens to this process then, nobody is
+    /// given those deliveries again (unless the broker itself dies and its disk does not know of them yet).
+    fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>>;
 
     /// Gives a delivery back to its queue.
     fn requeue(&self, tag: u64);

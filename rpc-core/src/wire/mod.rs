@@ -17,7 +17,7 @@ pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers, is_forbidden};
+use crate::headers::{HeaderValue, Headers};
 use crate::message::{Delivery, Outcome, Request, Response};
 use crate::transport::Message;
 
@@ -59,8 +59,8 @@ pub(crate) fn message_from_request(
     deadline: Instant,
     envelope: Envelope,
 ) -> Result<Message, RpcError> {
-    if let Some(name) = request.headers.forbidden_name() {
-        return Err(RpcError::new(ErrorKind::Encode, forbidden(name)));
+    if let Some(problem) = request.headers.problem() {
+        return Err(RpcError::new(ErrorKind::Encode, problem));
     }
     let remaining = deadline.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
@@ -168,22 +168,6 @@ pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), Rp
     ))
 }
 
-/// Refuses a reply that cannot be sent.
-pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcError> {
-    if let Some(name) = response.headers.forbidden_name() {
-        let reason = format!("the reply could not be sent: {}", forbidden(name));
-        return Err(RpcError::new(ErrorKind::BadReply, reason));
-    }
-    check_size("reply", &response.body, limit)
-}
-
-/// Why a header cannot be sent.
-fn forbidden(name: &str) -> String {
-    format!(
-        "header '{name}' cannot be sent: names are at most 255 bytes long and 'rpc-' is reserved"
-    )
-}
-
 /// A reply as its server sends it; `request` is the content type of the request, as it was written.
 pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
@@ -198,6 +182,10 @@ pub(crate) fn message_from_answer(
         app_id: Some(app_id.to_owned()),
         ..Message::default()
     };
+    let answer = answer.and_then(|response| match response.headers.problem() {
+        None => Ok(response),
+        Some(problem) => Err(bad_reply(problem)),
+    });
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
@@ -321,15 +309,12 @@ fn propagating_names(list: Option<HeaderValue>, headers: &Headers) -> BTreeSet<S
     let Some(HeaderValue::List(names)) = list else {
         return BTreeSet::new();
     };
-    names
-        .into_iter()
-        .filter_map(|name| match name {
-            // What cannot be sent on must not fail the calls that would have to.
-            HeaderValue::String(name) if !is_forbidden(&name) => Some(name),
-            _ => None,
-        })
-        .filter(|name| headers.get(name).is_some())
-        .collect()
+    let names = names.into_iter().filter_map(|name| match name {
+        // What cannot be sent on must not fail the calls that would have to.
+        HeaderValue::String(name) if headers.can_send(&name) => Some(name),
+        _ => None,
+    });
+    names.collect()
 }
 
 fn unix_millis_after(remaining: Duration) -> i64 {
@@ -419,7 +404,9 @@ mod tests {
         .into_iter()
         .collect();
         let names = |list: HeaderValue| propagating_names(Some(list), &headers).len();
-        let list = ["rpc-mine", "missing"].map(HeaderValue::from).to_vec();
+        let list = ["rpc-mine", "missing", "endless"]
+            .map(HeaderValue::from)
+            .to_vec();
         assert_eq!(names(HeaderValue::List(list)), 0);
         let list = vec![HeaderValue::Void, 1.into(), "a".into(), "a".into()];
         assert_eq!(names(HeaderValue::List(list)), 1);

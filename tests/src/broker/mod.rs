@@ -12,12 +12,16 @@
 //! Its processes and its folder are gone when it is dropped, and also when the process that owns it is killed.
 //!
 //! Starting one takes some seconds, so tests that do not break the broker share one: [`shared_node`].
+//!
+//! A [`Cluster`] is several of them; a [`Proxy`] stands between a client and a node and breaks the network.
 
 mod certificates;
+mod cluster;
 mod installation;
 mod node;
 mod node_builder;
 mod ports;
+mod proxy;
 mod questions;
 mod settings;
 mod watchdog;
@@ -26,9 +30,11 @@ use std::fmt;
 
 use tokio::sync::OnceCell;
 
+pub use cluster::Cluster;
 pub use node::Node;
 pub use node_builder::NodeBuilder;
-pub use questions::QueueInfo;
+pub use proxy::{Cut, Direction, Proxy};
+pub use questions::{Census, QueueCount, QueueInfo};
 
 /// Why there is no broker, and what to do about it: a text for a person.
 #[derive(Debug)]

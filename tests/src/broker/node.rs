@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Node {
     name: String,
+    /// What it calls itself, or its cluster, in every handshake.
+    greeting: String,
     folder: PathBuf,
     ports: Ports,
     ca_pem: Option<String>,
@@ -74,7 +76,10 @@ impl Node {
         let ports = Ports {
             amqp: free_port()?,
             distribution: free_port()?,
-            epmd: free_port()?,
+            epmd: match builder.joins() {
+                Some(join) => join.epmd,
+                None => free_port()?,
+            },
             tls: builder.tls.then(free_port).transpose()?,
             management: builder.management.then(free_port).transpose()?,
         };
@@ -85,7 +90,8 @@ impl Node {
         make_folders(&folder).map_err(prepare)?;
         let watchdog = Watchdog::spawn(
             &folder,
-            &installation.epmd,
+            // One epmd is enough for a cluster.
+            builder.joins().is_none().then_some(&installation.epmd),
             &installation.server,
             &environment,
         )
@@ -99,6 +105,7 @@ impl Node {
         let node = Self {
             has_extras: builder.tls || !builder.plugins.is_empty(),
             changing: Mutex::new(()),
+            greeting: builder.greeting(&name).to_owned(),
             name,
             folder,
             ports,
@@ -233,7 +240,8 @@ impl Node {
         })
     }
 
-    /// Whether this very node, and no other on its port, speaks AMQP: it says its name before anyone logs in.
+    /// Whether this very node, or one of its cluster, and no other on its port, speaks AMQP: it says its name before
+    /// anyone logs in.
     async fn answers(&self) -> bool {
         let mut said = Vec::new();
         let asking = async {
@@ -247,8 +255,8 @@ impl Node {
         };
         // What is wrong does not matter: it is asked again until time is up.
         let _ = timeout(Duration::from_secs(1), asking).await;
-        said.windows(self.name.len())
-            .any(|window| window == self.name.as_bytes())
+        said.windows(self.greeting.len())
+            .any(|window| window == self.greeting.as_bytes())
     }
 
     fn has_extras_up(&self, log_before: usize) -> bool {
@@ -344,6 +352,16 @@ impl Node {
         self.ports.amqp
     }
 
+    /// Whether its process runs, be it paused or starting.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.watchdog.server_pid().is_some()
+    }
+
+    pub(super) fn epmd_port(&self) -> u16 {
+        self.ports.epmd
+    }
+
     /// What it is called in its cluster: `name@localhost`.
     #[must_use]
     pub fn name(&self) -> String {
@@ -369,7 +387,7 @@ impl Node {
 }
 
 /// Unique on this machine, and easy to find among its processes.
-fn unique_name() -> String {
+pub(super) fn unique_name() -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let random = RandomState::new().hash_one(serial) & 0xffff_ffff;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::BrokerError;
+use super::cluster::{Join, Membership};
 use super::node::Node;
 
 /// Options of a [`Node`] that is yet to start. Without any, it is RabbitMQ as installed, with no plugins.
@@ -16,6 +17,7 @@ pub struct NodeBuilder {
     pub(super) plugins: Vec<String>,
     pub(super) management: bool,
     pub(super) tls: bool,
+    pub(super) membership: Option<Membership>,
 }
 
 impl NodeBuilder {
@@ -62,6 +64,11 @@ impl NodeBuilder {
         self
     }
 
+    pub(super) fn member_of(mut self, membership: Membership) -> Self {
+        self.membership = Some(membership);
+        self
+    }
+
     /// Starts the node and waits until it answers.
     ///
     /// # Panics
@@ -76,6 +83,18 @@ impl NodeBuilder {
             Ok(node) => node,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Where it finds the others, if it is to join a cluster.
+    pub(super) fn joins(&self) -> Option<&Join> {
+        self.membership.as_ref()?.join.as_ref()
+    }
+
+    /// What the node of that name calls itself to clients.
+    pub(super) fn greeting<'a>(&'a self, name: &'a str) -> &'a str {
+        self.membership
+            .as_ref()
+            .map_or(name, |membership| &membership.cluster)
     }
 
     /// Starts the node and waits until it answers.

@@ -53,7 +53,7 @@ pub(super) fn write_settings(
     let mut conf = vec![
         format!("listeners.tcp.1 = 127.0.0.1:{}", ports.amqp),
         // Said in every handshake, by which a starting node is told from a stranger on its port.
-        format!("cluster_name = {name}"),
+        format!("cluster_name = {}", builder.greeting(name)),
         "log.console = false".to_owned(),
     ];
     if let Some(port) = ports.tls {
@@ -75,6 +75,17 @@ pub(super) fn write_settings(
     if let Some(port) = ports.management {
         conf.push("management.tcp.ip = 127.0.0.1".to_owned());
         conf.push(format!("management.tcp.port = {port}"));
+    }
+    if let Some(join) = builder.joins() {
+        conf.push("cluster_formation.peer_discovery_backend = classic_config".to_owned());
+        conf.push(format!(
+            "cluster_formation.classic_config.nodes.1 = {}",
+            join.seed
+        ));
+        conf.push(format!(
+            "cluster_formation.classic_config.nodes.2 = {}",
+            full_name(name)
+        ));
     }
     conf.extend(builder.conf.iter().cloned());
     fs::write(folder.join("rabbitmq.conf"), conf.join("\n") + "\n")?;

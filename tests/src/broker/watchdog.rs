@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -30,19 +30,20 @@ struct News {
 }
 
 impl Watchdog {
-    /// Starts the shell and the epmd. From here on `folder` is the shell's to remove.
+    /// Starts the shell, and the epmd if it is to have one. From here on `folder` is the shell's to remove.
     ///
     /// The shell and the server see `environment` and nothing else.
     pub(super) fn spawn(
         folder: &Path,
-        epmd: &Path,
+        epmd: Option<&PathBuf>,
         server: &Path,
         environment: &[(&str, impl AsRef<OsStr>)],
     ) -> io::Result<Self> {
         let script = folder.join("watchdog.sh");
         fs::write(&script, include_str!("watchdog.sh"))?;
         let mut shell = Command::new("/bin/sh")
-            .args([script.as_path(), folder, epmd, server])
+            .args([script.as_path(), folder, server])
+            .args(epmd)
             .env_clear()
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")

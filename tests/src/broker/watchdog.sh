@@ -1,12 +1,12 @@
 # Runs one RabbitMQ node for the process that holds the other end of its standard input, and outlives that process
 # only to clean up: however it ends, the orders end with it, and then so do the server, its epmd and the folder.
 #
-#   sh watchdog.sh FOLDER EPMD SERVER
+#   sh watchdog.sh FOLDER SERVER [EPMD]
 #
 # Orders, one a line          Answers
 #   start                       "started PID", and "ended STATUS" once the server is gone
 #   signal NAME                 "signalled"
-folder=$1 epmd=$2 server=$3
+folder=$1 server=$2 epmd=${3:-}
 server_pid=$folder/server.pid # exists while the server runs
 closing=$folder/closing       # exists once nothing may run any more
 
@@ -16,7 +16,7 @@ clean_up() {
   # the pid is written, so one of the two sides sees the other.
   : >"$closing"
   [ ! -s "$server_pid" ] || kill -KILL "$(cat "$server_pid")"
-  kill -KILL "$epmd_pid"
+  [ -z "$epmd" ] || kill -KILL "$epmd_pid"
   wait
   rm -rf "$folder"
 }
@@ -24,8 +24,10 @@ trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
 trap '' PIPE # nobody may be left to read the answers
 
-"$epmd" </dev/null >/dev/null 2>&1 &
-epmd_pid=$!
+if [ -n "$epmd" ]; then
+  "$epmd" </dev/null >/dev/null 2>&1 &
+  epmd_pid=$!
+fi
 
 while read -r order argument; do
   case $order in

@@ -281,9 +281,8 @@ impl Channel for AmqpChannel {
         publisher::ack(&self.channel, tag);
     }
 
-    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>> {
+    fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
-            self.ack(tag);
             // The broker handles the methods of a channel in their order, and this one is answered.
             self.channel
                 .channel_flow(ChannelFlowOptions { active: true })

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::OwnedTLSConfig;
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
 use lapin::{ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tracing::debug;
@@ -44,13 +44,20 @@ impl Login {
             identity: None,
             cert_chain: self.root_certificates.clone(),
         };
-        let runtime = lapin::runtime::default_runtime().map_err(|error| self.explain(&error))?;
-        let connecting = lapin::Connection::connect_uri_with_config(
-            self.endpoint.uri.clone(),
-            properties,
-            tls,
-            runtime,
-        );
+        let connecting = async {
+            let runtime = lapin::runtime::default_runtime()?;
+            let endpoint = &self.endpoint.uri;
+            // Not left to lapin, which leaves tasks behind with each attempt that fails.
+            let stream = endpoint
+                .connect_with_config_async(tls.as_ref(), &runtime)
+                .await?;
+            let stream = Mutex::new(Some(stream));
+            let connected = async move |_, _| {
+                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+            };
+            lapin::Connection::connector(endpoint.clone(), runtime, connected, properties).await
+        };
         // lapin limits neither name resolution nor the handshake.
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(connection)) => Ok(connection),

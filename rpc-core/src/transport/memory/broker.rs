@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::faults::{Decide, Stalled};
 use crate::headers::{HeaderValue, Headers};
 use crate::queue::QueueOptions;
 use crate::transport::{DELIVERY_COUNT, Delivery, LinkStatus, Message, TransportError};
@@ -22,12 +23,18 @@ const MAX_QUEUE_LEN: usize = 1_000_000;
 pub(crate) struct Broker(Mutex<State>);
 
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     pub(super) links: HashMap<u64, watch::Sender<LinkStatus>>,
-    pub(super) queues: HashMap<String, Queue>,
+    pub(crate) queues: HashMap<String, Queue>,
     pub(super) channels: HashMap<u64, ChannelState>,
     /// Who hears the notices for a topic.
     pub(super) listeners: HashMap<String, Vec<Listener>>,
+    pub(crate) decide: Option<Decide>,
+    pub(crate) refuses_links: bool,
+    /// Why no messages are taken at the moment.
+    pub(super) blocked: Option<String>,
+    /// As unbounded as what publishers of a blocked RabbitMQ keep.
+    pub(super) stalled: Vec<Stalled>,
     last_id: u64,
 }
 
@@ -36,7 +43,7 @@ pub(super) struct Listener {
     pub(super) notices: mpsc::UnboundedSender<Delivery>,
 }
 
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// The link that it belongs to, for an exclusive queue.
     pub(super) owner: Option<u64>,
     pub(super) options: QueueOptions,
@@ -96,7 +103,7 @@ impl Broker {
         broker
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock would have to come from an allocation; the state is whole between statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -246,6 +253,13 @@ impl State {
             self.queues.remove(name);
         }
         self.queues.get_mut(name)
+    }
+
+    /// How many deliveries from a queue have not been settled.
+    pub(super) fn unsettled(&self, queue: &str) -> usize {
+        let channels = self.channels.values();
+        let unsettled = channels.flat_map(|channel| channel.unsettled.values());
+        unsettled.filter(|delivery| delivery.queue == queue).count()
     }
 
     /// Hands a notice to all who listen to its topic.

@@ -8,13 +8,14 @@
 //! length the prefetch limits.
 
 mod broker;
+mod faults;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
 use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
@@ -32,8 +33,18 @@ pub(crate) struct MemoryTransport(pub(crate) Arc<Broker>);
 
 impl Transport for MemoryTransport {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>> {
-        let (status, _) = watch::channel(LinkStatus::Up);
         let mut state = self.0.state();
+        if state.refuses_links {
+            let refused = OpenError::Unreachable {
+                endpoint: "memory:".to_owned(),
+                source: "the embedded broker refuses connections".into(),
+            };
+            return ready(Err(refused)).boxed();
+        }
+        let (status, _) = watch::channel(match &state.blocked {
+            None => LinkStatus::Up,
+            Some(reason) => LinkStatus::Blocked(reason.clone()),
+        });
         let id = state.next_id();
         state.links.insert(id, status);
         let link: Arc<dyn Link> = Arc::new(MemoryLink {
@@ -188,18 +199,20 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
-    fn try_publish(&self, queue: &str, message: Message) -> Result<(), TransportError> {
+    fn try_publish(&self, queue: &str, message: Message) -> Result<Confirm, TransportError> {
         let mut state = self.open()?;
         if self.mode == ChannelMode::Confirm {
-            return state.route(queue, message);
+            let (waiting, answer) = oneshot::channel();
+            state.publish(&self.broker, queue, message, Some(waiting));
+            return Ok(Confirm(Some(answer)));
         }
         if state.queue(queue).is_some() {
             // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
-            let _ = state.route(queue, message);
+            state.publish(&self.broker, queue, message, None);
         } else if let Some(channel) = state.channels.get(&self.id) {
             let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
         }
-        Ok(())
+        Ok(Confirm(None))
     }
 }
 
@@ -275,19 +288,13 @@ impl Channel for MemoryChannel {
         queue: String,
         message: Message,
     ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
-        async move {
-            match self.try_publish(&queue, message) {
-                Ok(()) => Ok(Confirm(None)),
-                Err(error) => Err(error),
-            }
-        }
-        .boxed()
+        async move { self.try_publish(&queue, message) }.boxed()
     }
 
     fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()> {
         async move {
             if let Ok(mut state) = self.open() {
-                let _ = state.route(&queue, message); // The caller may be gone.
+                state.publish(&self.broker, &queue, message, None);
                 if let Some(tag) = tag {
                     state.settle(self.id, tag, false);
                 }
@@ -305,11 +312,8 @@ impl Channel for MemoryChannel {
         self.broker.state().settle(self.id, tag, false);
     }
 
-    fn ack_and_wait(&self, tag: u64) -> BoxFuture<'_, Result<(), TransportError>> {
-        let acknowledged = self.open().map(|mut state| {
-            state.settle(self.id, tag, false);
-        });
-        ready(acknowledged).boxed()
+    fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
+        ready(self.open().map(drop)).boxed()
     }
 
     fn requeue(&self, tag: u64) {

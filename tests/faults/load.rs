@@ -1,0 +1,201 @@
+//! A steady load of calls, and a record of what became of each.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rpc_core::RpcError;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::service::{FaultClient, Method};
+
+/// The pause between two calls of a client.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Long enough for every outage of the suite, on a slow machine.
+pub(crate) const PATIENT: Duration = Duration::from_secs(60);
+
+/// Shorter than most outages.
+const IMPATIENT: Duration = Duration::from_secs(2);
+
+/// How long recovery may take before the scenario gives up.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// What became of a call.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: u64,
+    pub(crate) method: Method,
+    pub(crate) made: Instant,
+    /// The time that it was given.
+    pub(crate) timeout: Duration,
+    pub(crate) took: Duration,
+    pub(crate) outcome: Result<u64, RpcError>,
+}
+
+/// The calls of several clients. Dropping it abandons them.
+pub(crate) struct Load {
+    clients: usize,
+    patience: Duration,
+    go_on: watch::Sender<bool>,
+    records: Arc<Records>,
+    drivers: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Records {
+    records: Mutex<Vec<Record>>,
+    problems: Mutex<Vec<String>>,
+    /// The number of records.
+    count: watch::Sender<usize>,
+}
+
+impl Records {
+    fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_problems(&self) -> MutexGuard<'_, Vec<String>> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn problem(&self, text: String) {
+        self.lock_problems().push(text);
+    }
+
+    fn add(&self, record: Record) {
+        let mut records = self.lock();
+        records.push(record);
+        self.count.send_replace(records.len());
+    }
+}
+
+/// A call's number, in which the number of its client shows.
+fn id_of(client: usize, serial: u32) -> u64 {
+    (client as u64) << 32 | u64::from(serial)
+}
+
+/// The number of the client that made a call.
+pub(crate) fn client_of(id: u64) -> usize {
+    usize::try_from(id >> 32).expect("32 bits")
+}
+
+impl Load {
+    /// Begins to call. The clients are numbered from `first`, so that those of several loads can be told apart.
+    ///
+    /// `patience` is what most calls are given; some have much less.
+    pub(crate) fn start(clients: Vec<FaultClient>, first: usize, patience: Duration) -> Self {
+        let (go_on, going_on) = watch::channel(true);
+        let records = Arc::<Records>::default();
+        let number_of_clients = clients.len();
+        let mut drivers = JoinSet::new();
+        for (number, client) in (first..).zip(clients) {
+            let (going_on, records) = (going_on.clone(), records.clone());
+            drivers.spawn(drive(client, number, patience, going_on, records));
+        }
+        Self {
+            clients: number_of_clients,
+            patience,
+            go_on,
+            records,
+            drivers,
+        }
+    }
+
+    /// Waits until every client has had answers to calls that it made after now. That one has none is a problem for the
+    /// verdict, which knows more.
+    pub(crate) async fn recovers(&self) {
+        const ANSWERS: usize = 10;
+        let now = Instant::now();
+        let mut answers = vec![0; self.clients];
+        let mut seen = self.records.lock().len();
+        let mut count = self.records.count.subscribe();
+        let recovering = async {
+            while answers.iter().any(|answers| *answers < ANSWERS) {
+                let news = count.changed().await;
+                news.expect("this load has its sender");
+                let records = self.records.lock();
+                for record in &records[seen..] {
+                    if record.outcome.is_ok() && record.made > now {
+                        answers[client_of(record.id) % self.clients] += 1;
+                    }
+                }
+                seen = records.len();
+            }
+        };
+        if timeout(RECOVERY_LIMIT, recovering).await.is_err() {
+            let problem = format!("no recovery within {RECOVERY_LIMIT:?}; answers: {answers:?}");
+            self.records.problem(problem);
+        }
+    }
+
+    /// Waits until that many more calls have ended, in whatever way.
+    pub(crate) async fn goes_on_for(&self, calls: usize) {
+        let mut count = self.records.count.subscribe();
+        let goal = *count.borrow_and_update() + calls;
+        let reached = timeout(RECOVERY_LIMIT, count.wait_for(|count| *count >= goal));
+        if reached.await.is_err() {
+            let problem = format!("fewer than {calls} calls ended within {RECOVERY_LIMIT:?}");
+            self.records.problem(problem);
+        }
+    }
+
+    /// Makes no more calls, and waits until all have ended. Returns what became of them, and what was wrong on the way.
+    pub(crate) async fn finish(mut self) -> (Vec<Record>, Vec<String>) {
+        self.go_on.send_replace(false);
+        let all_ended = async { while self.drivers.join_next().await.is_some() {} };
+        let ended = timeout(self.patience + RECOVERY_LIMIT, all_ended).await;
+        assert!(ended.is_ok(), "calls hang, long past their deadlines");
+        let records = std::mem::take(&mut *self.records.lock());
+        let problems = std::mem::take(&mut *self.records.lock_problems());
+        (records, problems)
+    }
+}
+
+/// Makes the calls of one client, each in a task of its own, and waits for the last.
+async fn drive(
+    client: FaultClient,
+    number: usize,
+    patience: Duration,
+    mut go_on: watch::Receiver<bool>,
+    records: Arc<Records>,
+) {
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut calls = JoinSet::new();
+    for serial in 0.. {
+        tokio::select! {
+            _ = pace.tick() => {}
+            // An error means that the load is gone, and this task with it.
+            _ = go_on.wait_for(|go_on| !go_on) => break,
+        }
+        let (client, records) = (client.clone(), records.clone());
+        calls.spawn(async move { records.add(call(&client, number, serial, patience).await) });
+        while calls.try_join_next().is_some() {}
+    }
+    while calls.join_next().await.is_some() {}
+}
+
+async fn call(client: &FaultClient, number: usize, serial: u32, patience: Duration) -> Record {
+    let id = id_of(number, serial);
+    let method = Method::ALL[serial as usize % Method::ALL.len()];
+    let round = serial as usize / Method::ALL.len();
+    let work = match round % 5 {
+        // Some are always being worked on.
+        0 => Duration::from_millis(300),
+        n => Duration::from_millis(5 * n as u64),
+    };
+    let is_impatient = method == Method::Plain && round.is_multiple_of(2);
+    let timeout = if is_impatient { IMPATIENT } else { patience };
+    let made = Instant::now();
+    let outcome = method.call(client, id, work).timeout(timeout).await;
+    Record {
+        id,
+        method,
+        made,
+        timeout,
+        took: made.elapsed(),
+        outcome,
+    }
+}

@@ -1,0 +1,104 @@
+//! Servers and clients that come and go.
+
+use std::time::Duration;
+
+use rpc_core::ErrorKind;
+use rpc_tests::broker::Node;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::bench::{Bench, Plan, connect};
+use super::programs;
+use super::service::Method;
+use super::verdict::{Expected, Verdict};
+
+/// Calls in between, of which some are always being worked on.
+const SOME: usize = 150;
+
+pub(crate) async fn kills_servers_while_another_serves(node: &Node) -> Verdict {
+    let plan = Plan::on(node.url()).servers(1);
+    let bench = Bench::start(plan.patience(Duration::from_secs(10))).await;
+    for _ in 0..3 {
+        let mut server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
+        bench.load.goes_on_for(SOME).await;
+        server.kill().await;
+    }
+    bench.load.recovers().await;
+    let expected =
+        Expected::no_failures().at_most_once_too(&[ErrorKind::Timeout, ErrorKind::Cancelled]);
+    let mut verdict = bench.finish(node, expected).await;
+    if verdict.counts.executed_twice == 0 {
+        verdict.problem("no server was killed in the middle of a call".to_owned());
+    }
+    verdict
+}
+
+pub(crate) async fn stops_a_server_while_another_serves(node: &Node) -> Verdict {
+    let bench = Bench::start(Plan::on(node.url()).servers(1)).await;
+    for _ in 0..2 {
+        let server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
+        bench.load.goes_on_for(SOME).await;
+        server.terminate().await;
+        let (status, printed) = server.end().await;
+        assert!(status.success(), "{printed:?}");
+    }
+    bench.load.recovers().await;
+    bench.finish(node, Expected::no_failures().once()).await
+}
+
+pub(crate) async fn replaces_servers_one_after_the_other(node: &Node) -> Verdict {
+    let plan = Plan::on(node.url()).servers(0);
+    let mut bench = Bench::prepare(&plan).await;
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(programs::server(&node.url(), &bench.queue, &bench.ledger).await);
+    }
+    bench.begin(&plan).await;
+    for _ in 0..4 {
+        bench.load.goes_on_for(SOME / 2).await;
+        servers.push(programs::server(&node.url(), &bench.queue, &bench.ledger).await);
+        let server = servers.remove(0);
+        server.terminate().await;
+        let (status, printed) = server.end().await;
+        assert!(status.success(), "{printed:?}");
+    }
+    bench.load.recovers().await;
+    bench.programs = servers;
+    bench.finish(node, Expected::no_failures().once()).await
+}
+
+pub(crate) async fn kills_a_client(node: &Node) -> Verdict {
+    let bench = Bench::start(Plan::on(node.url())).await;
+    for _ in 0..2 {
+        let mut client = programs::client(&node.url(), &bench.queue).await;
+        bench.load.goes_on_for(SOME / 2).await;
+        client.kill().await;
+    }
+    bench.load.recovers().await;
+    bench.finish(node, Expected::no_failures()).await
+}
+
+pub(crate) async fn closes_a_client_with_calls_in_flight(node: &Node) -> Verdict {
+    let bench = Bench::start(Plan::on(node.url())).await;
+    let connection = connect(&[node.url()], programs::CLIENT, "client").await;
+    let client = bench.queue.client(&connection);
+    let mut calls = JoinSet::new();
+    for number in 0..50 {
+        let id = ((programs::CLIENT as u64) << 32) + number;
+        let method = Method::ALL[number as usize % Method::ALL.len()];
+        calls.spawn(
+            method
+                .call(&client, id, Duration::from_secs(1))
+                .into_future(),
+        );
+    }
+    bench.load.goes_on_for(SOME / 2).await;
+    connection.close().await;
+    let all_ended = timeout(Duration::from_millis(500), calls.join_all());
+    for outcome in all_ended.await.expect("they end at once") {
+        let error = outcome.expect_err("a call that takes longer");
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    }
+    bench.load.recovers().await;
+    bench.finish(node, Expected::no_failures()).await
+}

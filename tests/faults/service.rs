@@ -1,0 +1,162 @@
+//! The service under load, and the ledger of what it has run.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rpc_core::{Call, Connection, Context, QueueOptions, RpcError, Server, rpc};
+use rpc_tests::unique_queue;
+
+/// One method for each promise about what may happen to a call.
+#[rpc]
+pub(crate) trait Fault {
+    /// Works for some milliseconds and returns [`answer_to`] the id.
+    async fn plain(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+    #[rpc(idempotent)]
+    async fn idempotent(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+    #[rpc(at_most_once)]
+    async fn at_most_once(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+}
+
+/// A method of the service, as the load chooses and the verdict distinguishes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Plain,
+    Idempotent,
+    AtMostOnce,
+}
+
+impl Method {
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Idempotent, Self::AtMostOnce];
+
+    pub(crate) fn call(
+        self,
+        client: &FaultClient,
+        id: u64,
+        work: Duration,
+    ) -> Call<Result<u64, RpcError>> {
+        let work_millis = u64::try_from(work.as_millis()).expect("a short work");
+        match self {
+            Self::Plain => client.plain(id, work_millis),
+            Self::Idempotent => client.idempotent(id, work_millis),
+            Self::AtMostOnce => client.at_most_once(id, work_millis),
+        }
+    }
+}
+
+/// The right answer to a call, unlike that to any other.
+pub(crate) fn answer_to(id: u64) -> u64 {
+    id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
+}
+
+/// Runs the calls and enters each into the ledger as it begins.
+struct Worker(LedgerWriter);
+
+impl Worker {
+    async fn work(&self, id: u64, work_millis: u64, context: &Context) -> u64 {
+        self.0.enter(id, context.redelivered());
+        tokio::time::sleep(Duration::from_millis(work_millis)).await;
+        answer_to(id)
+    }
+}
+
+impl Fault for Worker {
+    async fn plain(&self, id: u64, work_millis: u64, context: Context) -> u64 {
+        self.work(id, work_millis, &context).await
+    }
+
+    async fn idempotent(&self, id: u64, work_millis: u64, context: Context) -> u64 {
+        self.work(id, work_millis, &context).await
+    }
+
+    async fn at_most_once(&self, id: u64, work_millis: u64, context: Context) -> u64 {
+        self.work(id, work_millis, &context).await
+    }
+}
+
+/// What a queue of the suite is like, the same for all who declare it.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    pub(crate) name: String,
+    pub(crate) options: QueueOptions,
+}
+
+impl Queue {
+    pub(crate) fn unique(options: QueueOptions) -> Self {
+        Self {
+            name: unique_queue("faults"),
+            options,
+        }
+    }
+
+    /// A server of the queue that is yet to start.
+    pub(crate) fn server(&self, connection: &Connection, ledger: &Path) -> Server {
+        let ledger = LedgerWriter::open(ledger).expect("the ledger can be opened");
+        let dispatcher = FaultDispatcher::new(Worker(ledger))
+            .with_queue(&self.name)
+            .with_queue_options(self.options.clone());
+        Server::builder(connection).service(dispatcher).build()
+    }
+
+    pub(crate) fn client(&self, connection: &Connection) -> FaultClient {
+        FaultClient::new(connection.client()).with_queue(&self.name)
+    }
+}
+
+/// A file that every server of a scenario, in whatever process, appends to. It goes when this is dropped.
+///
+/// A file, because what a process has written to it is there even if the process is killed.
+#[derive(Debug)]
+pub(crate) struct Ledger(PathBuf);
+
+/// The executions of one call, in order: whether the broker said that it had delivered the request before.
+pub(crate) type Executions = Vec<bool>;
+
+impl Ledger {
+    pub(crate) fn create() -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique_queue("ledger"));
+        File::create(&path).expect("the target folder can be written to");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// All executions so far, by the call's id.
+    pub(crate) fn read(&self) -> HashMap<u64, Executions> {
+        let mut executions: HashMap<u64, Executions> = HashMap::new();
+        for line in fs::read_to_string(&self.0).expect("the ledger").lines() {
+            let (id, redelivered) = line.split_once(' ').expect("an id and a word");
+            executions
+                .entry(id.parse().expect("an id"))
+                .or_default()
+                .push(redelivered == "true");
+        }
+        executions
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // It is in the target folder, where nobody minds a file.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+struct LedgerWriter(File);
+
+impl LedgerWriter {
+    fn open(path: &Path) -> io::Result<Self> {
+        File::options().append(true).open(path).map(Self)
+    }
+
+    /// One write to a file that is open for appending, so that lines of several writers do not mix.
+    fn enter(&self, id: u64, redelivered: bool) {
+        (&self.0)
+            .write_all(format!("{id} {redelivered}\n").as_bytes())
+            .expect("the ledger can be written to");
+    }
+}
