@@ -15,7 +15,7 @@ use crate::codec::{self, ContentType};
 use crate::context::Context;
 use crate::definition::{Method, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers, is_forbidden};
+use crate::headers::{HeaderValue, Headers};
 
 /// The longest time that a deadline may lie ahead; longer timeouts are cut to it. (30 years, tokio's own horizon.)
 const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
@@ -180,7 +180,7 @@ impl Request {
     /// Marks those of the named headers that are there.
     pub(crate) fn propagating(mut self, names: &[String]) -> Self {
         for name in names {
-            if self.headers.get(name).is_some() && !is_forbidden(name) {
+            if self.headers.can_send(name) {
                 self.propagate_header(name);
             }
         }

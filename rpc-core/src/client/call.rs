@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use crate::Client;
 use crate::context::Context;
 use crate::error::{ErrorKind, RpcError};
@@ -56,9 +58,11 @@ pub struct Call<R, S = Client> {
     service: S,
     request: Result<Request, RpcError>,
     limit: Limit,
-    /// How what awaiting gives is made of the answer.
-    decode: fn(Result<Response, RpcError>) -> R,
+    decode: Decode<R>,
 }
+
+/// How what awaiting gives is made of the answer.
+type Decode<R> = fn(Result<Response, RpcError>) -> R;
 
 /// When the caller gives up.
 enum Limit {
@@ -73,7 +77,7 @@ impl<R, S> Call<R, S> {
         service: S,
         request: Result<Request, RpcError>,
         timeout: Option<Duration>,
-        decode: fn(Result<Response, RpcError>) -> R,
+        decode: Decode<R>,
     ) -> Self {
         Self {
             service,
@@ -174,47 +178,61 @@ impl<R: 'static, S: RpcService> Call<R, S> {
     /// # }
     /// ```
     pub fn with_headers(self) -> CallFuture<(R, Headers)> {
-        let decode = self.decode;
-        let answer = self.answer();
-        CallFuture(Box::pin(async move {
-            let mut answer = answer.await;
+        self.send(|decode, mut answer| {
             let headers = match &mut answer {
                 Ok(response) => std::mem::take(&mut response.headers),
                 Err(_) => Headers::new(),
             };
             (decode(answer), headers)
-        }))
+        })
     }
 
     /// Sends the request when it is polled. Its time counts from here, and it is part of the call that is handled here.
-    fn answer(self) -> impl Future<Output = Result<Response, RpcError>> + Send + use<R, S> {
+    fn send<T: 'static>(
+        self,
+        finish: fn(Decode<R>, Result<Response, RpcError>) -> T,
+    ) -> CallFuture<T> {
         let Self {
             service,
-            request,
+            mut request,
             limit,
-            ..
+            decode,
         } = self;
         let own = match limit {
             Limit::Default => None,
             Limit::After(timeout) => Some(deadline_after(timeout)),
             Limit::At(deadline) => Some(deadline.into()),
         };
-        let parent = Context::current();
-        async move {
-            let mut request = request?;
+        if let Ok(request) = &mut request {
             request.deadline = own;
-            // One that was made outside of a scope may be run inside.
-            let parent = parent.or_else(Context::current);
-            if let Some(parent) = &parent {
-                parent.hand_on(&mut request);
-            }
-            let observed = Observed::by_client(&mut request);
-            let answer = answer_in_time(service, request);
-            match parent {
-                None => observed.watch(answer).await,
-                Some(parent) => observed.watch(parent.within(own, answer)).await,
-            }
         }
+        let parent = Context::current();
+        // One block, because a future that is moved into another doubles it.
+        CallFuture(Box::pin(async move {
+            let answer = match request {
+                Err(error) => Err(error),
+                Ok(mut request) => {
+                    // One that was made outside of a scope may be run inside.
+                    let parent = parent.or_else(Context::current);
+                    if let Some(parent) = &parent {
+                        parent.hand_on(&mut request);
+                    }
+                    let observed = Observed::by_client(&mut request);
+                    match (parent, own) {
+                        (None, None) => observed.watch(service::call(service, request)).await,
+                        (None, Some(deadline)) => {
+                            let answer = in_time(deadline, service::call(service, request));
+                            observed.watch(answer).await
+                        }
+                        (Some(parent), own) => {
+                            let answer = inheriting(parent, own, service, request);
+                            Box::pin(observed.watch(answer)).await
+                        }
+                    }
+                }
+            };
+            finish(decode, answer)
+        }))
     }
 }
 
@@ -223,26 +241,39 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        let decode = self.decode;
-        let answer = self.answer();
-        CallFuture(Box::pin(async move { decode(answer.await) }))
+        self.send(|decode, answer| decode(answer))
     }
 }
 
-async fn answer_in_time<S: RpcService>(service: S, request: Request) -> Result<Response, RpcError> {
-    let Some(deadline) = request.latest_end() else {
-        return service::call(service, request).await;
-    };
-    // The client and the dispatcher keep the deadline themselves and know more about the call when it passes; being polled
-    // first they win. This one covers the layers in between.
-    tokio::time::timeout_at(deadline, service::call(service, request))
-        .await
-        .unwrap_or_else(|_| {
+/// A call that is part of another one.
+async fn inheriting<S: RpcService>(
+    parent: Context,
+    own: Option<tokio::time::Instant>,
+    service: S,
+    request: Request,
+) -> Result<Response, RpcError> {
+    let latest_end = request.latest_end();
+    let answer = service::call(service, request);
+    match latest_end {
+        None => parent.within(own, answer).await,
+        Some(deadline) => parent.within(own, in_time(deadline, answer)).await,
+    }
+}
+
+/// The client and the dispatcher keep the deadline themselves and know more about the call when it passes; being polled first
+/// they win. This covers the layers in between.
+fn in_time(
+    deadline: tokio::time::Instant,
+    answer: impl Future<Output = Result<Response, RpcError>>,
+) -> impl Future<Output = Result<Response, RpcError>> {
+    tokio::time::timeout_at(deadline, answer).map(|answer| {
+        answer.unwrap_or_else(|_| {
             Err(RpcError::new(
                 ErrorKind::Timeout,
                 "the deadline passed in a layer around the client",
             ))
         })
+    })
 }
 
 impl<R, S> fmt::Debug for Call<R, S> {

@@ -9,6 +9,8 @@ use std::future::{Future, IntoFuture};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::futures::TaskLocalFuture;
+
 pub use self::builder::ContextBuilder;
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
@@ -137,6 +139,11 @@ impl Context {
     pub fn scope<F: IntoFuture>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         // Turned into a future inside, because that is when a call looks for its context.
         CURRENT.scope(self.clone(), async move { future.await })
+    }
+
+    /// As [`scope`](Self::scope), for a future that needs not be made inside.
+    pub(crate) fn scope_future<F: Future>(&self, future: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self.clone(), future)
     }
 
     /// Makes this the [current](Self::current) context while a closure runs, on a thread of the blocking pool for instance.

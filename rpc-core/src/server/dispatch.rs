@@ -192,7 +192,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
             } = self.prepare::<A>()?;
             let stopped = limit.cancellation.on_drop();
             let current = context.clone();
-            let handling = current.scope(async { call(handler, context, arguments).await });
+            let handling = current.scope_future(async { call(handler, context, arguments).await });
             let answer = limit
                 .apply(AssertUnwindSafe(handling).catch_unwind())
                 .await?;
