@@ -1,0 +1,62 @@
+//! Measures calls through RabbitMQ, rpc-core's beside hand-written ones, and prints tables of it.
+//!
+//! ```text
+//! cargo bench -p rpc-benches --features broker --bench round_trip -- [--quick] [--rounds <n>] [--window <ms>] [section]…
+//! ```
+//!
+//! See `BENCHMARKS.md` for what the sections are.
+
+mod driver {
+    pub(crate) mod cases;
+    pub(crate) mod machine;
+    pub(crate) mod run;
+    pub(crate) mod table;
+}
+
+use std::fs;
+use std::time::Duration;
+
+use driver::cases::{self, Section};
+use driver::run::{Pace, Runner};
+use driver::{machine, table};
+use lexopt::prelude::*;
+use rpc_benches::contender::Outcome;
+
+#[tokio::main]
+async fn main() -> Outcome {
+    let (pace, sections) = options()?;
+    let runner = Runner::start(pace).await?;
+    let mut text = machine::describe(&runner.node, pace)?;
+    println!("{text}");
+    for section in sections {
+        let results = runner.measure(&section).await?;
+        let table = table::render(&section, &results);
+        println!("{table}");
+        text += &table;
+    }
+    let path = machine::results_file()?;
+    fs::write(&path, text)?;
+    println!("Written to {}", path.display());
+    Ok(())
+}
+
+fn options() -> Outcome<(Pace, Vec<Section>)> {
+    let mut pace = Pace::THOROUGH;
+    let mut names = Vec::new();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("quick") => pace = Pace::QUICK,
+            Long("rounds") => pace.rounds = parser.value()?.parse()?,
+            Long("window") => pace.window = Duration::from_millis(parser.value()?.parse()?),
+            Long("bench") => {} // Cargo says so to every benchmark.
+            Value(name) => names.push(name.string()?),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    if names.is_empty() {
+        names.push(cases::ROUND_TRIP.to_owned());
+    }
+    let sections = names.iter().map(|name| cases::section(name));
+    Ok((pace, sections.collect::<Outcome<_>>()?))
+}
