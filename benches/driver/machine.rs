@@ -9,9 +9,9 @@ use rpc_tests::broker::Node;
 
 use super::run::Pace;
 
-/// The process of a node: Erlang's virtual machine, with the node's name among its arguments.
+/// The process of a node: Erlang's virtual machine, whose home is the node's folder.
 pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
-    let name = node.name();
+    let home = node.folder().display().to_string();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry
             .file_name()
@@ -23,7 +23,7 @@ pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments);
         let program = arguments.split('\0').next().unwrap_or_default();
-        if program.ends_with("beam.smp") && arguments.contains(&name) {
+        if program.ends_with("beam.smp") && arguments.contains(&home) {
             return Ok(pid);
         }
     }
