@@ -29,10 +29,15 @@ async fn main() -> Outcome {
     let mut text = machine::describe(&runner.node, pace)?;
     println!("{text}");
     for section in sections {
-        let results = runner.measure(&section).await?;
-        let table = table::render(&section, &results);
-        println!("{table}");
-        text += &table;
+        let part = match &section {
+            Part::Compare(section) => {
+                let results = runner.measure(section).await?;
+                table::render(section, &results)
+            }
+            Part::Memory => runner.memory().await?,
+        };
+        println!("{part}");
+        text += &part;
     }
     let path = machine::results_file()?;
     fs::write(&path, text)?;
@@ -40,7 +45,13 @@ async fn main() -> Outcome {
     Ok(())
 }
 
-fn options() -> Outcome<(Pace, Vec<Section>)> {
+/// A part of the results.
+enum Part {
+    Compare(Section),
+    Memory,
+}
+
+fn options() -> Outcome<(Pace, Vec<Part>)> {
     let mut pace = Pace::THOROUGH;
     let mut names = Vec::new();
     let mut parser = lexopt::Parser::from_env();
@@ -57,6 +68,9 @@ fn options() -> Outcome<(Pace, Vec<Section>)> {
     if names.is_empty() {
         names.push(cases::ROUND_TRIP.to_owned());
     }
-    let sections = names.iter().map(|name| cases::section(name));
-    Ok((pace, sections.collect::<Outcome<_>>()?))
+    let parts = names.iter().map(|name| match name.as_str() {
+        "memory" => Ok(Part::Memory),
+        name => cases::section(name).map(Part::Compare),
+    });
+    Ok((pace, parts.collect::<Outcome<_>>()?))
 }

@@ -89,6 +89,18 @@ impl Runner {
         Ok(reports)
     }
 
+    /// What a waiting call costs, in words.
+    pub(crate) async fn memory(&self) -> Outcome<String> {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_waiting"));
+        program.arg(self.node.url());
+        let (status, printed) = Program::start(program).end().await;
+        let printed = printed.join("\n");
+        if !status.success() {
+            return Err(format!("waiting failed: {printed}").into());
+        }
+        Ok(format!("\n## Memory\n\n{printed}\n"))
+    }
+
     async fn serve(&self, servers: &Servers) -> Running {
         let queue = unique_queue("bench");
         let mut programs = Vec::new();
