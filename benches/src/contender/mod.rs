@@ -117,14 +117,14 @@ impl FromStr for Spec {
 
     fn from_str(text: &str) -> Outcome<Self> {
         let unknown = || format!("there is no contender '{text}'");
-        let (name, threads) = match text.split_once('@') {
-            Some((name, "single")) => (name, Some(Threads::Single)),
-            Some((name, "multi")) => (name, Some(Threads::Multi)),
+        let (text, threads) = match text.split_once('@') {
+            Some((text, "single")) => (text, Some(Threads::Single)),
+            Some((text, "multi")) => (text, Some(Threads::Multi)),
             Some(_) => return Err(unknown().into()),
             None => (text, None),
         };
-        let end = name.find(['+', '-']).unwrap_or(name.len());
-        let (contender, usual_threads) = match &name[..end] {
+        let (name, mut flags) = text.split_at(text.find(['+', '-']).unwrap_or(text.len()));
+        let (contender, usual_threads) = match name {
             "ours" => (Contender::Ours, Threads::Multi),
             "tutorial" => (Contender::Tutorial, Threads::Multi),
             "engineer" => (Contender::Engineer, Threads::Multi),
@@ -135,15 +135,11 @@ impl FromStr for Spec {
             _ => return Err(unknown().into()),
         };
         let mut traffic = Traffic::default();
-        for flag in name[end..]
-            .split_inclusive(['+', '-'])
-            .collect::<Vec<_>>()
-            .windows(2)
-        {
-            let on = flag[0].ends_with('+');
-            *traffic
-                .flag(flag[1].trim_end_matches(['+', '-']))
-                .ok_or_else(unknown)? = on;
+        while !flags.is_empty() {
+            let (sign, rest) = flags.split_at(1);
+            let (flag, rest) = rest.split_at(rest.find(['+', '-']).unwrap_or(rest.len()));
+            *traffic.flag(flag).ok_or_else(unknown)? = sign == "+";
+            flags = rest;
         }
         Ok(Self {
             contender,
