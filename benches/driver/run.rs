@@ -129,12 +129,14 @@ impl Runner {
             ("--services", case.servers.services),
             ("--warm-up", self.pace.warm_up.as_millis() as usize),
             ("--window", self.pace.window.as_millis() as usize),
-            ("--broker-pid", self.broker_pid as usize),
         ] {
             client.args([option, &value.to_string()]);
         }
         for pid in running.programs.iter().filter_map(Program::pid) {
             client.args(["--server-pid", &pid.to_string()]);
+        }
+        if case.servers.spec.is_some() {
+            client.args(["--broker-pid", &self.broker_pid.to_string()]);
         }
         let (status, printed) = Program::start(client).end().await;
         let report = printed.last().filter(|_| status.success());

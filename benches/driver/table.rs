@@ -110,6 +110,9 @@ fn heading(first: &str, others: impl Iterator<Item = String>) -> Vec<String> {
 
 fn cell(values: Vec<f64>) -> String {
     let (median, spread) = median_and_spread(values);
+    if median == 0.0 {
+        return "–".to_owned();
+    }
     let decimals = usize::from(median < 100.0) + usize::from(median < 10.0);
     format!("{median:.decimals$} ±{:.0}%", 100.0 * spread / median)
 }
