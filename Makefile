@@ -1,7 +1,7 @@
 # One short name per check, the same here and in CI.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-offline soak lint doc examples deny broker broker-stop rabbitmq pika clean
+.PHONY: help test test-offline soak lint doc examples bench bench-micro bench-build deny broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -36,6 +36,16 @@ examples: rabbitmq ## Run every example, on the embedded broker and on a RabbitM
 	$(CARGO) build --workspace --all-features --examples --bins
 	env -u AMQP_URL scripts/run-examples $(target)/debug/examples
 	$(target)/debug/broker run scripts/run-examples $(target)/debug/examples
+
+# SECTIONS: round-trip payloads tasks clients servers services guarantees in-process memory; the first unless set.
+bench: rabbitmq ## Measure calls beside hand-written lapin's; QUICK=1 is quick, SECTIONS="payloads …" measures others
+	$(CARGO) bench --package rpc-benches --features broker --bench round_trip -- $(if $(QUICK),--quick) $(SECTIONS)
+
+bench-micro: ## Measure the codec and the dispatcher alone
+	$(CARGO) bench --package rpc-benches --bench codec --bench dispatch
+
+bench-build: ## Measure what the macro costs the compiler, beside tarpc's
+	benches/build-time
 
 deny: ## Check dependencies for licences, advisories and duplicates, with cargo-deny
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "cargo-deny is not installed: cargo install cargo-deny"; exit 1; }

@@ -1,0 +1,89 @@
+//! Where it was measured, and the processes that take part.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
+
+use rpc_benches::contender::Outcome;
+use rpc_tests::broker::Node;
+
+use super::run::Pace;
+
+/// The process of a node: Erlang's virtual machine, whose home is the node's folder.
+pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
+    let home = node.folder().display().to_string();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        let program = arguments.split('\0').next().unwrap_or_default();
+        if program.ends_with("beam.smp") && arguments.contains(&home) {
+            return Ok(pid);
+        }
+    }
+    Err("the process of the RabbitMQ node was not found".into())
+}
+
+/// Machine, date, versions.
+pub(crate) fn describe(node: &Node, pace: Pace) -> Outcome<String> {
+    let log = node.log();
+    let rabbitmq = log
+        .lines()
+        .find_map(|line| Some(line.split_once("Starting RabbitMQ ")?.1))
+        .unwrap_or("unknown");
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let cpu = cpu
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("model name")?.split_once(": ")?.1))
+        .unwrap_or("unknown");
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    let Pace { rounds, window, .. } = pace;
+    Ok(format!(
+        "# Benchmarks of {date}\n\n\
+         - machine: {cpu}, {cores} cores, Linux {kernel}, load {load} before\n\
+         - {rustc}, lapin {lapin}, RabbitMQ {rabbitmq}\n\
+         - {rounds} rounds of {window:?} for each number\n",
+        date = said_by("date", &["-u", "+%F %R UTC"]),
+        cores = std::thread::available_parallelism()?,
+        kernel = said_by("uname", &["-r"]),
+        rustc = said_by("rustc", &["-V"]),
+        lapin = lapin_version(),
+    ))
+}
+
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Err(error) => format!("({program}: {error})"),
+    }
+}
+
+fn lapin_version() -> &'static str {
+    let locked = include_str!("../../Cargo.lock");
+    let entry = locked.split_once("name = \"lapin\"\nversion = \"");
+    entry
+        .and_then(|(_, rest)| rest.split('"').next())
+        .unwrap_or("unknown")
+}
+
+/// A file of this moment, below Cargo's target folder.
+pub(crate) fn results_file() -> Outcome<PathBuf> {
+    let program = env::current_exe()?; // target/release/deps/round_trip-…
+    let target = program
+        .ancestors()
+        .nth(3)
+        .ok_or("the program is not in a target folder")?;
+    let folder = target.join("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!(
+        "round-trip-{}.md",
+        said_by("date", &["-u", "+%Y%m%d-%H%M%S"])
+    )))
+}

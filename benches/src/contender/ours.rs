@@ -1,0 +1,91 @@
+//! rpc-core, as its documentation says to use it.
+
+use bytes::Bytes;
+use rpc_core::{Connection, Server, ServerHandle, rpc};
+
+use super::{Outcome, Traffic};
+use crate::load::{Load, Samples, Window};
+
+/// Gives back what it is given.
+#[rpc]
+pub trait Echo {
+    /// Gives it back.
+    async fn echo(body: Bytes) -> Bytes;
+}
+
+/// The handler: all that is measured is what is around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Echoing;
+
+impl Echo for Echoing {
+    async fn echo(&self, body: Bytes) -> Bytes {
+        body
+    }
+}
+
+/// The queue of the n-th of several services.
+fn nth_queue(queue: &str, index: usize) -> String {
+    format!("{queue}-{index}")
+}
+
+/// Serves so many services, each with a queue of its own.
+pub async fn serve(connection: &Connection, queue: &str, services: usize) -> Outcome<ServerHandle> {
+    let mut server = Server::builder(connection);
+    for index in 0..services {
+        server = server.service(EchoDispatcher::new(Echoing).with_queue(nth_queue(queue, index)));
+    }
+    Ok(server.build().start().await?)
+}
+
+/// Calls through so many clients of a connection, evenly over so many services.
+pub async fn call(
+    connection: &Connection,
+    queue: &str,
+    traffic: Traffic,
+    clients: usize,
+    services: usize,
+    load: &Load,
+    window: Window,
+) -> Samples {
+    let client = |index| {
+        let builder = connection.client_builder().confirms(traffic.confirms);
+        // PLACE OF THE SWITCHES: `.mandatory(traffic.mandatory).expiration(traffic.expiration)`, once the builder has
+        // them. Until then `ours-mandatory-expiration` is measured with both.
+        EchoClient::new(builder.build()).with_queue(nth_queue(queue, index % services))
+    };
+    let clients: Vec<_> = (0..clients.max(services)).map(client).collect();
+    let body = Bytes::from(load.body());
+    load.in_tasks(window, |index| {
+        let client = clients[index % clients.len()].clone();
+        let body = body.clone();
+        move || {
+            let mut call = client.echo(body.clone());
+            if traffic.persistent {
+                call = call.persistent();
+            }
+            if traffic.header {
+                call = call.header("tenant", "a");
+            }
+            async move {
+                call.await.expect("an echo does not fail");
+            }
+        }
+    })
+    .await
+}
+
+/// Calls the handler without any broker.
+pub async fn call_directly(load: &Load, window: Window) -> Samples {
+    let client = EchoClient::new(EchoDispatcher::new(Echoing));
+    let body = Bytes::from(load.body());
+    load.in_tasks(window, |_| {
+        let (client, body) = (client.clone(), body.clone());
+        move || {
+            let call = client.echo(body.clone());
+            async move {
+                call.await.expect("an echo does not fail");
+            }
+        }
+    })
+    .await
+}
