@@ -49,8 +49,9 @@ pub async fn call(
 ) -> Samples {
     let client = |index| {
         let builder = connection.client_builder().confirms(traffic.confirms);
-        // PLACE OF THE SWITCHES: `.mandatory(traffic.mandatory).expiration(traffic.expiration)`, once the builder has
-        // them. Until then `ours-mandatory-expiration` is measured with both.
+        let builder = builder
+            .mandatory(traffic.mandatory)
+            .expiration(traffic.expiration);
         EchoClient::new(builder.build()).with_queue(nth_queue(queue, index % services))
     };
     let clients: Vec<_> = (0..clients.max(services)).map(client).collect();

@@ -42,6 +42,8 @@ pub struct ClientBuilder {
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
+    mandatory: bool,
+    expiration: bool,
     retry: RetryPolicy,
     max_in_flight: usize,
 }
@@ -92,6 +94,8 @@ impl ClientBuilder {
             content_type: ContentType::MessagePack,
             confirms: false,
             cancellation: true,
+            mandatory: true,
+            expiration: true,
             retry: RetryPolicy::new(),
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         }
@@ -174,6 +178,22 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether the broker is asked to return a request that no queue takes, so that its call fails at once with
+    /// [`ErrorKind::Unroutable`](crate::ErrorKind::Unroutable). Default: `true`. Without, such a call ends at its deadline; a
+    /// `oneway` or `persistent` one, or one of a client that [`confirms`](Self::confirms), resolves as if it had arrived.
+    pub fn mandatory(mut self, mandatory: bool) -> Self {
+        self.mandatory = mandatory;
+        self
+    }
+
+    /// Whether requests expire in the queue with their deadline (AMQP's `expiration`). Default: `true`. Without, a request whose
+    /// caller has gone stays in the queue until a server takes it, and refuses it: RabbitMQ has less to do for each, and more
+    /// once servers fall behind.
+    pub fn expiration(mut self, expiration: bool) -> Self {
+        self.expiration = expiration;
+        self
+    }
+
     /// Whether servers are told when a call is dropped, so that they do not run it, or stop its handler. Default: `true`.
     ///
     /// Nothing is sent for calls that end, at their deadline included. The notice goes to all servers of the queue, through the
@@ -199,6 +219,8 @@ impl ClientBuilder {
             content_type: self.content_type,
             confirms: self.confirms,
             cancellation: self.cancellation,
+            mandatory: self.mandatory,
+            expiration: self.expiration,
             retry: self.retry,
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,

@@ -19,7 +19,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::builder::ClientBuilder;
@@ -27,6 +28,7 @@ use self::builder::Defaults;
 pub use self::call::{Call, CallFuture};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
+use self::in_flight::Waiter;
 pub(crate) use self::requester::Requester;
 use self::requester::SentCall;
 pub use self::stub::Stub;
@@ -37,7 +39,7 @@ use crate::message::{Outcome, Request, Response};
 use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
 use crate::telemetry;
-use crate::transport::{ChannelMode, TransportError};
+use crate::transport::{Channel, ChannelMode, Confirm, Sending, TransportError};
 use crate::wire::{self, Envelope};
 
 /// How long a call may take if nobody says otherwise.
@@ -57,6 +59,8 @@ struct Inner {
     content_type: ContentType,
     confirms: bool,
     cancellation: bool,
+    mandatory: bool,
+    expiration: bool,
     retry: RetryPolicy,
     /// One for each call in flight that there may be.
     slots: Semaphore,
@@ -86,13 +90,9 @@ impl Client {
             )
             .not_executed());
         }
-        let Ok(slot) = timeout_at(deadline, self.0.slots.acquire()).await else {
-            let message = format!(
-                "no answer within {}: the client had {} calls in flight all the time, its limit",
-                shown(deadline - started),
-                self.0.max_in_flight
-            );
-            return Err(RpcError::new(ErrorKind::Timeout, message).not_executed());
+        let slot = match self.0.slots.try_acquire() {
+            Ok(slot) => slot,
+            Err(_) => self.wait_for_slot(deadline).boxed().await?,
         };
         let answer = match timeout_at(deadline, self.attempt(&request, deadline, &sent)).await {
             Ok(answer) => answer,
@@ -119,6 +119,21 @@ impl Client {
         })
     }
 
+    async fn wait_for_slot(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, RpcError> {
+        let started = Instant::now();
+        match timeout_at(deadline, self.0.slots.acquire()).await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => {
+                let message = format!(
+                    "no answer within {}: the client had {} calls in flight all the time, its limit",
+                    shown(deadline - started),
+                    self.0.max_in_flight
+                );
+                Err(RpcError::new(ErrorKind::Timeout, message).not_executed())
+            }
+        }
+    }
+
     /// Sends the request until it has an answer that stands. One that never left waits for the connection; others are sent
     /// again only if that does no harm and may help.
     async fn attempt(
@@ -131,7 +146,7 @@ impl Client {
         loop {
             let answer = match attempts.limit() {
                 None => self.exchange(request, deadline, sent).await,
-                Some(limit) => timeout_at(limit, self.exchange(request, limit, sent))
+                Some(limit) => timeout_at(limit, self.exchange(request, limit, sent).boxed())
                     .await
                     .unwrap_or_else(|_| Err(attempt_timed_out(sent))),
             };
@@ -172,31 +187,17 @@ impl Client {
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
         let inner = &*self.0;
-        let requester = inner.connection.requester().await?;
-        let mut waiter = requester.in_flight.register()?;
-        let envelope = Envelope {
-            correlation_id: waiter.correlation_id(),
-            reply_to: (!request.oneway).then(|| requester.reply_to.clone()),
-            app_id: inner.connection.name().to_owned(),
+        // What is waited for before the reply is boxed, so that a call that waits for its reply is small.
+        let requester = match inner.connection.live_requester() {
+            Some(requester) => requester,
+            None => inner.connection.requester().boxed().await?,
         };
-        let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
-        wire::check_size(
-            "request",
-            &message.body,
-            inner.connection.max_message_size(),
-        )
-        .map_err(RpcError::not_executed)?;
-        let mode = if inner.confirms || request.oneway || request.persistent {
-            ChannelMode::Confirm
-        } else {
-            ChannelMode::Plain
+        let channel = match self.mode(request) {
+            ChannelMode::Plain => requester.channel.clone(),
+            ChannelMode::Confirm => requester.confirm_channel().boxed().await?,
         };
-        let channel = requester.channel(mode).await?;
-        telemetry::published(request, &message);
-        let confirm = channel
-            .publish(request.queue.clone(), message)
-            .await
-            .map_err(requester::not_sent)?;
+        let (mut waiter, sending) = self.publish(&requester, &*channel, request, deadline)?;
+        let confirm = sending.wait().await.map_err(requester::not_sent)?;
         sent.store(true, Ordering::Relaxed);
         let sent = SentCall {
             requester: &requester,
@@ -223,6 +224,40 @@ impl Client {
         };
         sent.ended();
         answer
+    }
+}
+
+impl Client {
+    fn mode(&self, request: &Request) -> ChannelMode {
+        if self.0.confirms || request.oneway || request.persistent {
+            ChannelMode::Confirm
+        } else {
+            ChannelMode::Plain
+        }
+    }
+
+    /// Registers the call, then publishes its request.
+    fn publish<'a>(
+        &self,
+        requester: &Requester,
+        channel: &'a dyn Channel,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<(Waiter, Sending<'a, Result<Confirm, TransportError>>), RpcError> {
+        let inner = &*self.0;
+        let waiter = requester.in_flight.register()?;
+        let envelope = Envelope {
+            correlation_id: waiter.correlation_id(),
+            reply_to: (!request.oneway).then(|| requester.reply_to.clone()),
+            app_id: inner.connection.name().to_owned(),
+            mandatory: inner.mandatory,
+            expires: inner.expiration,
+        };
+        let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
+        let limit = inner.connection.max_message_size();
+        wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
+        telemetry::published(request, &message);
+        Ok((waiter, channel.publish(request.queue.clone(), message)))
     }
 }
 
@@ -292,6 +327,8 @@ impl fmt::Debug for Client {
             .field("content_type", &self.0.content_type)
             .field("confirms", &self.0.confirms)
             .field("cancellation", &self.0.cancellation)
+            .field("mandatory", &self.0.mandatory)
+            .field("expiration", &self.0.expiration)
             .field("retry", &self.0.retry)
             .field("max_in_flight", &self.0.max_in_flight)
             .finish()

@@ -27,7 +27,8 @@ pub(crate) struct Requester {
     pub(crate) reply_to: String,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) canceller: Canceller,
-    channel: Arc<dyn Channel>,
+    /// For requests that are not to be confirmed, and for replies.
+    pub(crate) channel: Arc<dyn Channel>,
     /// For requests that are to be confirmed.
     confirming: LazyChannel,
     /// How long the broker has refused what went through that.
@@ -64,12 +65,9 @@ impl Requester {
         self.in_flight.end(Ended::Closed);
     }
 
-    /// The channel for a request.
-    pub(crate) async fn channel(&self, mode: ChannelMode) -> Result<Arc<dyn Channel>, RpcError> {
-        match mode {
-            ChannelMode::Plain => Ok(self.channel.clone()),
-            ChannelMode::Confirm => self.confirming.get().await.map_err(not_sent),
-        }
+    /// The channel for requests that are to be confirmed.
+    pub(crate) async fn confirm_channel(&self) -> Result<Arc<dyn Channel>, RpcError> {
+        self.confirming.get().await.map_err(not_sent)
     }
 
     /// Waits for the broker's answer to a request. A channel that it only refuses is replaced for the requests to come.

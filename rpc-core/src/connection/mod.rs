@@ -196,7 +196,7 @@ impl Connection {
         self.0.dropped.clone()
     }
 
-    fn live_requester(&self) -> Option<Arc<Requester>> {
+    pub(crate) fn live_requester(&self) -> Option<Arc<Requester>> {
         self.lock_requester()
             .as_ref()
             .filter(|requester| requester.is_live())

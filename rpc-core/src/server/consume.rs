@@ -114,7 +114,7 @@ impl Lines {
         message: Message,
     ) -> Result<(), TransportError> {
         let channel = self.confirming.get().await?;
-        let confirm = channel.publish(queue.to_owned(), message).await?;
+        let confirm = channel.publish(queue.to_owned(), message).wait().await?;
         confirm.wait().await
     }
 }
@@ -276,10 +276,11 @@ impl Serving {
         workload: &mut Workload,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ServeError> {
+        let mut stopping = std::pin::pin!(stopped(stop));
         loop {
             tokio::select! {
                 biased;
-                () = stopped(stop) => {
+                () = &mut stopping => {
                     self.give_back(session, workload).await;
                     return Ok(Ended::Stopped);
                 }

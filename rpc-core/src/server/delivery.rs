@@ -220,7 +220,8 @@ impl Arrival {
                     was_delivered,
                     serving.connection.name(),
                 );
-                lines.channel.reply(unsettled, reply_to, reply).await;
+                let sending = lines.channel.reply(unsettled, reply_to, reply);
+                sending.wait().await;
             }
             None => unsettled.into_iter().for_each(|tag| lines.channel.ack(tag)),
         }
@@ -315,7 +316,8 @@ impl Arrival {
                 let name = self.serving.connection.name();
                 let reply =
                     wire::message_from_answer(Err(fault), correlation_id, content_type, true, name);
-                self.lines.channel.reply(Some(tag), reply_to, reply).await;
+                let sending = self.lines.channel.reply(Some(tag), reply_to, reply);
+                sending.wait().await;
             }
             None => self.lines.channel.ack(tag),
         }

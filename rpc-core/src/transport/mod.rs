@@ -31,6 +31,10 @@ pub(crate) struct Message {
     pub(crate) content_type: Option<String>,
     /// Milliseconds that the message may wait in a queue.
     pub(crate) expiration: Option<u32>,
+    /// When nobody waits any longer: milliseconds since the Unix epoch. The header `rpc-deadline`.
+    pub(crate) deadline: Option<i64>,
+    /// Whether a publisher wants it back if no queue takes it.
+    pub(crate) mandatory: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) app_id: Option<String>,
@@ -38,6 +42,9 @@ pub(crate) struct Message {
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
 }
+
+/// The header of [`Message::deadline`].
+pub(crate) const DEADLINE_HEADER: &str = "rpc-deadline";
 
 /// A message that was handed to a consumer and, unless it consumes without acknowledgements, waits to be settled.
 #[derive(Debug)]
@@ -104,6 +111,21 @@ impl Confirm {
     }
 }
 
+/// Something that is sent: nearly always done at once, so that nothing needs to be kept.
+pub(crate) enum Sending<'a, T> {
+    Done(T),
+    Waiting(BoxFuture<'a, T>),
+}
+
+impl<T> Sending<'_, T> {
+    pub(crate) async fn wait(self) -> T {
+        match self {
+            Self::Done(outcome) => outcome,
+            Self::Waiting(waiting) => waiting.await,
+        }
+    }
+}
+
 /// Where links to one broker, or to the nodes of one cluster, come from.
 pub(crate) trait Transport: Debug + Send + Sync {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, OpenError>>;
@@ -159,18 +181,18 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Stops a consumer; its deliveries end once those under way have been handed out.
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()>;
 
-    /// Publishes to a queue. Resolves when the message has been taken over; waits while too much is unwritten.
+    /// Publishes to a queue: done once the message has been taken over, which has to wait while too much is unwritten.
     ///
-    /// Dropping the future before it resolves publishes nothing.
+    /// Dropping it before publishes nothing.
     fn publish(
         &self,
         queue: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<Confirm, TransportError>>;
+    ) -> Sending<'_, Result<Confirm, TransportError>>;
 
     /// Publishes the reply to a delivery, then acknowledges it, unless that was done before: the broker never sees the second
     /// without the first. A reply that cannot be routed is dropped by the broker.
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()>;
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()>;
 
     /// Closes the channel once the broker has every reply and acknowledgement before it, or after a time limit.
     fn close(&self) -> BoxFuture<'_, ()>;

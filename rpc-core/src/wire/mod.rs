@@ -22,9 +22,6 @@ use crate::headers::{HeaderValue, Headers};
 use crate::message::{Delivery, Outcome, Request, Response};
 use crate::transport::Message;
 
-/// When the caller stops waiting: milliseconds since the Unix epoch.
-const DEADLINE_HEADER: &str = "rpc-deadline";
-
 /// The names of the request's headers that its server's own calls send on: a list of texts.
 const PROPAGATE_HEADER: &str = "rpc-propagate";
 
@@ -51,6 +48,10 @@ pub(crate) struct Envelope {
     /// Absent for a request that expects no reply.
     pub(crate) reply_to: Option<String>,
     pub(crate) app_id: String,
+    /// Whether it comes back if no queue takes it.
+    pub(crate) mandatory: bool,
+    /// Whether it expires in the queue.
+    pub(crate) expires: bool,
 }
 
 /// A request as its caller sends it, `deadline` being its own or the client's default.
@@ -78,7 +79,6 @@ pub(crate) fn message_from_request(
     if !propagating.is_empty() {
         headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
     }
-    headers.insert(DEADLINE_HEADER, unix_millis_after(remaining));
     Ok(Message {
         correlation_id: Some(envelope.correlation_id),
         reply_to: envelope.reply_to,
@@ -87,7 +87,9 @@ pub(crate) fn message_from_request(
             .clone()
             .filter(|_| content_type != ContentType::Plain),
         content_type: content_type.as_property().map(str::to_owned),
-        expiration: Some(expiration(remaining)),
+        expiration: envelope.expires.then(|| expiration(remaining)),
+        deadline: Some(unix_millis_after(remaining)),
+        mandatory: envelope.mandatory,
         persistent: request.persistent,
         priority: request.priority,
         app_id: Some(envelope.app_id),
@@ -126,7 +128,7 @@ pub(crate) fn request_from_message(
             )
         })?;
     let mut headers = message.headers;
-    let deadline = deadline(headers.remove(DEADLINE_HEADER).as_ref(), message.expiration);
+    let deadline = deadline(message.deadline, message.expiration);
     headers.remove(redelivery::DELIVERIES_HEADER);
     let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
     Ok(Request {
@@ -300,8 +302,8 @@ fn expiration(remaining: Duration) -> u32 {
 
 /// The server's view of a deadline: the one in the header, or what a request without it may have waited in the queue.
 /// A header that makes no sense is no deadline.
-fn deadline(header: Option<&HeaderValue>, expiration: Option<u32>) -> Option<Instant> {
-    let remaining = match header.and_then(HeaderValue::as_int) {
+fn deadline(header: Option<i64>, expiration: Option<u32>) -> Option<Instant> {
+    let remaining = match header {
         Some(deadline) => {
             let remaining = deadline.saturating_sub(unix_millis_after(Duration::ZERO));
             Duration::from_millis(u64::try_from(remaining).unwrap_or(0))
@@ -315,7 +317,7 @@ fn deadline(header: Option<&HeaderValue>, expiration: Option<u32>) -> Option<Ins
 /// published is its expiration.
 #[cfg(any(test, feature = "metrics"))]
 pub(crate) fn waited(message: &Message) -> Option<Duration> {
-    let deadline = message.headers.get(DEADLINE_HEADER)?.as_int()?;
+    let deadline = message.deadline?;
     // The longest stands for everything longer.
     let remaining = message.expiration.filter(|millis| *millis < u32::MAX)?;
     let published = deadline.saturating_sub(remaining.into());
@@ -372,6 +374,8 @@ mod tests {
             correlation_id: "id".to_owned(),
             reply_to: Some("replies".to_owned()),
             app_id: "app".to_owned(),
+            mandatory: true,
+            expires: true,
         }
     }
 
@@ -385,11 +389,7 @@ mod tests {
         assert_eq!(message.expiration, Some(5000));
         assert_eq!(message.app_id.as_deref(), Some("app"));
         assert_eq!(message.headers.get("tenant"), Some(&"a".into()));
-        let deadline = message
-            .headers
-            .get(DEADLINE_HEADER)
-            .and_then(HeaderValue::as_int)
-            .unwrap();
+        let deadline = message.deadline.unwrap();
         let ahead = deadline - unix_millis_after(Duration::ZERO);
         assert!((4900..=5000).contains(&ahead), "{ahead}");
         assert_eq!(&message.body[..], b"\x81\xa1n\x1e");
@@ -472,10 +472,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn absurd_deadlines_are_survived() {
         for millis in [i64::MIN, -1, 0] {
-            assert_eq!(deadline(Some(&millis.into()), None), Some(Instant::now()));
+            assert_eq!(deadline(Some(millis), None), Some(Instant::now()));
         }
-        assert!(deadline(Some(&i64::MAX.into()), None).unwrap() > Instant::now());
-        assert_eq!(deadline(Some(&"soon".into()), None), None);
+        assert!(deadline(Some(i64::MAX), None).unwrap() > Instant::now());
         assert_eq!(
             deadline(None, Some(7)),
             Some(Instant::now() + Duration::from_millis(7))
@@ -492,7 +491,7 @@ mod tests {
                 ..Message::default()
             };
             let deadline = unix_millis_after(Duration::ZERO) - ago + i64::from(expiration);
-            message.headers.insert(DEADLINE_HEADER, deadline);
+            message.deadline = Some(deadline);
             waited(&message).map(|waited| waited.as_millis())
         };
         let waited_for = sent_before(300, 5000).unwrap();

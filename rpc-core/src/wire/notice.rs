@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{DEADLINE_HEADER, deadline, unix_millis_after};
+use super::{deadline, unix_millis_after};
 use crate::codec::{self, ContentType};
 use crate::transport::Message;
 
@@ -27,15 +27,11 @@ pub(crate) struct CancelNotice {
 impl CancelNotice {
     pub(crate) fn into_message(self) -> Message {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
-        let deadline = (
-            DEADLINE_HEADER.to_owned(),
-            unix_millis_after(remaining).into(),
-        );
         Message {
             reply_to: Some(self.reply_to),
             kind: Some(CANCEL.to_owned()),
             content_type: ContentType::MessagePack.as_property().map(str::to_owned),
-            headers: [deadline].into_iter().collect(),
+            deadline: Some(unix_millis_after(remaining)),
             // Text can be written in every format.
             body: codec::encode(&self.correlation_ids, ContentType::MessagePack)
                 .unwrap_or_default(),
@@ -51,7 +47,7 @@ impl CancelNotice {
         Some(Self {
             reply_to: message.reply_to.clone()?,
             correlation_ids: codec::decode(&message.body, ContentType::MessagePack).ok()?,
-            deadline: deadline(message.headers.get(DEADLINE_HEADER), None)?,
+            deadline: deadline(message.deadline, None)?,
         })
     }
 }

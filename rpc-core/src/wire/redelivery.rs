@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{DEADLINE_HEADER, deadline, expiration, since_epoch};
+use super::{deadline, expiration, since_epoch};
 use crate::headers::HeaderValue;
 use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message};
 
@@ -43,13 +43,14 @@ impl History {
 
 /// Whether nobody waits for the request any more.
 pub(crate) fn is_expired(message: &Message) -> bool {
-    let deadline = deadline(message.headers.get(DEADLINE_HEADER), message.expiration);
+    let deadline = deadline(message.deadline, message.expiration);
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
 /// A request to be published anew by its server, which was delivered that often before.
 pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
-    let deadline = deadline(message.headers.get(DEADLINE_HEADER), message.expiration);
+    let deadline = deadline(message.deadline, message.expiration);
+    message.mandatory = true;
     message.expiration =
         deadline.map(|deadline| expiration(deadline.saturating_duration_since(Instant::now())));
     // Only the user itself may state it; that the request loses its author's name is better than that it is believed a false one.

@@ -11,18 +11,19 @@ use lapin::options::{
     ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
-use super::properties::{short, to_message, to_properties, to_table};
+use super::properties::{short, to_message, to_table};
 use super::publisher::{self, Address, Outgoing, Publish, Then};
 use super::refused_or_lost;
 use super::within_limit;
 use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Sending,
     TransportError,
 };
 
@@ -131,23 +132,29 @@ impl AmqpChannel {
         self.try_consume(&queue, "notices", Acknowledge::None).await
     }
 
-    async fn send(
+    /// Hands a message to the publisher; waits while that has too many.
+    fn send(
         &self,
-        address: Address,
+        address: Result<Address, TransportError>,
         message: Message,
         then: Then,
-    ) -> Result<(), TransportError> {
-        let (properties, body) = to_properties(message)?;
-        let publish = Publish {
-            address,
-            properties,
-            body,
-            then,
+    ) -> Sending<'_, Result<(), TransportError>> {
+        let publish = match address.and_then(|address| Publish::new(address, message, then)) {
+            Ok(publish) => Outgoing::Publish(publish),
+            Err(error) => return Sending::Done(Err(error)),
         };
-        self.outgoing
-            .send(Outgoing::Publish(publish))
-            .await
-            .map_err(|_| TransportError::lost("the channel was closed"))
+        let closed = || TransportError::lost("the channel was closed");
+        match self.outgoing.try_reserve() {
+            Ok(place) => {
+                place.send(publish);
+                Sending::Done(Ok(()))
+            }
+            Err(TrySendError::Full(())) => {
+                let sending = self.outgoing.send(publish);
+                Sending::Waiting(async move { sending.await.map_err(|_| closed()) }.boxed())
+            }
+            Err(TrySendError::Closed(())) => Sending::Done(Err(closed())),
+        }
     }
 
     /// Publishes and waits for the broker's word; `mandatory` decides whether that covers the routing.
@@ -158,8 +165,9 @@ impl AmqpChannel {
         mandatory: bool,
     ) -> Result<Confirm, TransportError> {
         let (waiting, answer) = oneshot::channel();
-        let address = Address::queue(queue, mandatory)?;
-        self.send(address, message, Then::Confirm(waiting)).await?;
+        let address = Address::queue(queue, mandatory);
+        let sending = self.send(address, message, Then::Confirm(waiting));
+        sending.wait().await?;
         Ok(Confirm(Some(answer)))
     }
 }
@@ -221,46 +229,55 @@ impl Channel for AmqpChannel {
         &self,
         queue: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
-        async move {
-            match self.mode {
-                ChannelMode::Plain => {
-                    let address = Address::queue(queue, true)?;
-                    self.send(address, message, Then::Nothing).await?;
-                    Ok(Confirm(None))
-                }
-                ChannelMode::Confirm => self.publish_confirmed(queue, message, true).await,
+    ) -> Sending<'_, Result<Confirm, TransportError>> {
+        let address = Address::queue(queue, message.mandatory);
+        let (then, confirm) = match self.mode {
+            ChannelMode::Plain => (Then::Nothing, Confirm(None)),
+            ChannelMode::Confirm => {
+                let (waiting, answer) = oneshot::channel();
+                (Then::Confirm(waiting), Confirm(Some(answer)))
+            }
+        };
+        match self.send(address, message, then) {
+            Sending::Done(sent) => Sending::Done(sent.map(|()| confirm)),
+            Sending::Waiting(sent) => {
+                Sending::Waiting(async move { sent.await.map(|()| confirm) }.boxed())
             }
         }
-        .boxed()
     }
 
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()> {
-        async move {
-            let sent = match &self.direct_replies {
-                Some(direct_replies) if direct::is_direct(&queue) => {
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
+        if let Some(direct_replies) = &self.direct_replies
+            && direct::is_direct(&queue)
+        {
+            return Sending::Waiting(
+                async move {
                     let sent = direct_replies.publish(queue, message).await;
                     // Whatever became of it: the next server would fare no better.
                     tag.into_iter().for_each(|tag| self.ack(tag));
-                    sent
-                }
-                _ => {
-                    let then = tag.map_or(Then::Nothing, Then::Ack);
-                    let sent = match Address::queue(queue, false) {
-                        Ok(address) => self.send(address, message, then).await,
-                        Err(error) => Err(error),
-                    };
-                    if let (Err(TransportError::Invalid(_)), Some(tag)) = (&sent, tag) {
-                        self.ack(tag);
+                    if let Err(error) = sent {
+                        warn!(%error, "a reply could not be sent");
                     }
-                    sent
                 }
-            };
+                .boxed(),
+            );
+        }
+        let then = tag.map_or(Then::Nothing, Then::Ack);
+        let replied = move |sent: Result<(), TransportError>| {
             if let Err(error) = sent {
                 warn!(%error, "a reply could not be sent");
+                if let (TransportError::Invalid(_), Some(tag)) = (error, tag) {
+                    self.ack(tag);
+                }
             }
+        };
+        match self.send(Address::queue(queue, false), message, then) {
+            Sending::Done(sent) => {
+                replied(sent);
+                Sending::Done(())
+            }
+            Sending::Waiting(sent) => Sending::Waiting(async move { replied(sent.await) }.boxed()),
         }
-        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -319,7 +336,7 @@ impl Channel for AmqpChannel {
                 routing_key: short("the topic", topic)?,
                 mandatory: false,
             };
-            self.send(address, message, Then::Nothing).await
+            self.send(Ok(address), message, Then::Nothing).wait().await
         }
         .boxed()
     }

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
 use crate::headers::{HeaderValue, Headers};
-use crate::transport::{Message, TransportError};
+use crate::transport::{DEADLINE_HEADER, Message, TransportError};
 
 /// AMQP's delivery mode for messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -39,14 +39,22 @@ pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes)
     if let Some(user) = message.user_id {
         properties = properties.with_user_id(short("the user id", user)?);
     }
-    if !message.headers.is_empty() {
-        properties = properties.with_headers(to_table(message.headers)?);
+    if !message.headers.is_empty() || message.deadline.is_some() {
+        let mut table = to_table(message.headers)?;
+        if let Some(deadline) = message.deadline {
+            table.insert(DEADLINE_HEADER.into(), AMQPValue::LongLongInt(deadline));
+        }
+        properties = properties.with_headers(table);
     }
     Ok((properties, message.body))
 }
 
 pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message {
     let owned = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    let (headers, deadline) = match properties.headers() {
+        Some(table) => to_headers_and_deadline(table),
+        None => (Headers::new(), None),
+    };
     Message {
         correlation_id: owned(properties.correlation_id()),
         reply_to: owned(properties.reply_to()),
@@ -56,15 +64,13 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
             .expiration()
             .as_ref()
             .and_then(|text| text.as_str().parse().ok()),
+        deadline,
+        mandatory: false,
         persistent: *properties.delivery_mode() == Some(PERSISTENT),
         priority: *properties.priority(),
         app_id: owned(properties.app_id()),
         user_id: owned(properties.user_id()),
-        headers: properties
-            .headers()
-            .as_ref()
-            .map(to_headers)
-            .unwrap_or_default(),
+        headers,
         body: body.into(),
     }
 }
@@ -98,6 +104,20 @@ fn to_field(value: HeaderValue) -> Result<AMQPValue, TransportError> {
         }
         HeaderValue::Table(headers) => AMQPValue::FieldTable(to_table(headers)?),
     })
+}
+
+/// The protocol's own header is apart from the user's. One that makes no sense is none.
+fn to_headers_and_deadline(table: &FieldTable) -> (Headers, Option<i64>) {
+    let mut deadline = None;
+    let mut headers = Headers::new();
+    for (name, value) in table.inner() {
+        if name.as_str() == DEADLINE_HEADER {
+            deadline = to_value(value).as_int();
+        } else {
+            headers.insert(name.as_str(), to_value(value));
+        }
+    }
+    (headers, deadline)
 }
 
 fn to_headers(table: &FieldTable) -> Headers {
@@ -166,6 +186,8 @@ mod tests {
             kind: Some("fib".to_owned()),
             content_type: Some("application/msgpack".to_owned()),
             expiration: Some(1500),
+            deadline: Some(1_700_000_000_000),
+            mandatory: false,
             persistent: true,
             priority: Some(3),
             app_id: Some("app".to_owned()),

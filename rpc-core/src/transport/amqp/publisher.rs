@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::cause;
 use super::confirms::{ReturnMatcher, Routing};
-use super::properties::{short, to_message};
+use super::properties::{short, to_message, to_properties};
 use crate::transport::{Message, TransportError};
 
 /// How many messages may wait to be written; further publishers wait.
@@ -55,6 +55,22 @@ pub(super) struct Publish {
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
     pub(super) then: Then,
+}
+
+impl Publish {
+    pub(super) fn new(
+        address: Address,
+        message: Message,
+        then: Then,
+    ) -> Result<Self, TransportError> {
+        let (properties, body) = to_properties(message)?;
+        Ok(Self {
+            address,
+            properties,
+            body,
+            then,
+        })
+    }
 }
 
 /// Where a message goes.
@@ -101,13 +117,10 @@ pub(super) async fn run(
                 }
                 let Batch { publishes, flushes } = Batch::take(&mut batch);
                 checks.published(&publishes);
-                for Written { then, result, .. } in write(&channel, publishes).await {
-                    match (result, then) {
-                        (Ok(_), Then::Ack(tag)) => ack(&channel, tag),
-                        (Ok(_), _) => {}
-                        // The channel is gone, which its consumers report to those concerned.
-                        (Err(error), _) => debug!(%error, "a message could not be published"),
-                    }
+                match write_all(&channel, publishes).await {
+                    Ok(delivered) => delivered.into_iter().for_each(|tag| ack(&channel, tag)),
+                    // The channel is gone, which its consumers report to those concerned.
+                    Err(error) => debug!(%error, "messages could not be published"),
                 }
                 flushes.into_iter().for_each(flushed);
             }
@@ -228,7 +241,42 @@ struct Written {
     result: lapin::Result<PublisherConfirm>,
 }
 
-/// Queues a batch in lapin and waits until all of it is written.
+/// Queues a batch in lapin and waits until all of it is written; hands out what is to be acknowledged then.
+///
+/// lapin queues a message on the first poll and writes in that order, so the last one speaks for all.
+async fn write_all(channel: &Channel, publishes: Vec<Publish>) -> lapin::Result<Vec<u64>> {
+    let mut delivered = Vec::with_capacity(publishes.len());
+    let mut publishes = publishes.into_iter().peekable();
+    while let Some(Publish {
+        address,
+        properties,
+        body,
+        then,
+    }) = publishes.next()
+    {
+        if let Then::Ack(tag) = then {
+            delivered.push(tag);
+        }
+        let written = channel.basic_publish(
+            address.exchange,
+            address.routing_key,
+            BasicPublishOptions {
+                mandatory: address.mandatory,
+                immediate: false,
+            },
+            &body,
+            properties,
+        );
+        if publishes.peek().is_none() {
+            written.await?;
+        } else if let Some(Err(error)) = written.now_or_never() {
+            return Err(error);
+        }
+    }
+    Ok(delivered)
+}
+
+/// Queues a batch in lapin and waits until each of it is written and can be confirmed.
 async fn write(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
     join_all(publishes.into_iter().map(
         async |Publish {

@@ -21,7 +21,7 @@ pub(crate) use self::broker::Broker;
 use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
-    QueueKind, Transport, TransportError,
+    QueueKind, Sending, Transport, TransportError,
 };
 use crate::error::OpenError;
 use crate::headers::HeaderValue;
@@ -203,13 +203,17 @@ impl MemoryChannel {
         let mut state = self.open()?;
         if self.mode == ChannelMode::Confirm {
             let (waiting, answer) = oneshot::channel();
+            if !message.mandatory && state.queue(queue).is_none() {
+                let _ = waiting.send(Ok(())); // Dropped, as nobody asked.
+                return Ok(Confirm(Some(answer)));
+            }
             state.publish(&self.broker, queue, message, Some(waiting));
             return Ok(Confirm(Some(answer)));
         }
         if state.queue(queue).is_some() {
             // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
             state.publish(&self.broker, queue, message, None);
-        } else if let Some(channel) = state.channels.get(&self.id) {
+        } else if let (true, Some(channel)) = (message.mandatory, state.channels.get(&self.id)) {
             let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
         }
         Ok(Confirm(None))
@@ -287,20 +291,18 @@ impl Channel for MemoryChannel {
         &self,
         queue: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
-        async move { self.try_publish(&queue, message) }.boxed()
+    ) -> Sending<'_, Result<Confirm, TransportError>> {
+        Sending::Done(self.try_publish(&queue, message))
     }
 
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> BoxFuture<'_, ()> {
-        async move {
-            if let Ok(mut state) = self.open() {
-                state.publish(&self.broker, &queue, message, None);
-                if let Some(tag) = tag {
-                    state.settle(self.id, tag, false);
-                }
+    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
+        if let Ok(mut state) = self.open() {
+            state.publish(&self.broker, &queue, message, None);
+            if let Some(tag) = tag {
+                state.settle(self.id, tag, false);
             }
         }
-        .boxed()
+        Sending::Done(())
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
