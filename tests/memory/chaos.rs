@@ -336,3 +336,29 @@ async fn a_reply_queue_through_which_nothing_comes_any_more_is_replaced() {
     }
     assert!(unanswered >= 8, "{unanswered}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_broker_is_named_as_the_reason() {
+    let world = World::new().await;
+    let double = DoubleClient::new(world.clients[0].client()).with_queue(&world.queue);
+    assert_eq!(double.plain(1).await.unwrap(), 2);
+    world.broker.block("low on memory");
+    let error = double
+        .plain(2)
+        .timeout(Duration::from_secs(1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let told = error.to_string();
+    assert!(
+        told.contains("blocking publishers: low on memory"),
+        "{told}"
+    );
+    let waiting = tokio::spawn(double.plain(3).into_future());
+    sleep(Duration::from_secs(1)).await;
+    world.broker.unblock();
+    assert_eq!(waiting.await.unwrap().unwrap(), 6);
+    for server in world.servers {
+        server.shutdown().await.unwrap();
+    }
+}

@@ -265,3 +265,38 @@ async fn a_paused_broker_does_not_hold_calls_beyond_their_deadline() {
     node.resume().await;
     assert_eq!(adder.add(2, 2).await.unwrap(), 4);
 }
+
+#[tokio::test]
+async fn a_broker_that_is_short_of_memory_is_named_as_the_reason() {
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("blocked");
+    let server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let mut state = connection.state();
+    assert_eq!(state.current(), ConnectionState::Connected);
+    node.ctl(&["set_vm_memory_high_watermark", "0.0000001"])
+        .await;
+
+    // The broker says so to whoever publishes.
+    let first = tokio::spawn(adder.add(1, 2).into_future());
+    let Some(ConnectionState::Blocked { reason }) = state.changed().await else {
+        panic!("{:?}", state.current());
+    };
+    assert!(reason.contains("memory"), "{reason}");
+    let limit = Duration::from_millis(300);
+    let error = adder.add(1, 2).timeout(limit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let told = error.to_string();
+    assert!(
+        told.contains("blocking publishers: low on memory"),
+        "{told}"
+    );
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    assert_eq!(state.changed().await, Some(ConnectionState::Connected));
+    assert_eq!(first.await.unwrap().unwrap(), 3, "it only had to wait");
+    assert_eq!(adder.add(2, 2).await.unwrap(), 4);
+    server.shutdown().await.unwrap();
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
 use tokio::sync::{RwLock, watch};
 use tracing::{debug, info, warn};
@@ -335,9 +336,7 @@ impl Serving {
         while let Some((consumer, arrival)) = session.arrivals.next().await {
             unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
         }
-        for arrival in unstarted {
-            arrival.give_back().await;
-        }
+        join_all(unstarted.into_iter().map(Arrival::give_back)).await;
     }
 }
 

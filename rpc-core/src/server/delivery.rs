@@ -21,6 +21,9 @@ use crate::wire::{self, Arrived, History};
 /// How long a server keeps a request that should be given up and cannot.
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a stopping server waits for a broker that takes no messages.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(5);
+
 /// Which of a service's queues a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -102,7 +105,8 @@ impl Arrival {
         if is_counted && !self.delivery.redelivered {
             let history = History::of(&self.delivery.message, false);
             let queue = self.queue_of(self.lane);
-            if self.publish_anew(&queue, history.deliveries).await.is_ok() {
+            let published = self.publish_anew(&queue, history.deliveries);
+            if let Ok(Ok(())) = tokio::time::timeout(GIVE_BACK_LIMIT, published).await {
                 return;
             }
         }
