@@ -3,6 +3,7 @@
 //! A client does not know which server has its request, so it tells them all (`wire/notice.rs`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::StreamExt;
@@ -18,7 +19,14 @@ const MAX_EXPECTED: usize = 16_384;
 
 /// The calls that a server has and can be told to stop.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Calls(Arc<Mutex<Table>>);
+pub(super) struct Calls(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Of this server alone, so that nobody can make ids that are taken for each other.
+    hasher: RandomState,
+    table: Mutex<Table>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -28,12 +36,8 @@ struct Table {
     deadlines: VecDeque<(Instant, CallId)>,
 }
 
-/// What tells calls apart: correlation ids are up to each caller.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct CallId {
-    reply_to: String,
-    correlation_id: String,
-}
+/// What tells calls apart: a hash of the reply queue and the correlation id, which is up to each caller.
+type CallId = u64;
 
 #[derive(Debug)]
 struct Running {
@@ -56,13 +60,10 @@ impl Calls {
         else {
             return Registered::default();
         };
-        let id = CallId {
-            reply_to: reply_to.clone(),
-            correlation_id: correlation_id.clone(),
-        };
+        let id = self.id(reply_to, correlation_id);
         let mut table = self.table();
         let is_dropped = table.expected.contains(&id);
-        let running = table.running.entry(id.clone()).or_insert_with(|| Running {
+        let running = table.running.entry(id).or_insert_with(|| Running {
             cancellation: Cancellation::default(),
             runs: 0,
         });
@@ -88,10 +89,7 @@ impl Calls {
         let mut table = self.table();
         table.forget(Instant::now());
         for correlation_id in correlation_ids {
-            let id = CallId {
-                reply_to: reply_to.clone(),
-                correlation_id,
-            };
+            let id = self.id(&reply_to, &correlation_id);
             match table.running.get(&id) {
                 Some(running) => running.cancellation.cancel(),
                 None => table.expect(id, deadline),
@@ -109,9 +107,13 @@ impl Calls {
         }
     }
 
+    fn id(&self, reply_to: &str, correlation_id: &str) -> CallId {
+        self.0.hasher.hash_one((reply_to, correlation_id))
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing under the lock leaves the table half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,7 +124,7 @@ impl Table {
         {
             self.expected.remove(&oldest);
         }
-        if self.expected.insert(id.clone()) {
+        if self.expected.insert(id) {
             self.deadlines.push_back((deadline, id));
         }
     }
