@@ -30,6 +30,7 @@ mod old {
         async fn widen(n: u32) -> u32;
         async fn make_signed(n: u32) -> i64;
         async fn make_float(n: u32) -> u32;
+        async fn make_result_float() -> u32;
         async fn make_argument_optional(n: u64) -> u64;
         async fn make_result_optional(none: bool) -> u64;
         async fn grow_struct() -> Item;
@@ -45,6 +46,7 @@ mod old {
         async fn make_oneway(n: u64);
         async fn move_to_a_queue_of_its_own() -> u64;
         async fn run_otherwise() -> u64;
+        async fn run_once() -> u64;
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +133,10 @@ mod old {
             n
         }
 
+        async fn make_result_float(&self) -> u32 {
+            1
+        }
+
         async fn make_argument_optional(&self, n: u64) -> u64 {
             n
         }
@@ -190,6 +196,10 @@ mod old {
         async fn run_otherwise(&self) -> u64 {
             1
         }
+
+        async fn run_once(&self) -> u64 {
+            1
+        }
     }
 }
 
@@ -214,6 +224,7 @@ mod new {
         async fn widen(n: u64) -> u64;
         async fn make_signed(n: i64) -> i64;
         async fn make_float(n: f64) -> f64;
+        async fn make_result_float() -> f64;
         async fn make_argument_optional(n: Option<u64>) -> u64;
         async fn make_result_optional(none: bool) -> Option<u64>;
         async fn grow_struct() -> Item;
@@ -232,6 +243,8 @@ mod new {
         async fn move_to_a_queue_of_its_own() -> u64;
         #[rpc(idempotent, blocking, persistent, timeout = "10s", priority = 1)]
         fn run_otherwise() -> u64;
+        #[rpc(at_most_once)]
+        async fn run_once() -> u64;
         /// There was none, and handlers need not have it.
         async fn added(&self, n: u64) -> u64 {
             2 * self.add_with_default(n, 0).await
@@ -327,6 +340,10 @@ mod new {
             n
         }
 
+        async fn make_result_float(&self) -> f64 {
+            1.0
+        }
+
         async fn make_argument_optional(&self, n: Option<u64>) -> u64 {
             n.unwrap_or(1000)
         }
@@ -393,6 +410,10 @@ mod new {
         }
 
         fn run_otherwise(&self) -> u64 {
+            2
+        }
+
+        async fn run_once(&self) -> u64 {
             2
         }
     }
@@ -568,9 +589,9 @@ async fn widening_an_integer_is_safe_for_the_values_that_fit_into_both() {
 }
 
 #[tokio::test]
-async fn an_integer_that_becomes_a_float_breaks_both_sides() {
+async fn an_integer_that_becomes_a_float_breaks_whoever_still_reads_an_integer() {
     each(async |pair| {
-        // It can be sent, and its result not be read.
+        // An integer is read as a float: the handler has run.
         assert_eq!(failure(pair.old_on_new.make_float(1).await), BAD_REPLY);
         assert_eq!(failure(pair.new_on_old.make_float(1.0).await), BAD_REQUEST);
     })
@@ -747,6 +768,8 @@ async fn the_options_that_are_one_sides_own_business_can_change() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.run_otherwise().await.unwrap(), 2);
         assert_eq!(pair.new_on_old.run_otherwise().await.unwrap(), 1);
+        assert_eq!(pair.old_on_new.run_once().await.unwrap(), 2);
+        assert_eq!(pair.new_on_old.run_once().await.unwrap(), 1);
     })
     .await;
 }
