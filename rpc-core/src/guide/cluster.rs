@@ -58,10 +58,18 @@
 //! let clock = ClockClient::new(connection.client());
 //! assert_eq!(clock.hour().await?, 12);
 //!
+//! // The node dies, and no other is up yet.
+//! broker.refuse_connections(true);
+//! broker.drop_connections();
 //! let mut state = connection.state();
-//! broker.drop_connections(); // The node dies.
-//! assert!(matches!(state.changed().await, Some(ConnectionState::Reconnecting { .. })));
-//! assert_eq!(clock.hour().await?, 12); // Waits, within its deadline, until all is well again.
+//! while state.current() == ConnectionState::Connected {
+//!     state.changed().await;
+//! }
+//!
+//! // A call waits, within its deadline, until one is.
+//! let call = tokio::spawn(clock.hour().into_future());
+//! broker.refuse_connections(false);
+//! assert_eq!(call.await??, 12);
 //! server.shutdown().await?;
 //! # Ok(())
 //! # }

@@ -38,11 +38,11 @@
 //! | [`prefetch`](crate::ServerBuilder::prefetch), for each queue: how many requests the broker hands to this server, and how many handlers of that queue run at once | 64 | keeps handlers that wait busy | shares slow jobs out fairly: 1 for a job at a time |
 //! | [`concurrency`](crate::ServerBuilder::concurrency), for the server: how many handlers run at once | no limit but the prefetch | | protects what all services share, memory or a database; the rest of the prefetch waits *here*, where no other server can take it |
 //! | a `queue` of its own for a method | the service's | slow methods do not hold up fast ones | |
-//! | `blocking` | for `fn` | the async runtime stays free for others; costs a thread's wake-up | |
+//! | `blocking`, for a method that computes or blocks | off | the async runtime stays free for others; each call costs a thread's wake-up | |
 //!
 //! A handler that calls another service keeps its place meanwhile. If that service comes back to the same queue, directly or through
 //! others, and the places are all taken by those who wait, nobody goes on until a deadline passes: give the inner method a queue of its
-//! own.
+//! own, and set no `concurrency` that the waiting ones can use up.
 //!
 //! A handler that takes longer than RabbitMQ's `consumer_timeout`, 30 minutes unless configured, loses its channel there. Hand such
 //! jobs to something else and answer at once.
