@@ -40,6 +40,7 @@ mod old {
         async fn grow_enum(new: bool) -> Colour;
         async fn grow_error(new: bool) -> Result<u64, Colour>;
         async fn grow_open_error(new: bool) -> Result<u64, Refusal>;
+        async fn grow_untagged(field: bool) -> Shade;
         async fn make_fallible(fail: bool) -> u64;
         async fn make_infallible(fail: bool) -> Result<u64, Colour>;
         async fn return_something();
@@ -70,6 +71,14 @@ mod old {
     #[serde(tag = "kind")]
     pub(super) enum Refusal {
         Closed,
+        #[serde(other)]
+        Other,
+    }
+
+    /// Made for growing, too, by variants without fields.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) enum Shade {
+        Dark,
         #[serde(other)]
         Other,
     }
@@ -177,6 +186,10 @@ mod old {
             Err(Refusal::Closed)
         }
 
+        async fn grow_untagged(&self, _: bool) -> Shade {
+            Shade::Dark
+        }
+
         async fn make_fallible(&self, _: bool) -> u64 {
             1
         }
@@ -234,6 +247,7 @@ mod new {
         async fn grow_enum(new: bool) -> Colour;
         async fn grow_error(new: bool) -> Result<u64, Colour>;
         async fn grow_open_error(new: bool) -> Result<u64, Refusal>;
+        async fn grow_untagged(field: bool) -> Shade;
         async fn make_fallible(fail: bool) -> Result<u64, Colour>;
         async fn make_infallible(fail: bool) -> u64;
         async fn return_something() -> u64;
@@ -279,6 +293,13 @@ mod new {
         },
         #[serde(other)]
         Other,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) enum Shade {
+        Dark,
+        Light,
+        Mixed { parts: u64 },
     }
 
     pub(super) struct Handler;
@@ -389,6 +410,14 @@ mod new {
             } else {
                 Refusal::Closed
             })
+        }
+
+        async fn grow_untagged(&self, field: bool) -> Shade {
+            if field {
+                Shade::Mixed { parts: 2 }
+            } else {
+                Shade::Light
+            }
         }
 
         async fn make_fallible(&self, fail: bool) -> Result<u64, Colour> {
@@ -702,6 +731,16 @@ async fn a_variant_for_all_others_lets_an_enum_grow() {
         assert_eq!(error.app(), Some(&old::Refusal::Other));
         let error = pair.new_on_old.grow_open_error(true).await.unwrap_err();
         assert_eq!(error.app(), Some(&new::Refusal::Closed));
+
+        // Without a tag it stands for variants without fields alone.
+        let shade = pair.old_on_new.grow_untagged(false).await.unwrap();
+        assert_eq!(shade, old::Shade::Other);
+        assert_eq!(
+            failure(pair.old_on_new.grow_untagged(true).await),
+            BAD_REPLY
+        );
+        let shade = pair.new_on_old.grow_untagged(true).await.unwrap();
+        assert_eq!(shade, new::Shade::Dark);
     })
     .await;
 }
