@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use rpc_core::{CallError, Connection, Server, rpc};
-use rpc_examples::{Calculator, FibClient, FibDispatcher, FibError, exit_code, url};
+use rpc_examples::{Calculator, FibClient, FibDispatcher, FibError, exit_code, shared_url};
 use serde::{Deserialize, Serialize};
 use tracing::{Level, info};
 use tracing_subscriber::filter::Targets;
@@ -70,7 +70,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     tracing::subscriber::set_global_default(subscriber)?;
 
     // Each of these is a program of its own in real life. That they have a connection each changes nothing here.
-    let url = shared(url());
+    let url = shared_url("tracing");
     let (numbers, sums, caller) = (
         Connection::open(&url).await?,
         Connection::open(&url).await?,
@@ -98,13 +98,4 @@ async fn run() -> Result<(), Box<dyn Error>> {
     numbers_server.shutdown().await?;
     provider.shutdown()?;
     Ok(())
-}
-
-/// The embedded broker is to be one for the three connections, too.
-fn shared(url: String) -> String {
-    if url == "memory:" {
-        "memory:tracing".to_owned()
-    } else {
-        url
-    }
 }

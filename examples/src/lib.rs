@@ -79,6 +79,12 @@ pub fn url() -> String {
     std::env::var("AMQP_URL").unwrap_or_else(|_| "memory:".to_owned())
 }
 
+/// As [`url`], for several connections: `memory:` is another broker each time, so the embedded one gets a name.
+#[must_use]
+pub fn shared_url(name: &str) -> String {
+    std::env::var("AMQP_URL").unwrap_or_else(|_| format!("memory:{name}"))
+}
+
 /// The broker that the environment names, else RabbitMQ's default address.
 #[must_use]
 pub fn default_url() -> String {

@@ -108,75 +108,16 @@
 //! # }
 //! ```
 //!
-//! Arguments and results are whatever serde can write and read. Bulk data is best a `bytes::Bytes` (with that crate's
-//! feature `serde`) or a `Vec<u8>` marked `#[serde(with = "serde_bytes")]`: a plain `Vec<u8>` is a list of numbers to serde,
-//! slow and up to twice as large.
+//! Arguments and results are whatever serde can write and read; [`guide::services`] says what is best for bulk data.
 //!
 //! What all calls of a program say, a header or a priority, can be said once, with [`Connection::client_builder`].
 //!
 //! # Context
 //!
-//! An argument marked `#[ctx]` is not sent: it tells the handler of its call. A handler that calls other services need not
-//! pass anything on: its calls end with its own deadline, are cancelled with it, and carry the headers that are marked as
-//! propagating; [`Context`] says how.
-//!
-//! ```
-//! use std::time::Duration;
-//! use rpc_core::{Connection, Context, RpcError, Server, rpc};
-//!
-//! #[rpc]
-//! pub trait Prices {
-//!     async fn price(item: String, #[ctx] cx: Context) -> u64;
-//! }
-//!
-//! struct List;
-//!
-//! impl Prices for List {
-//!     async fn price(&self, _item: String, cx: Context) -> u64 {
-//!         let is_member = cx.header_as::<&str>("customer").is_some();
-//!         if is_member { 90 } else { 100 }
-//!     }
-//! }
-//!
-//! #[rpc]
-//! pub trait Shop {
-//!     async fn total(items: Vec<String>) -> Option<u64>;
-//! }
-//!
-//! struct Counter {
-//!     prices: PricesClient,
-//! }
-//!
-//! impl Shop for Counter {
-//!     async fn total(&self, items: Vec<String>) -> Option<u64> {
-//!         let mut total = 0;
-//!         for item in items {
-//!             total += self.prices.price(item).await.ok()?; // within what is left of the two seconds
-//!         }
-//!         Some(total)
-//!     }
-//! }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let connection = Connection::open("memory:").await?;
-//! let prices = PricesClient::new(connection.client());
-//! # let _server = Server::builder(&connection)
-//! #     .service(PricesDispatcher::new(List))
-//! #     .service(ShopDispatcher::new(Counter { prices }))
-//! #     .build().start().await?;
-//! let shop = ShopClient::new(connection.client());
-//! let total = shop
-//!     .total(vec!["tea".to_owned(), "milk".to_owned()])
-//!     .timeout(Duration::from_secs(2))
-//!     .propagating_header("customer", "Ada")
-//!     .await?;
-//! assert_eq!(total, Some(180));
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Headers go the other way, too: [`Context::set_reply_header`] and [`Call::with_headers`].
+//! An argument marked `#[ctx]` is not sent: it tells the handler of its call, as a [`Context`]. A handler that calls other
+//! services need not pass anything on: its calls end with its own deadline, are cancelled with it, and carry the headers that
+//! are marked as propagating. [`guide::deadlines`] shows it. Headers go the other way, too: [`Context::set_reply_header`] and
+//! [`Call::with_headers`].
 //!
 //! # Errors
 //!
@@ -237,18 +178,20 @@
 //! The embedded broker, [`Connection::open("memory:")`](Connection::open), adds queues, acknowledgements and competing
 //! servers; it passes the same tests as RabbitMQ. [`testing`] breaks it for you.
 //!
-//! # Middleware
+//! # The guide
 //!
-//! [`Client`] and every dispatcher are [`Service`]s of [`Request`] and [`Response`], so tower's layers fit around both:
-//! [`ServerBuilder::layer`] on one side, `FibClient::new(layered_client)` on the other. [`middleware`] says in which order, what
-//! a layer may answer, and has those layers that tower cannot.
+//! A page for each thing beyond that:
 //!
-//! # Logs, traces and metrics
-//!
-//! Lost connections, panics and faults are reported through `tracing`, and each call has a span on either side; a program sees
-//! them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No log, `Debug` output or error holds a password.
-//! Traces go from process to process by the W3C Trace Context, to OpenTelemetry with the feature `opentelemetry`; numbers go to
-//! the `metrics` facade with the feature `metrics`. [`telemetry`] has the tables.
+//! - [`guide::services`]: traits, types, queues, programs
+//! - [`guide::errors`]: what a caller can do about a call that failed
+//! - [`guide::deadlines`]: how long calls take at most, and who stops when nobody waits any more
+//! - [`guide::delivery`]: what is lost, what runs twice, what is kept
+//! - [`guide::middleware`]: tower's layers, and your own, around clients and servers
+//! - [`guide::observability`]: logs, traces and metrics
+//! - [`guide::testing`]: a service without RabbitMQ
+//! - [`guide::evolution`]: which changes of a trait its deployed clients and servers survive
+//! - [`guide::cluster`]: several nodes, and what happens when one dies
+//! - [`guide::tuning`]: which settings matter
 //!
 //! # Other languages
 //!
@@ -279,6 +222,7 @@ mod context;
 mod definition;
 mod error;
 mod exchange;
+pub mod guide;
 mod headers;
 mod message;
 pub mod middleware;

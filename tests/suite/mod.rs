@@ -6,6 +6,7 @@ mod content;
 mod context;
 mod deadlines;
 mod errors;
+mod evolution;
 mod lifecycle;
 mod limits;
 mod middleware;

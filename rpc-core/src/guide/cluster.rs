@@ -1,0 +1,102 @@
+//! Running on a cluster: several nodes of RabbitMQ, and what happens when one dies.
+//!
+//! # Naming the nodes
+//!
+//! A connection is to one node at a time. Name the others, and it goes to one of them when its own is lost:
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), rpc_core::OpenError> {
+//! use std::time::Duration;
+//! use rpc_core::Connection;
+//!
+//! let connection = Connection::builder("amqp://user:password@rabbit-1/%2f")
+//!     .endpoint("amqp://user:password@rabbit-2/%2f")
+//!     .endpoint("amqp://user:password@rabbit-3/%2f")
+//!     .wait_for_broker(Duration::from_secs(60)) // started together with the cluster
+//!     .open()
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each attempt tries them in turn, the last one that worked first. Programs that all name them in the same order all go to the first one:
+//! change the order, or name a load balancer.
+//!
+//! # What a lost connection does
+//!
+//! | | |
+//! |---|---|
+//! | calls in flight | fail at once with [`Disconnected`](crate::ErrorKind::Disconnected); those of `idempotent` methods are sent again |
+//! | calls made meanwhile | wait for the connection, within their deadlines |
+//! | a server's handlers | go on, but their replies cannot be sent any more: the broker gives their requests to a server again, as redeliveries |
+//! | servers | take up their queues again once there is a connection, and declare them anew if they are gone |
+//! | connecting | is tried for as long as it takes, with pauses from 0.1 to 1 second, lengthened at random to twice that at most |
+//!
+//! ```
+//! use rpc_core::testing::EmbeddedBroker;
+//! use rpc_core::{Connection, ConnectionState, Server, rpc};
+//!
+//! #[rpc]
+//! pub trait Clock {
+//!     #[rpc(idempotent)]
+//!     async fn hour() -> u8;
+//! }
+//!
+//! struct Stopped;
+//!
+//! impl Clock for Stopped {
+//!     async fn hour(&self) -> u8 {
+//!         12
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = EmbeddedBroker::named("guide-cluster");
+//! let connection = Connection::open(&broker.url()).await?;
+//! let server = Server::builder(&connection).service(ClockDispatcher::new(Stopped)).build().start().await?;
+//! let clock = ClockClient::new(connection.client());
+//! assert_eq!(clock.hour().await?, 12);
+//!
+//! // The node dies, and no other is up yet.
+//! broker.refuse_connections(true);
+//! broker.drop_connections();
+//! let mut state = connection.state();
+//! while state.current() == ConnectionState::Connected {
+//!     state.changed().await;
+//! }
+//!
+//! // A call waits, within its deadline, until one is.
+//! let call = tokio::spawn(clock.hour().into_future());
+//! broker.refuse_connections(false);
+//! assert_eq!(call.await??, 12);
+//! server.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which queues survive
+//!
+//! - A **classic queue**, the default, lives on one node. While that is down, the queue is: calls of its service fail, by their
+//!   deadlines at the latest, and servers wait for it to come back. Requests in it that are not `persistent` are gone.
+//! - A **quorum queue** ([`QueueOptions::quorum`](crate::QueueOptions::quorum)) is replicated: as long as most of its nodes are up,
+//!   it goes on, with all its requests. It costs throughput, see [`QueueOptions::quorum`](crate::QueueOptions::quorum).
+//! - **Reply queues** are exclusive to their client's connection and go with it, which does no harm: the calls that wait on them
+//!   have failed with the connection, and a new one has a reply queue of another name.
+//!
+//! Changing a queue's type takes another queue: start servers with `with_queue("name-2")` beside the old ones, move the clients,
+//! stop the old servers once the old queue is empty.
+//!
+//! # Rolling upgrades
+//!
+//! Of servers: start the new one, then stop the old one with [`shutdown`](crate::ServerHandle::shutdown), or by ending the signal
+//! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. Give the process more time to stop than its
+//! [`drain_timeout`](crate::ServerBuilder::drain_timeout), which is 30 seconds. Of RabbitMQ's nodes: one after the other, with
+//! quorum queues; calls in flight through a node fail once, so make methods `idempotent` where they can be.
+//!
+//! # Known limits
+//!
+//! The repository's `ARCHITECTURE.md` lists them. Those that concern a cluster's operator: whoever may publish to a service's
+//! queue can make its servers crash or stall with certain malformed messages, so keep strangers off the virtual host; and a flood of forged
+//! direct reply-to addresses slows a service down. [`ServerBuilder::reply_policy`](crate::ServerBuilder::reply_policy) narrows
+//! where replies may go.

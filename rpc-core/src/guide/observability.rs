@@ -1,0 +1,53 @@
+//! Observability: what a running program tells.
+//!
+//! [`crate::telemetry`] has the names of all spans, fields and metrics; this page says where to look for what.
+//!
+//! - **Logs** go through `tracing`: lost connections, requests that were given up, queues that were deleted; on the level `DEBUG` every
+//!   fault that a server answers with. A program sees them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No
+//!   log, `Debug` output or error holds a password. What a panic says is printed by Rust's panic hook, to stderr unless set otherwise.
+//! - **Traces**: each call has a span on the client's side and one on the server's, its child, joined by the W3C headers
+//!   `traceparent` and `tracestate`. With the feature `opentelemetry` they are OpenTelemetry's: `examples/tracing.rs`.
+//! - **Metrics**, with the feature `metrics`, go to the facade of that name: `examples/metrics.rs` shows them as a Prometheus page.
+//! - **Health**: [`Connection::state`](crate::Connection::state) tells whether the broker is there, and whether it takes
+//!   messages; [`ServerHandle::ended`](crate::ServerHandle::ended) that a server cannot go on.
+//!
+//! ```
+//! use rpc_core::{Connection, ConnectionState, Server, rpc};
+//! # #[rpc] pub trait Fib { async fn fib(n: u64) -> u64; }
+//! # struct Calculator;
+//! # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The name is what the broker's management shows, and the `app_id` of every message.
+//! let connection = Connection::open("memory:").await?;
+//! let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+//!
+//! // What a health check answers.
+//! let healthy = || matches!(connection.state().current(), ConnectionState::Connected);
+//! assert!(healthy());
+//!
+//! // What should not grow.
+//! let client = connection.client();
+//! FibClient::new(client.clone()).fib(1).await?;
+//! assert_eq!(client.dropped_replies().late, 0);
+//! assert_eq!(server.refused_requests(), 0);
+//! server.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to watch
+//!
+//! | metric | when it grows |
+//! |---|---|
+//! | `rpc.server.queue.duration` | requests wait: too few servers, or too low limits |
+//! | `rpc.server.redeliveries` | servers die or lose their connections with requests in hand |
+//! | `rpc.server.given_up` | a request kills its servers: look into `<queue>.dead` |
+//! | `rpc.client.call.duration` with `error.type` | calls fail: the label says how |
+//! | `rpc.client.retries` | idempotent calls are repeated: something is flaky that their callers do not notice |
+//! | `rpc.client.dropped_replies` with the reason `late` | callers give up before servers answer: deadlines are too short |
+//! | `rpc.connection.reconnects` | the broker, or the network to it |
+//!
+//! And of the broker, through its own monitoring: how many messages each queue holds, and how many consumers it has. A queue
+//! without consumers is a service without servers.

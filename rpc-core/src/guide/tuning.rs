@@ -1,0 +1,73 @@
+//! Tuning: which settings matter, and which way to turn them.
+//!
+//! The defaults suit handlers that wait for something else, such as a database. `BENCHMARKS.md` in the repository says what a call and
+//! each guarantee cost, and how to measure that on your machines; measure before you turn anything.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rpc_core::{Connection, Server, rpc};
+//! # #[rpc] pub trait Reports { #[rpc(blocking)] fn render(n: u64) -> u64; }
+//! # struct Printer;
+//! # impl Reports for Printer { fn render(&self, n: u64) -> u64 { n } }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! let server = Server::builder(&connection)
+//!     .service(ReportsDispatcher::new(Printer))
+//!     .prefetch(4)      // as many as there are cores: reports compute
+//!     .build()
+//!     .start()
+//!     .await?;
+//!
+//! let client = connection
+//!     .client_builder()
+//!     .timeout(Duration::from_secs(120)) // reports take long
+//!     .max_in_flight(100)                // and nobody needs a thousand at once
+//!     .build();
+//! assert_eq!(ReportsClient::new(client).render(3).await?, 3);
+//! server.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A server
+//!
+//! | setting | default | more | less |
+//! |---|---|---|---|
+//! | [`prefetch`](crate::ServerBuilder::prefetch), for each queue: how many requests the broker hands to this server, and how many handlers of that queue run at once | 64 | keeps handlers that wait busy | shares slow jobs out fairly: 1 for a job at a time |
+//! | [`concurrency`](crate::ServerBuilder::concurrency), for the server: how many handlers run at once | no limit but the prefetch | | protects what all services share, memory or a database; the rest of the prefetch waits *here*, where no other server can take it |
+//! | a `queue` of its own for a method | the service's | slow methods do not hold up fast ones | |
+//! | `blocking`, for a method that computes or blocks | off | the async runtime stays free for others; each call costs a thread's wake-up | |
+//!
+//! A handler that calls another service keeps its place meanwhile. If that service comes back to the same queue, directly or through
+//! others, and the places are all taken by those who wait, nobody goes on until a deadline passes: give the inner method a queue of its
+//! own, and set no `concurrency` that the waiting ones can use up.
+//!
+//! A handler that takes longer than RabbitMQ's `consumer_timeout`, 30 minutes unless configured, loses its channel there. Hand such
+//! jobs to something else and answer at once.
+//!
+//! # A client
+//!
+//! - [`max_in_flight`](crate::ClientBuilder::max_in_flight) bounds memory, 262,144 calls unless set. Further calls wait.
+//! - Clients, and clones, of one connection share its channel and its reply queue: one connection for a process is right to begin
+//!   with.
+//! - One call after the other waits for a round trip each. Have many in flight, with `into_future()` and a `JoinSet`, or write a
+//!   method that takes a list.
+//!
+//! # Guarantees, and what they cost
+//!
+//! | | cost |
+//! |---|---|
+//! | [`confirms`](crate::ClientBuilder::confirms): a request that the broker refuses fails at once | about a fifth of the throughput |
+//! | `persistent`, `oneway` | a confirm each; a persistent one a disk as well |
+//! | [quorum queues](crate::QueueOptions::quorum) | about 40 % of the throughput |
+//! | `at_most_once` | the acknowledgement is waited for before the handler runs |
+//! | `idempotent` | nothing, until something fails |
+//!
+//! # Payloads
+//!
+//! - Use `bytes::Bytes` or `serde_bytes` for bulk data: see [`services`](super::services#types).
+//! - MessagePack, the default, is smaller than JSON, for numbers above all.
+//! - Names of fields travel with every value. In lists of thousands of small structs, short names (`#[serde(rename = "…")]`) count.
+//! - Above some megabytes, send where the data is instead of the data: a broker is no file server.
