@@ -13,6 +13,8 @@ pub(crate) struct Cancellation(Arc<Signal>);
 struct Signal {
     given: AtomicBool,
     changed: Notify,
+    /// Whether a handler has begun to work on the call.
+    begun: AtomicBool,
 }
 
 impl Cancellation {
@@ -23,6 +25,15 @@ impl Cancellation {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.0.given.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.0.begun.store(true, Ordering::Release);
+    }
+
+    /// Whether a handler has begun to work on the call that this is of.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire)
     }
 
     /// Resolves when the signal is given.

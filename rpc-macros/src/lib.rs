@@ -86,7 +86,7 @@ use quote::quote;
 /// | `default` | requests that name no method are for this one | only if it is the only method |
 /// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
 /// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
-/// | `persistent` | requests survive a restart of the broker | they do not |
+/// | `persistent` | requests survive a restart of the broker, until their deadline | they do not |
 /// | `priority = 5` | their AMQP priority, from 0 to 255 | none |
 ///
 /// A server reads every queue of a service with a prefetch of its own, and runs a method whichever of them its request came

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{ErrorKind, rpc};
+use rpc_core::{ErrorKind, Request, RpcError, rpc};
 use rpc_tests::eventually;
 
 use super::{BenchClient, serve};
@@ -41,6 +41,22 @@ async fn a_request_that_expired_while_it_waited_in_the_server_is_not_run() {
     assert_eq!(first.await.unwrap().unwrap(), 1);
     assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
     assert_eq!(setup.probe.begun(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_without_running_anything_says_so() {
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(tower::filter::FilterLayer::new(refuse)))
+        .await;
+    let error = setup.bench.hold().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(!error.may_have_executed());
+    assert_eq!(setup.probe.begun(), 0);
+}
+
+fn refuse(_: Request) -> Result<Request, RpcError> {
+    Err(RpcError::new(ErrorKind::Cancelled, "not now"))
 }
 
 #[tokio::test]

@@ -138,7 +138,8 @@ impl<R, S> Call<R, S> {
         self.change(|request| request.priority = Some(priority))
     }
 
-    /// Lets the request survive a restart of the broker (delivery mode 2, confirmed). Default: the method's, else not.
+    /// Lets the request survive a restart of the broker (delivery mode 2, confirmed), until its deadline: after that it is not
+    /// run, as any other. Default: the method's, else not.
     pub fn persistent(self) -> Self {
         self.change(|request| request.persistent = true)
     }

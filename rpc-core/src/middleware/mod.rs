@@ -47,7 +47,8 @@
 //!
 //! - [`Response::error`](crate::Response::error): the service's own error, which reaches the caller as
 //!   [`CallError::App`](crate::CallError::App). An authorization that is refused is best said so; `examples/auth.rs` does it.
-//! - an [`RpcError`](crate::RpcError), which keeps its kind all the way to the caller;
+//! - an [`RpcError`](crate::RpcError): of a kind that a server can have, it reaches the caller with that kind, else as
+//!   [`Cancelled`](crate::ErrorKind::Cancelled);
 //! - any other error, such as tower's `Elapsed` and `Overloaded`: an `RpcError` of the kind
 //!   [`Cancelled`](crate::ErrorKind::Cancelled), whose [`source`](std::error::Error::source) it is on the side of the layer.
 //!

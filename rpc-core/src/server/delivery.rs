@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::service;
 use crate::telemetry::{Observed, metrics};
 use crate::transport::{Delivery, Message, TransportError};
-use crate::wire::{self, Arrived, History};
+use crate::wire::{self, Arrived, History, Ran};
 
 /// How long a server keeps a request that should be given up and cannot.
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
@@ -208,6 +208,13 @@ impl Arrival {
             Ok(response)
         });
         let answer = answer.await;
+        let ran = if was_delivered {
+            Ran::Earlier
+        } else if registered.cancellation.has_begun() {
+            Ran::Here
+        } else {
+            Ran::No
+        };
         drop(registered);
         if let Err(error) = &answer {
             debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");
@@ -221,7 +228,7 @@ impl Arrival {
                     answer,
                     correlation_id,
                     content_type,
-                    was_delivered,
+                    ran,
                     serving.connection.name(),
                 );
                 let sending = lines.channel.reply(unsettled, reply_to, reply);
@@ -318,8 +325,13 @@ impl Arrival {
         match reply_to {
             Some(reply_to) => {
                 let name = self.serving.connection.name();
-                let reply =
-                    wire::message_from_answer(Err(fault), correlation_id, content_type, true, name);
+                let reply = wire::message_from_answer(
+                    Err(fault),
+                    correlation_id,
+                    content_type,
+                    Ran::Earlier,
+                    name,
+                );
                 let sending = self.lines.channel.reply(Some(tag), reply_to, reply);
                 sending.wait().await;
             }

@@ -282,6 +282,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
         if limit.cancellation.is_cancelled() {
             return Err(dropped().not_executed());
         }
+        limit.cancellation.begin();
         Ok(Ready {
             handler: self.handler,
             context: Context::of(&mut self.request, self.method.name, limit.deadline),

@@ -31,6 +31,20 @@ const TIME_HEADER: &str = "rpc-time";
 /// Set on a fault whose request had been delivered before: an earlier server may have run it.
 const REDELIVERED_HEADER: &str = "rpc-redelivered";
 
+/// Set, as `false`, on a fault whose request has not been run by anybody.
+const EXECUTED_HEADER: &str = "rpc-executed";
+
+/// What the server that answers with a fault knows of the request's runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// No handler has seen it.
+    No,
+    /// A handler has seen it, here.
+    Here,
+    /// It was delivered before; what was done with it then is not known.
+    Earlier,
+}
+
 const RESULT: &str = "result";
 const ERROR: &str = "error";
 const FAULT: &str = "fault";
@@ -186,7 +200,7 @@ pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
     correlation_id: Option<String>,
     request: Option<String>,
-    redelivered: bool,
+    ran: Ran,
     app_id: &str,
 ) -> Message {
     let mut reply = Message {
@@ -206,8 +220,10 @@ pub(crate) fn message_from_answer(
         }
         Err(error) => {
             reply.kind = Some(FAULT.to_owned());
-            if redelivered {
-                reply.headers.insert(REDELIVERED_HEADER, true);
+            match ran {
+                Ran::No => reply.headers.insert(EXECUTED_HEADER, false),
+                Ran::Here => {}
+                Ran::Earlier => reply.headers.insert(REDELIVERED_HEADER, true),
             }
             if error.kind() == ErrorKind::DeadlineExceeded {
                 let now = unix_millis_after(Duration::ZERO);
@@ -257,7 +273,11 @@ pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError
             Err(match ErrorKind::from_fault_code(&fault.code) {
                 Some(kind) => {
                     let was_redelivered = response.headers.get(REDELIVERED_HEADER).is_some();
-                    let error = RpcError::new(kind, fault.message).executed_if(was_redelivered);
+                    let mut error = RpcError::new(kind, fault.message);
+                    if response.headers.get_as(EXECUTED_HEADER) == Some(false) {
+                        error = error.not_executed();
+                    }
+                    let error = error.executed_if(was_redelivered);
                     match response.headers.get_as(TIME_HEADER) {
                         Some(time) => error.with_source(ServerClock::read(time)),
                         None => error,
@@ -518,7 +538,7 @@ mod tests {
                 Ok(response),
                 Some("id".to_owned()),
                 content_type,
-                false,
+                Ran::Here,
                 "server",
             );
             assert_eq!(message.kind.as_deref(), Some(kind));
@@ -528,10 +548,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_says_whether_its_request_may_have_run() {
+        for (ran, may_have_executed) in [(Ran::No, false), (Ran::Here, true), (Ran::Earlier, true)]
+        {
+            for kind in [ErrorKind::Cancelled, ErrorKind::DeadlineExceeded] {
+                let content_type = Some("application/msgpack".to_owned());
+                let fault = RpcError::new(kind, "no");
+                let message = message_from_answer(Err(fault), None, content_type, ran, "server");
+                let error = answer_from_message(message).unwrap_err();
+                assert_eq!(error.may_have_executed(), may_have_executed, "{ran:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fault_is_a_code_and_a_message() {
         let error = RpcError::new(ErrorKind::UnknownMethod, "no");
         let content_type = Some("application/msgpack".to_owned());
-        let message = message_from_answer(Err(error), None, content_type, false, "server");
+        let message = message_from_answer(Err(error), None, content_type, Ran::Here, "server");
         assert_eq!(
             &message.body[..],
             b"\x82\xa4code\xaeunknown_method\xa7message\xa2no"
@@ -545,7 +579,7 @@ mod tests {
     fn a_fault_of_a_passed_deadline_tells_the_servers_time() {
         let error = RpcError::new(ErrorKind::DeadlineExceeded, "late");
         let content_type = Some("application/msgpack".to_owned());
-        let mut message = message_from_answer(Err(error), None, content_type, false, "server");
+        let mut message = message_from_answer(Err(error), None, content_type, Ran::Here, "server");
         let time = message.headers.get_as::<i64>("rpc-time").unwrap();
         let now = unix_millis_after(Duration::ZERO);
         assert!((now - 5000..=now).contains(&time), "{time} at {now}");
@@ -563,7 +597,7 @@ mod tests {
             Err(error),
             None,
             Some("text/xml".to_owned()),
-            false,
+            Ran::Here,
             "server",
         );
         assert_eq!(message.content_type.as_deref(), Some("application/json"));
