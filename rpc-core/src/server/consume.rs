@@ -326,12 +326,11 @@ impl Serving {
 
     /// Stops reading, and gives what has not started back to the queues.
     async fn give_back(self: &Arc<Self>, session: &mut Session, workload: &mut Workload) {
-        for queue in 0..self.queues.len() {
-            for lane in [Lane::Main, Lane::Retry] {
-                let consumer = Consumer { queue, lane };
-                session.lines.channel.cancel(&consumer.name()).await;
-            }
-        }
+        // All together: a broker that does not answer is waited for once.
+        let channel = &session.lines.channel;
+        let consumers = (0..self.queues.len())
+            .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
+        join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
         let mut unstarted = workload.take_backlog();
         while let Some((consumer, arrival)) = session.arrivals.next().await {
             unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
