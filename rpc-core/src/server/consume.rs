@@ -332,8 +332,14 @@ impl Serving {
             .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
         join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
         let mut unstarted = workload.take_backlog();
-        while let Some((consumer, arrival)) = session.arrivals.next().await {
-            unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
+        let rest = async {
+            while let Some((consumer, arrival)) = session.arrivals.next().await {
+                unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
+            }
+        };
+        // Consumers that a blocked broker has not cancelled never end; it takes back what they hold with the channel.
+        if tokio::time::timeout(MAX_PAUSE, rest).await.is_err() {
+            warn!("consumers did not end: the broker does not answer");
         }
         join_all(unstarted.into_iter().map(Arrival::give_back)).await;
     }
