@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -14,14 +14,24 @@ use rpc_core::middleware::RetryPolicy;
 use rpc_core::{ErrorKind, Request, RpcError, Server, rpc};
 use rpc_tests::unique_queue;
 use tower::util::MapRequestLayer;
+use tracing::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
 use super::{BenchClient, Setup, serve, start, until_late};
 use crate::broker;
+
+/// Hears what this thread tells.
+fn listen(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
+    // While there is but one subscriber, the first thread to reach a span decides for all whether anybody is interested.
+    static OTHERS: LazyLock<[Dispatch; 2]> =
+        LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
+    LazyLock::force(&OTHERS);
+    set_default(Registry::default().with(layer))
+}
 
 /// Remembers the spans of calls and their fields.
 #[derive(Clone, Default)]
@@ -37,7 +47,7 @@ struct Span {
 
 impl Spans {
     fn listen(&self) -> DefaultGuard {
-        set_default(Registry::default().with(self.clone()))
+        listen(self.clone())
     }
 
     /// The only span of that name.
@@ -260,7 +270,7 @@ async fn opentelemetry_sees_one_trace_across_services() {
         .with_simple_exporter(exporter.clone())
         .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-    let listening = set_default(Registry::default().with(layer));
+    let listening = listen(layer);
     assert_eq!(front.sum(1, 2).await.unwrap(), 3);
     assert_eq!(setup.bench.divide(6, 3).await.unwrap(), 2);
     drop(listening);
