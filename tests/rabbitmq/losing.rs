@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rpc_core::{Connection, ConnectionState, ErrorKind, Server};
 use rpc_tests::broker::Node;
-use rpc_tests::unique_queue;
+use rpc_tests::{eventually, unique_queue};
 
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
@@ -71,8 +71,7 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
     if let Err(error) = &answer {
         assert_eq!(error.kind(), ErrorKind::Unroutable);
     }
-    let sum =
-        rpc_tests::eventually("the server is back", async || adder.add(2, 2).await.ok()).await;
+    let sum = eventually("the server is back", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);
     let reconnects = recorder.snapshotter().snapshot().into_vec();
     let reconnects = reconnects.iter().find_map(|(key, _, _, value)| {
@@ -121,7 +120,7 @@ async fn a_connection_closed_by_an_operator_comes_back() {
         for state in &mut states {
             while !matches!(state.changed().await, Some(ConnectionState::Connected)) {}
         }
-        let sum = rpc_tests::eventually("both are back", async || adder.add(1, 2).await.ok()).await;
+        let sum = eventually("both are back", async || adder.add(1, 2).await.ok()).await;
         assert_eq!(sum, 3);
     }
 }
@@ -149,7 +148,7 @@ async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits()
         .expect("it does not wait for the broker")
         .unwrap();
     node.restart().await;
-    let sum = rpc_tests::eventually("both are back", async || adder.add(2, 2).await.ok()).await;
+    let sum = eventually("both are back", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);
 }
 
@@ -170,7 +169,7 @@ async fn a_deleted_request_queue_is_declared_anew() {
         )
         .await
         .unwrap();
-    let sum = rpc_tests::eventually("the queue is back", async || adder.add(2, 2).await.ok()).await;
+    let sum = eventually("the queue is back", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);
     adder.release().await.unwrap();
     stuck
@@ -192,8 +191,7 @@ async fn another_endpoint_is_used_when_one_is_down() {
     let adder = AdderClient::new(connection.client()).with_queue(&queue);
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     first.kill().await;
-    let sum =
-        rpc_tests::eventually("the other endpoint", async || adder.add(2, 2).await.ok()).await;
+    let sum = eventually("the other endpoint", async || adder.add(2, 2).await.ok()).await;
     assert_eq!(sum, 4);
     assert!(second.queue(&queue).await.is_some());
 }
@@ -299,4 +297,43 @@ async fn a_broker_that_is_short_of_memory_is_named_as_the_reason() {
     assert_eq!(first.await.unwrap().unwrap(), 3, "it only had to wait");
     assert_eq!(adder.add(2, 2).await.unwrap(), 4);
     server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_stops_though_its_broker_takes_nothing_more() {
+    let node = Node::start().await;
+    let queue = unique_queue("blocked");
+    let serving = Connection::open(&node.url()).await.unwrap();
+    let server = Server::builder(&serving)
+        .service(AdderDispatcher::new(Abacus::default()).with_queue(&queue))
+        .concurrency(2)
+        .drain_timeout(Duration::from_secs(1))
+        .build()
+        .start()
+        .await
+        .unwrap();
+    // One request runs into its deadline, so that the server has to say something; another runs on, and three wait in the server.
+    let calling = Connection::open(&node.url()).await.unwrap();
+    let adder = AdderClient::new(calling.client()).with_queue(&queue);
+    let ends = [5, 60, 60, 60, 60].map(Duration::from_secs);
+    let calls = ends.map(|end| tokio::spawn(adder.stick().timeout(end).into_future()));
+    eventually("the server has all requests", async || {
+        let queues = node.census().await?.queues;
+        let counted = queues.into_iter().find(|counted| counted.name == queue)?;
+        (counted.unacknowledged == 5).then_some(())
+    })
+    .await;
+    let mut state = serving.state();
+    node.ctl(&["set_vm_memory_high_watermark", "0.0000001"])
+        .await;
+    while !matches!(state.current(), ConnectionState::Blocked { .. }) {
+        state.changed().await.expect("the connection lives");
+    }
+
+    // Three waits for a broker that does not answer, each limited: the consumers', the channel's and the connection's.
+    let started = Instant::now();
+    server.shutdown().await.unwrap();
+    serving.close().await;
+    assert!(started.elapsed() < 4 * AT_ONCE, "{:?}", started.elapsed());
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
 }

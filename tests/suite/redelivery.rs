@@ -118,6 +118,30 @@ async fn what_shared_a_server_with_a_deadly_request_is_not_given_up_with_it() {
 }
 
 #[tokio::test]
+async fn what_stopping_servers_give_back_was_not_delivered() {
+    const STOPS: usize = 4; // More than the limit of deliveries.
+    let mut mortal = Mortal::new().await;
+    mortal.server = None;
+    let mut server = mortal.serve(|server| server.concurrency(1)).await;
+    let calls: Vec<_> = (0..=STOPS)
+        .map(|_| tokio::spawn(mortal.bench.hold().into_future()))
+        .collect();
+    for begun in 1..=STOPS {
+        mortal.probe.until_begun(begun).await;
+        let stopping = tokio::spawn(server.shutdown());
+        mortal.probe.release(1);
+        stopping.await.unwrap().unwrap();
+        server = mortal.serve(|server| server.concurrency(1)).await;
+    }
+    mortal.probe.release(1);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(mortal.probe.deliveries(), [0; STOPS + 1]);
+    assert_eq!(mortal.probe.redelivered(), 0);
+}
+
+#[tokio::test]
 async fn a_limit_can_be_lifted() {
     let mut mortal = Mortal::new().await;
     mortal.server = None;

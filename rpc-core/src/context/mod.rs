@@ -221,8 +221,8 @@ impl Context {
 
     /// How often the request was delivered before this time, to servers that did not finish it: 0 for a new one.
     ///
-    /// A quorum queue counts exactly. Of a classic queue it is the least that is known. RabbitMQ before version 4 counts what
-    /// a stopping server gave back unrun, too.
+    /// What a stopping server gives back unrun does not count, but for requests that were on their way from a quorum queue of
+    /// RabbitMQ 3 when the server stopped to read it.
     pub fn delivery_count(&self) -> u32 {
         self.0.delivery.deliveries
     }

@@ -28,6 +28,9 @@ use crate::wire;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a stopping server waits for its broker before it turns to its handlers.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(5);
+
 /// What a server does for as long as it runs, whatever happens to its connection.
 pub(super) struct Serving {
     pub(super) connection: Connection,
@@ -326,22 +329,26 @@ impl Serving {
 
     /// Stops reading, and gives what has not started back to the queues.
     async fn give_back(self: &Arc<Self>, session: &mut Session, workload: &mut Workload) {
-        // All together: a broker that does not answer is waited for once.
-        let channel = &session.lines.channel;
-        let consumers = (0..self.queues.len())
-            .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
-        join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
         let mut unstarted = workload.take_backlog();
-        let rest = async {
+        let giving_back = async {
+            let channel = &session.lines.channel;
+            let consumers = (0..self.queues.len())
+                .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
+            join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
             while let Some((consumer, arrival)) = session.arrivals.next().await {
                 unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
             }
+            join_all(unstarted.into_iter().map(Arrival::give_back)).await;
         };
-        // Consumers that a blocked broker has not cancelled never end; it takes back what they hold with the channel.
-        if tokio::time::timeout(MAX_PAUSE, rest).await.is_err() {
-            warn!("consumers did not end: the broker does not answer");
+        // A broker that answers nothing takes back what is left with the channel.
+        if tokio::time::timeout(GIVE_BACK_LIMIT, giving_back)
+            .await
+            .is_err()
+        {
+            warn!(
+                "requests that had not started could not be given back: the broker does not answer"
+            );
         }
-        join_all(unstarted.into_iter().map(Arrival::give_back)).await;
     }
 }
 

@@ -21,9 +21,6 @@ use crate::wire::{self, Arrived, History, Ran};
 /// How long a server keeps a request that should be given up and cannot.
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a stopping server waits for a broker that takes no messages.
-const GIVE_BACK_LIMIT: Duration = Duration::from_secs(5);
-
 /// Which of a service's queues a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -100,17 +97,21 @@ impl Arrival {
 
     /// Gives back what has not started.
     pub(super) async fn give_back(self) {
-        // These count their deliveries, or tolerate none: that this one was in vain must not be held against the request.
-        let is_counted = self.lane == Lane::Retry || self.is_at_most_once();
-        if is_counted && !self.delivery.redelivered {
-            let history = History::of(&self.delivery.message, false);
+        let Delivery {
+            redelivered,
+            ref message,
+            tag,
+        } = self.delivery;
+        let history = History::of(message, redelivered);
+        // In its place goes a request that nobody was given: that this delivery was in vain must not be held against it. What
+        // may not be delivered twice and was stays what it is.
+        if !self.is_at_most_once() || (!redelivered && history.deliveries == 0) {
             let queue = self.queue_of(self.lane);
-            let published = self.publish_anew(&queue, history.deliveries);
-            if let Ok(Ok(())) = tokio::time::timeout(GIVE_BACK_LIMIT, published).await {
+            if self.publish_anew(&queue, history.deliveries).await.is_ok() {
                 return;
             }
         }
-        self.lines.channel.requeue(self.delivery.tag);
+        self.lines.channel.requeue(tag);
     }
 
     fn entry(&self) -> &QueueEntry {
