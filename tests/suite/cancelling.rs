@@ -143,7 +143,7 @@ async fn leaves_it_alone(setup: &Setup, client: Client) {
 
 #[tokio::test]
 async fn many_calls_dropped_at_once_are_all_cancelled() {
-    const CALLS: usize = 500;
+    const CALLS: usize = 6_000;
     let setup = broker()
         .await
         .bench_with(|server| server.prefetch(u16::try_from(CALLS).unwrap()))

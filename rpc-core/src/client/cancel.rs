@@ -15,8 +15,8 @@ use crate::task::Task;
 use crate::transport::{ChannelMode, LazyChannel, Link, TransportError};
 use crate::wire::{self, CancelNotice};
 
-/// How many dropped calls may wait to be told of. Of more nothing is said: they end at their deadlines.
-const MAX_WAITING: usize = 4096;
+/// How many dropped calls may wait to be told of: as many as are in flight by default. Of more nothing is said.
+const MAX_WAITING: usize = 262_144;
 
 /// How many go into one notice at most.
 const MAX_TOGETHER: usize = 256;

@@ -15,7 +15,7 @@ use crate::transport::{Deliveries, Message};
 use crate::wire::CancelNotice;
 
 /// How many dropped calls are remembered that may yet arrive. The oldest are forgotten first, and run in vain.
-const MAX_EXPECTED: usize = 16_384;
+const MAX_EXPECTED: usize = 262_144;
 
 /// The calls that a server has and can be told to stop.
 #[derive(Clone, Debug, Default)]
