@@ -371,7 +371,8 @@ pub enum OpenError {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Two services of the server would read one queue; a queue belongs to one service.
+    /// Two services of the server would read one queue, be it the one where the other's requests wait for their last attempt
+    /// (`<queue>.retry`); a queue belongs to one service.
     #[error(
         "services '{first}' and '{second}' both use queue '{queue}': give one of them another with `with_queue` or `with_queue_prefix`"
     )]
@@ -382,6 +383,14 @@ pub enum ServeError {
         first: &'static str,
         /// The service that was added second.
         second: &'static str,
+    },
+    /// A queue cannot be what it is said to be, on any broker.
+    #[error("queue '{queue}' cannot be served: {reason}")]
+    InvalidQueue {
+        /// The queue.
+        queue: String,
+        /// What is wrong with its name or its options.
+        reason: String,
     },
     /// The server has no service.
     #[error("the server has no service: add one with `service`")]

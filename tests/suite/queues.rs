@@ -1,6 +1,6 @@
 //! Queues of methods' own, and what deployments call them.
 
-use rpc_core::{Connection, ErrorKind, ServeError, Server, ServerHandle, rpc};
+use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle, rpc};
 use rpc_tests::unique_queue;
 
 use super::{Probe, start};
@@ -184,4 +184,56 @@ async fn two_services_cannot_share_a_queue_of_a_method() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// How an attempt to serve a queue ends.
+async fn serve_queue(queue: &str, options: QueueOptions) -> Result<ServerHandle, ServeError> {
+    let connection = broker().await.connect().await;
+    let dispatcher = WorkshopDispatcher::new(Probe::default())
+        .with_queue(queue)
+        .with_queue_options(options);
+    let server = Server::builder(&connection).service(dispatcher).build();
+    server.start().await
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_served_is_refused_with_the_reason() {
+    let classic = QueueOptions::classic;
+    let (name, long) = (unique_queue("flawed"), "q".repeat(245));
+    let retry = format!("{name}.retry");
+    for (queue, options, reason) in [
+        ("", classic(), "it has no name"),
+        (
+            &long,
+            classic(),
+            "its name has 245 bytes, and more than 244",
+        ),
+        (&name, classic().dead_letter_queue(""), "has no name"),
+        (&name, classic().dead_letter_queue(&name), "come back"),
+        (&name, classic().dead_letter_queue(&retry), "come back"),
+    ] {
+        match serve_queue(queue, options).await {
+            Err(error @ ServeError::InvalidQueue { .. }) => {
+                assert!(error.to_string().contains(reason), "{error}");
+            }
+            other => panic!("{queue}: {other:?}"),
+        }
+    }
+    let longest = unique_queue(&"q".repeat(200));
+    let longest = format!("{longest}{}", "q".repeat(244 - longest.len()));
+    let server = serve_queue(&longest, classic()).await.unwrap();
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_queue_is_not_where_others_wait_for_their_last_attempt() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("workshop");
+    let dispatcher = |queue: &str| WorkshopDispatcher::new(Probe::default()).with_queue(queue);
+    let server = Server::builder(&connection)
+        .service(dispatcher(&queue))
+        .service(dispatcher(&format!("{queue}.retry")))
+        .build();
+    let error = server.start().await.unwrap_err();
+    assert!(matches!(error, ServeError::QueueTaken { .. }), "{error:?}");
 }

@@ -23,6 +23,9 @@ const DEFAULT_PREFETCH: u16 = 64;
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
+/// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition (`rpc.cancel.`).
+const MAX_QUEUE_NAME: usize = 255 - 11;
+
 /// How long a stopping server waits for its handlers, unless set.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -93,9 +96,29 @@ impl QueueEntry {
 
     /// Whether a name is that of one of its queues.
     pub(super) fn owns(&self, queue: &str) -> bool {
-        queue
-            .strip_prefix(&*self.queue)
-            .is_some_and(|rest| matches!(rest, "" | ".retry" | ".dead"))
+        queue == &*self.queue || queue == self.retry_queue() || queue == self.dead_letter_queue()
+    }
+
+    /// Why it cannot be served, whatever the broker says.
+    pub(super) fn flaw(&self) -> Option<String> {
+        let length = self.queue.len();
+        let dead_letters = self.dead_letter_queue();
+        if self.queue.is_empty() {
+            // Which AMQP takes for the wish that the broker invents one.
+            Some("it has no name".to_owned())
+        } else if length > MAX_QUEUE_NAME {
+            Some(format!(
+                "its name has {length} bytes, and more than {MAX_QUEUE_NAME} leave no room for the names made from it"
+            ))
+        } else if dead_letters.is_empty() {
+            Some("its `dead_letter_queue` has no name".to_owned())
+        } else if dead_letters == *self.queue || dead_letters == self.retry_queue() {
+            Some(format!(
+                "what it gives up would come back to it: its `dead_letter_queue` is '{dead_letters}'"
+            ))
+        } else {
+            None
+        }
     }
 }
 
@@ -180,15 +203,21 @@ impl ServerBuilder {
     }
 
     /// How often a request is delivered before it is given up, so that one whose handler takes the process down with it does
-    /// not do so for ever. Default: 3. 0: no limit.
+    /// not do so for ever. Default: 3. 0: no limit. 1: nothing is delivered twice.
     ///
     /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
-    /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. The last
-    /// attempt is made alone: the request waits in the queue `<queue>.retry`, of which each server works on one at a time, so
-    /// that what shared a server with a deadly request is not given up with it. After that it goes to the dead-letter queue
-    /// (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers `rpc-death-reason` (`delivery-limit`),
-    /// `rpc-death-queue`, `rpc-death-time` and `rpc-delivery-count`, and its caller gets the fault
-    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
+    /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. For its last
+    /// attempt, unless that is the only one, a request waits in the queue `<queue>.retry`, of which each server takes one at a
+    /// time: so it is not given up because of another that waits there. What else the server works on meanwhile, from
+    /// `<queue>` or for other services, can still take it along.
+    ///
+    /// After that it goes to the dead-letter queue (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers
+    /// `rpc-death-reason` (`delivery-limit`), `rpc-death-queue`, `rpc-death-time` and `rpc-delivery-count`, and its caller gets
+    /// the fault [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
+    ///
+    /// RabbitMQ 4 has a limit of its own for quorum queues, 20 deliveries unless a policy sets another, and drops what exceeds
+    /// it (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>): without a limit here, or with one above
+    /// that, set the policy.
     ///
     /// Requests of `at_most_once` methods are given up at their second delivery, whatever this limit (`at-most-once`;
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled)). A queue that is not declared by the server

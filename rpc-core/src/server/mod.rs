@@ -121,8 +121,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServeError::QueueTaken`] and [`ServeError::NoService`] for a server put together wrongly,
-    /// [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments,
+    /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`] and [`ServeError::NoService`] for a server put together
+    /// wrongly, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments,
     /// [`ServeError::Disconnected`] when the connection is lost meanwhile, [`ServeError::Closed`] when it is closed.
     ///
     /// # Cancel safety
@@ -157,10 +157,15 @@ impl Server {
             return Err(ServeError::NoService);
         }
         for (index, second) in self.queues.iter().enumerate() {
-            if let Some(first) = self.queues[..index]
-                .iter()
-                .find(|first| first.queue == second.queue)
-            {
+            if let Some(reason) = second.flaw() {
+                let queue = second.queue.to_string();
+                return Err(ServeError::InvalidQueue { queue, reason });
+            }
+            if let Some(first) = self.queues[..index].iter().find(|first| {
+                first.queue == second.queue
+                    || first.retry_queue() == *second.queue
+                    || second.retry_queue() == *first.queue
+            }) {
                 return Err(ServeError::QueueTaken {
                     queue: second.queue.to_string(),
                     first: first.service,
