@@ -92,6 +92,8 @@ impl QueueOptions {
     /// A request beyond it fails at once with [`ErrorKind::Rejected`](crate::ErrorKind::Rejected) if its client confirms
     /// requests ([`ClientBuilder::confirms`](crate::ClientBuilder::confirms)) or its method is `oneway` or `persistent`;
     /// of others the broker says nothing, and they end at their deadline.
+    ///
+    /// A quorum queue takes some more than this before it refuses, RabbitMQ 3 a whole burst: it learns its length late.
     pub fn max_length(mut self, requests: u32) -> Self {
         self.max_length = Some(requests);
         self

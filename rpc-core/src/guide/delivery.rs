@@ -82,9 +82,13 @@
 //! # Requests that kill servers
 //!
 //! A request is delivered at most [`delivery_limit`](crate::ServerBuilder::delivery_limit) times, three unless set, the last
-//! time alone, from the queue `<queue>.retry`. Then it is moved to `<queue>.dead`, with headers that say why, and its
-//! caller is told [`Panicked`](crate::ErrorKind::Panicked). (A panic itself kills nobody: it is answered and acknowledged.) Nothing
-//! reads the dead-letter queue; look at it, and empty it.
+//! time from the queue `<queue>.retry`, of which a server takes one at a time. Then it is moved to `<queue>.dead`, with headers
+//! that say why, and its caller is told [`Panicked`](crate::ErrorKind::Panicked). (A panic itself kills nobody: it is answered and
+//! acknowledged.) Nothing reads the dead-letter queue; look at it, and empty it.
+//!
+//! Every delivery counts that ended with its server's death or lost connection. Where several deadly requests are about, what
+//! runs beside them may be given up with them: the dead-letter queue has it, and running it again is safe as far as it ever was.
+//! What a server gives back when it stops does not count.
 //!
 //! # The queue
 //!
