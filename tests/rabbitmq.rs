@@ -9,6 +9,8 @@ mod guarantees;
 mod losing;
 #[path = "rabbitmq/peer.rs"]
 mod peer;
+#[path = "rabbitmq/protocol.rs"]
+mod protocol;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 

@@ -1,0 +1,255 @@
+//! The examples of PROTOCOL.md, byte for byte: sent to a server, expected of a client, and answered to it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::options::QueueBindOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use rpc_core::{CallError, Client, Connection, ErrorKind};
+use rpc_tests::broker::shared_node;
+use rpc_tests::unique_queue;
+
+use super::peer::Peer;
+use super::{AdderClient, serve};
+
+/// A message as PROTOCOL.md writes it.
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Example {
+    properties: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Example {
+    /// All of them, by their titles.
+    fn all() -> BTreeMap<String, Self> {
+        let document = include_str!("../../PROTOCOL.md");
+        let blocks = document.split("```message\n").skip(1);
+        let examples: BTreeMap<_, _> = blocks
+            .map(|block| {
+                let (example, _) = block.split_once("```").expect("the end of an example");
+                let (title, message) = example.split_once('\n').expect("a title");
+                (title.to_owned(), Self::parse(message))
+            })
+            .collect();
+        assert_eq!(examples.len(), 9, "two examples have one title");
+        examples
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut example = Self::default();
+        for line in text.lines() {
+            let (name, value) = line.split_once(": ").expect("a name and a value");
+            match name {
+                "bytes" => {
+                    let byte = |text| u8::from_str_radix(text, 16).expect("a byte");
+                    example.body = value.split(' ').map(byte).collect();
+                }
+                "text" => example.body = value.as_bytes().to_vec(),
+                name => {
+                    let (names, name) = match name.strip_prefix("header ") {
+                        Some(name) => (&mut example.headers, name),
+                        None => (&mut example.properties, name),
+                    };
+                    names.insert(name.to_owned(), value.to_owned());
+                }
+            }
+        }
+        example
+    }
+
+    fn of(delivery: &Delivery) -> Self {
+        let given = &delivery.properties;
+        let mut properties = BTreeMap::new();
+        for (name, value) in [
+            ("type", given.kind()),
+            ("content_type", given.content_type()),
+            ("correlation_id", given.correlation_id()),
+            ("reply_to", given.reply_to()),
+            ("expiration", given.expiration()),
+            ("app_id", given.app_id()),
+        ] {
+            if let Some(value) = value {
+                properties.insert(name.to_owned(), value.to_string());
+            }
+        }
+        let headers = given.headers().iter().flat_map(FieldTable::inner);
+        Self {
+            properties,
+            headers: headers
+                .map(|(name, value)| match value {
+                    AMQPValue::Boolean(flag) => (name.to_string(), flag.to_string()),
+                    AMQPValue::LongLongInt(number) => (name.to_string(), number.to_string()),
+                    other => panic!("{name}: {other:?}"),
+                })
+                .collect(),
+            body: delivery.data.clone(),
+        }
+    }
+
+    /// Without what differs from call to call: that it is there is what counts.
+    fn timeless(mut self) -> Self {
+        for name in ["correlation_id", "reply_to", "expiration"] {
+            self.properties
+                .entry(name.to_owned())
+                .and_modify(String::clear);
+        }
+        self.headers
+            .entry("rpc-deadline".to_owned())
+            .and_modify(String::clear);
+        self
+    }
+
+    fn properties(&self) -> BasicProperties {
+        let property = |name: &str| self.properties.get(name).map(|value| value.as_str().into());
+        let mut properties = BasicProperties::default();
+        let set: [(&str, fn(BasicProperties, ShortString) -> BasicProperties); 4] = [
+            ("type", BasicProperties::with_type),
+            ("content_type", BasicProperties::with_content_type),
+            ("correlation_id", BasicProperties::with_correlation_id),
+            ("expiration", BasicProperties::with_expiration),
+        ];
+        for (name, set) in set {
+            if let Some(value) = property(name) {
+                properties = set(properties, value);
+            }
+        }
+        let mut headers = FieldTable::default();
+        for (name, value) in &self.headers {
+            let value = match value.parse() {
+                Ok(number) => AMQPValue::LongLongInt(number),
+                Err(_) => AMQPValue::Boolean(value.parse().expect("a number or a truth")),
+            };
+            headers.insert(name.as_str().into(), value);
+        }
+        properties.with_headers(headers)
+    }
+}
+
+#[tokio::test]
+async fn a_server_answers_the_requests_of_the_protocol_with_its_replies() {
+    let node = shared_node().await;
+    let queue = unique_queue("adder");
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let _server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let examples = Example::all();
+    for name in ["add", "negate", "unknown", "plain"] {
+        let request = &examples[&format!("request {name}")];
+        let reply = peer.call(&queue, request.properties(), &request.body).await;
+        let mut reply = Example::of(&reply);
+        reply
+            .properties
+            .remove("app_id")
+            .expect("the server's name");
+        assert_eq!(reply, examples[&format!("reply {name}")], "{name}");
+    }
+}
+
+/// What the client sends is the request of the protocol, and takes the protocol's reply for `answer`.
+async fn exchange<T: Debug + Send + 'static>(
+    name: &str,
+    client: impl AsyncFnOnce(&Connection) -> Client,
+    call: impl AsyncFnOnce(AdderClient) -> T,
+) -> T {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let connection = Connection::builder(node.url()).name("billing");
+    let connection = connection.open().await.unwrap();
+    let adder = AdderClient::new(client(&connection).await).with_queue(&queue);
+    let examples = Example::all();
+    let serving = async {
+        let request = Example::of(&server.receive().await);
+        let expected = examples[&format!("request {name}")].clone();
+        assert_eq!(request.clone().timeless(), expected.timeless(), "{name}");
+        let mut reply = examples[&format!("reply {name}")].clone();
+        let id = request.properties["correlation_id"].clone();
+        reply.properties.insert("correlation_id".to_owned(), id);
+        let reply_to = &request.properties["reply_to"];
+        server
+            .publish(reply_to, reply.properties(), &reply.body)
+            .await;
+    };
+    let (answer, ()) = tokio::join!(call(adder), serving);
+    answer
+}
+
+#[tokio::test]
+async fn a_client_speaks_the_protocol_and_understands_it() {
+    let sum = exchange(
+        "add",
+        async |connection| connection.client(),
+        async |adder| adder.add(1, 2).await,
+    );
+    assert_eq!(sum.await.unwrap(), 3);
+    let json = async |connection: &Connection| connection.client_builder().json().build();
+    let negated = exchange("negate", json, async |adder| adder.negate(i64::MIN).await);
+    match negated.await {
+        Err(CallError::App(error)) => assert_eq!(error, "too small"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_client_gives_the_notice_of_the_protocol() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let notices = unique_queue("notices");
+    let mut listener = Peer::serving(node, &notices).await;
+    listener
+        .channel
+        .queue_bind(
+            notices.as_str().into(),
+            "amq.direct".into(),
+            format!("rpc.cancel.{queue}").as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let call = tokio::spawn(adder.add(1, 2).into_future());
+    let request = Example::of(&server.receive().await);
+    call.abort();
+    let notice = Example::of(&listener.receive().await);
+    let mut expected = Example::all()["notice"].clone();
+    let (reply_to, id) = (
+        &request.properties["reply_to"],
+        &request.properties["correlation_id"],
+    );
+    assert_eq!(notice.properties["reply_to"], *reply_to);
+    assert_eq!(notice.body[3..], *id.as_bytes());
+    expected.body.truncate(3);
+    expected.body.extend(id.as_bytes());
+    assert_eq!(notice.timeless(), expected.timeless());
+}
+
+#[tokio::test]
+async fn a_fault_of_the_protocol_is_understood() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let call = tokio::spawn(adder.add(1, 2).into_future());
+    let request = Example::of(&server.receive().await);
+    let mut fault = Example::all()["reply unknown"].clone();
+    let id = request.properties["correlation_id"].clone();
+    fault.properties.insert("correlation_id".to_owned(), id);
+    let reply_to = &request.properties["reply_to"];
+    server
+        .publish(reply_to, fault.properties(), &fault.body)
+        .await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownMethod);
+    assert!(!error.may_have_executed());
+    assert!(
+        error.to_string().contains("no method 'subtract'"),
+        "{error}"
+    );
+}
