@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rpc_core::Connection;
 use rpc_tests::broker::shared_node;
 use rpc_tests::unique_queue;
@@ -354,6 +355,8 @@ async fn a_forged_direct_reply_to_address_takes_nobody_down() {
 
 #[tokio::test]
 async fn foreign_and_malformed_replies_are_dropped_and_counted() {
+    let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
+    let _recording = metrics::set_default_local_recorder(recorder);
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;
@@ -393,6 +396,19 @@ async fn foreign_and_malformed_replies_are_dropped_and_counted() {
     .await;
     let dropped = client.dropped_replies();
     assert_eq!((dropped.malformed, dropped.foreign), (1, 1));
+    let counted = recorder.snapshotter().snapshot().into_vec();
+    let mut counted: Vec<_> = counted
+        .into_iter()
+        .filter(|(key, ..)| key.key().name() == "rpc.client.dropped_replies")
+        .map(|(key, _, _, value)| {
+            let reason = key.key().labels().next().expect("a reason");
+            (reason.value().to_owned(), value)
+        })
+        .collect();
+    counted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let times = |reason: &str, times| (reason.to_owned(), DebugValue::Counter(times));
+    let expected = [times("foreign", 1), times("late", 2), times("malformed", 1)];
+    assert_eq!(counted, expected);
 }
 
 fn unix_millis() -> i64 {

@@ -11,7 +11,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use opentelemetry::trace::{SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rpc_core::middleware::RetryPolicy;
-use rpc_core::{ErrorKind, Request, RpcError, Server, rpc};
+use rpc_core::{ErrorKind, Request, RpcError, Server, ServerBuilder, rpc};
 use rpc_tests::unique_queue;
 use tower::util::MapRequestLayer;
 use tracing::Dispatch;
@@ -415,6 +415,26 @@ async fn redeliveries_are_counted() {
     setup.probe.release(1);
     call.await.unwrap().unwrap();
     assert_eq!(numbers.take()["rpc.server.redeliveries Bench/hold"], 1.0);
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_counted() {
+    let broker = broker().await;
+    let setup = broker.bench().await;
+    let (numbers, _recording) = record();
+    let limited = |server: ServerBuilder| server.delivery_limit(1);
+    let call = tokio::spawn(setup.bench.hold().into_future());
+    setup.probe.until_begun(1).await;
+    drop(setup.server);
+    let other = broker.connect().await;
+    let _other = serve(&other, &setup.queue, &setup.probe, limited).await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    let numbers = numbers.take();
+    assert_eq!(
+        numbers["rpc.server.given_up Bench/hold delivery-limit"],
+        1.0
+    );
 }
 
 /// A service that is too busy.
