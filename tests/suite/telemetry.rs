@@ -11,13 +11,13 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use opentelemetry::trace::{SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rpc_core::middleware::RetryPolicy;
-use rpc_core::{ErrorKind, Request, RpcError, Server, ServerBuilder, rpc};
+use rpc_core::{Call, ErrorKind, Request, RpcError, Server, ServerBuilder, rpc};
 use rpc_tests::unique_queue;
 use tower::util::MapRequestLayer;
-use tracing::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
+use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
@@ -103,6 +103,18 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
             values.record(span);
         }
     }
+
+    /// What is told within a span is taken for a field of it.
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut spans = self.0.lock().unwrap();
+        let current = context.current_span();
+        let span = spans
+            .iter_mut()
+            .rfind(|span| span.id.as_ref() == current.id());
+        if let Some(span) = span {
+            event.record(span);
+        }
+    }
 }
 
 #[tokio::test]
@@ -134,6 +146,24 @@ async fn a_call_has_a_span_on_either_side_and_the_servers_is_the_child() {
     assert_eq!(server.field("parent_span_id"), client.field("span_id"));
     assert_ne!(server.field("span_id"), client.field("span_id"));
     assert_eq!(client.field("parent_span_id"), None);
+}
+
+#[tokio::test]
+async fn the_servers_log_says_why_a_handler_panicked() {
+    let setup = broker().await.bench().await;
+    let why = async |panics: Call<Result<(), RpcError>>| {
+        let spans = Spans::default();
+        let _listening = spans.listen();
+        panics.await.unwrap_err();
+        let span = spans.only("rpc.server");
+        assert_eq!(span.field("message"), Some("a handler panicked"));
+        span.field("panic").unwrap().to_owned()
+    };
+    assert_eq!(why(setup.bench.panic()).await, "as it was told to");
+    assert_eq!(
+        why(setup.bench.block_and_panic()).await,
+        "as it was told to"
+    );
 }
 
 #[tokio::test]

@@ -204,7 +204,7 @@ impl Arrival {
             let response = AssertUnwindSafe(service::call(entry.handler.clone(), request?))
                 .catch_unwind()
                 .await
-                .unwrap_or_else(|_| Err(panicked()))?;
+                .unwrap_or_else(|panic| Err(panicked(&*panic)))?;
             wire::check_reply(&response, serving.connection.max_message_size())?;
             Ok(response)
         });

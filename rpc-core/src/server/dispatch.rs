@@ -1,5 +1,6 @@
 //! What a generated dispatcher is made of: from a request to a handler's method and back to a response.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-use tracing::Span;
+use tracing::{Span, error};
 
 use crate::cancellation::Cancellation;
 use crate::client::DEFAULT_TIMEOUT;
@@ -198,7 +199,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 .await?;
             stopped.finish();
             let mut response = answer
-                .map_err(|_| panicked())?
+                .map_err(|panic| panicked(&*panic))?
                 .into_response(content_type)?;
             response.headers = current.take_reply_headers();
             Ok(response)
@@ -240,7 +241,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                     response.headers = current.take_reply_headers();
                     Ok(response)
                 }
-                Err(error) if error.is_panic() => Err(panicked()),
+                Err(error) if error.is_panic() => Err(panicked(&*error.into_panic())),
                 Err(error) => Err(RpcError::new(
                     ErrorKind::Cancelled,
                     "the server's runtime is shutting down",
@@ -368,8 +369,11 @@ fn dropped() -> RpcError {
     RpcError::new(ErrorKind::Cancelled, "the caller has dropped the call")
 }
 
-/// A panic as a fault. What the panic said stays on the server, where the panic hook has printed it.
-pub(crate) fn panicked() -> RpcError {
+/// A panic as a fault. What the panic said stays on the server, in its log, within the span of the request.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> RpcError {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    error!(panic = text, "a handler panicked");
     RpcError::new(
         ErrorKind::Panicked,
         "the handler panicked; the server's log says why",
