@@ -4,7 +4,8 @@
 //!
 //! - **Logs** go through `tracing`: lost connections, requests that were given up, queues that were deleted; on the level `DEBUG` every
 //!   fault that a server answers with. A program sees them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No
-//!   log, `Debug` output or error holds a password. What a panic says is printed by Rust's panic hook, to stderr unless set otherwise.
+//!   log, `Debug` output or error holds a password. What a handler's panic said is logged within the span of its request, besides what
+//!   Rust's panic hook prints.
 //! - **Traces**: each call has a span on the client's side and one on the server's, its child, joined by the W3C headers
 //!   `traceparent` and `tracestate`. With the feature `opentelemetry` they are OpenTelemetry's: `examples/tracing.rs`.
 //! - **Metrics**, with the feature `metrics`, go to the facade of that name: `examples/metrics.rs` shows them as a Prometheus page.
