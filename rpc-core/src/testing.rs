@@ -128,18 +128,18 @@ impl EmbeddedBroker {
     }
 
     /// Takes no more messages, for a reason such as RabbitMQ's "low on memory", until [`unblock`](Self::unblock). What is
-    /// published meanwhile waits.
+    /// published meanwhile waits, and its [fate](Self::on_publish) is decided then.
     pub fn block(&self, reason: impl Into<String>) {
         self.broker.state().block(reason.into());
     }
 
     /// Takes messages again.
     pub fn unblock(&self) {
-        self.broker.state().unblock();
+        self.broker.state().unblock(&self.broker);
     }
 
-    /// Has each message's fate decided, in place of an earlier decision. It is called while the broker is locked: it must not
-    /// use the broker.
+    /// Has the fate of each message for which there is a queue decided, in place of an earlier decision. It is called while the
+    /// broker is locked: it must not use the broker.
     pub fn on_publish(&self, decide: impl FnMut(&Published<'_>) -> Fate + Send + 'static) {
         self.broker.state().decide = Some(Box::new(decide));
     }

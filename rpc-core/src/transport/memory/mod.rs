@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
 use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
+use self::faults::Publisher;
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
     QueueKind, Sending, Transport, TransportError,
@@ -199,24 +200,17 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
-    fn try_publish(&self, queue: &str, message: Message) -> Result<Confirm, TransportError> {
+    fn try_publish(&self, queue: String, message: Message) -> Result<Confirm, TransportError> {
         let mut state = self.open()?;
-        if self.mode == ChannelMode::Confirm {
-            let (waiting, answer) = oneshot::channel();
-            if !message.mandatory && state.queue(queue).is_none() {
-                let _ = waiting.send(Ok(())); // Dropped, as nobody asked.
-                return Ok(Confirm(Some(answer)));
+        let (publisher, confirm) = match self.mode {
+            ChannelMode::Plain => (Publisher::Channel(self.id), Confirm(None)),
+            ChannelMode::Confirm => {
+                let (waiting, answer) = oneshot::channel();
+                (Publisher::Waiting(waiting), Confirm(Some(answer)))
             }
-            state.publish(&self.broker, queue, message, Some(waiting));
-            return Ok(Confirm(Some(answer)));
-        }
-        if state.queue(queue).is_some() {
-            // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
-            state.publish(&self.broker, queue, message, None);
-        } else if let (true, Some(channel)) = (message.mandatory, state.channels.get(&self.id)) {
-            let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
-        }
-        Ok(Confirm(None))
+        };
+        state.publish(&self.broker, queue, message, publisher);
+        Ok(confirm)
     }
 }
 
@@ -292,12 +286,12 @@ impl Channel for MemoryChannel {
         queue: String,
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
-        Sending::Done(self.try_publish(&queue, message))
+        Sending::Done(self.try_publish(queue, message))
     }
 
     fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
         if let Ok(mut state) = self.open() {
-            state.publish(&self.broker, &queue, message, None);
+            state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
             if let Some(tag) = tag {
                 state.settle(self.id, tag, false);
             }
