@@ -139,9 +139,11 @@ impl EmbeddedBroker {
     }
 
     /// Has the fate of each message for which there is a queue decided, in place of an earlier decision. It is called while the
-    /// broker is locked: it must not use the broker.
+    /// broker is locked: it must not use the broker. If it panics, which is reported as any panic but fails no test, that
+    /// message is delivered.
     pub fn on_publish(&self, decide: impl FnMut(&Published<'_>) -> Fate + Send + 'static) {
-        self.broker.state().decide = Some(Box::new(decide));
+        let former = self.broker.state().decide.replace(Box::new(decide));
+        drop(former); // Once the broker is unlocked: it may own what uses the broker.
     }
 
     /// What a queue holds; `None` if there is none of that name.

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rpc_core::testing::{EmbeddedBroker, Fate};
+use rpc_core::testing::{EmbeddedBroker, Fate, QueueState};
 use rpc_core::{Connection, ErrorKind};
-use rpc_tests::unique_queue;
+use rpc_tests::{eventually, unique_queue};
 
 use crate::suite::{BenchClient, Probe, Setup, serve};
 
@@ -76,4 +76,46 @@ async fn a_blocked_broker_says_of_no_request_that_it_has_no_queue_for_it() {
     ] {
         assert_eq!(error.kind(), ErrorKind::Unroutable);
     }
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_delivers_the_message() {
+    let (broker, setup) = setup().await;
+    let mut left = 4;
+    broker.on_publish(move |message| {
+        if left > 0 {
+            left -= 1;
+            panic!("a {:?} is unexpected", message.kind);
+        }
+        Fate::Lose
+    });
+    // The requests and the replies of two calls: the server takes one at a time, and settles it.
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
+    let lost = setup.bench.add(3, 3).timeout(Duration::from_millis(50));
+    assert_eq!(lost.await.unwrap_err().kind(), ErrorKind::Timeout);
+    broker.on_publish(|_| Fate::Deliver);
+    assert_eq!(setup.bench.add(4, 4).await.unwrap(), 8);
+    eventually("all is settled", async || {
+        let state = broker.queue(&setup.queue).unwrap();
+        let QueueState {
+            ready, unsettled, ..
+        } = state;
+        ((ready, unsettled) == (0, 0)).then_some(())
+    })
+    .await;
+    setup.server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_former_decision_may_own_a_connection() {
+    let (broker, setup) = setup().await;
+    let owned = Connection::open(&broker.url()).await.unwrap();
+    broker.on_publish(move |_| {
+        let _ = &owned;
+        Fate::Deliver
+    });
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    broker.on_publish(|_| Fate::Deliver);
+    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
 }

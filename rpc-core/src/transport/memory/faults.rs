@@ -1,5 +1,6 @@
 //! What a test can do to the embedded broker.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -149,6 +150,7 @@ impl State {
             reply_to: message.reply_to.as_deref(),
             body: &message.body,
         };
-        decide(&published)
+        // The publisher is not to blame for a panic of the test's, and has more to do: a server settles the delivery.
+        catch_unwind(AssertUnwindSafe(|| decide(&published))).unwrap_or(Fate::Deliver)
     }
 }
