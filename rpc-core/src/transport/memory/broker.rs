@@ -165,6 +165,27 @@ impl Queue {
             .insert(before.map_or(0, |index| index + 1), stored);
     }
 
+    /// Gives a message to the next consumer that has credit; returns it if there is none.
+    fn hand_out(
+        &mut self,
+        name: &str,
+        channels: &mut HashMap<u64, ChannelState>,
+        stored: Stored,
+    ) -> Option<Stored> {
+        let has_credit = |consumer: &Consumer| consumer.credit != Some(0);
+        while let Some(next) = self.consumers.iter().position(has_credit)
+            && let Some(mut consumer) = self.consumers.remove(next)
+        {
+            // Else the consumer's channel is gone, and so is the consumer now.
+            if let Some(channel) = channels.get_mut(&consumer.channel) {
+                channel.hand_out(name, &mut consumer, stored);
+                self.consumers.push_back(consumer);
+                return None;
+            }
+        }
+        Some(stored)
+    }
+
     /// Puts a message back before those of its priority and lower ones.
     fn give_back(&mut self, stored: Stored) {
         let priority = self.priority(&stored.message);
@@ -225,34 +246,45 @@ impl State {
     }
 
     /// Puts a message into a queue.
-    pub(super) fn route(&mut self, queue: &str, message: Message) -> Result<(), TransportError> {
-        let target = self.queue(queue).ok_or(TransportError::Unroutable)?;
-        if target.is_full() {
+    pub(super) fn route(&mut self, name: &str, message: Message) -> Result<(), TransportError> {
+        self.deliver(name); // What has expired takes no room.
+        self.drop_unused(name);
+        let Some(queue) = self.queues.get_mut(name) else {
+            return Err(TransportError::Unroutable);
+        };
+        if queue.is_full() {
             return Err(TransportError::Rejected);
         }
         let own = message
             .expiration
             .map(|ms| Duration::from_millis(ms.into()));
-        let limit = [own, target.options.message_ttl]
-            .into_iter()
-            .flatten()
-            .min();
-        target.push(Stored {
+        let limit = own.into_iter().chain(queue.options.message_ttl).min();
+        let stored = Stored {
             message,
             redelivered: false,
             deliveries: 0,
+            // Both limits are ten years at most.
             expires: limit.map(|limit| Instant::now() + limit),
-        });
-        self.deliver(queue);
+        };
+        // A consumer that has credit is given it, however short its time is: nothing else waits then.
+        if let Some(stored) = queue.hand_out(name, &mut self.channels, stored) {
+            queue.push(stored);
+            self.deliver(name);
+        }
         Ok(())
     }
 
     /// The queue of that name, unless it has expired.
     pub(super) fn queue(&mut self, name: &str) -> Option<&mut Queue> {
+        self.drop_unused(name);
+        self.queues.get_mut(name)
+    }
+
+    /// Removes a queue that nobody has used for as long as its options say.
+    fn drop_unused(&mut self, name: &str) {
         if self.queues.get(name).is_some_and(Queue::is_expired) {
             self.queues.remove(name);
         }
-        self.queues.get_mut(name)
     }
 
     /// How many deliveries from a queue have not been settled.
@@ -284,8 +316,12 @@ impl State {
             message.expiration = None; // As RabbitMQ does, so that it does not expire there too.
             let death = [("queue", queue), ("reason", "expired")]
                 .map(|(name, value)| (name.to_owned(), value.into()));
-            let deaths = HeaderValue::List(vec![HeaderValue::Table(Headers::from_iter(death))]);
-            message.headers.insert("x-death", deaths);
+            let mut deaths = match message.headers.remove("x-death") {
+                Some(HeaderValue::List(deaths)) => deaths,
+                _ => Vec::new(),
+            };
+            deaths.insert(0, HeaderValue::Table(Headers::from_iter(death)));
+            message.headers.insert("x-death", HeaderValue::List(deaths));
             let _ = self.route(&target, message); // Lost without the queue, as with RabbitMQ.
         }
     }
@@ -293,30 +329,17 @@ impl State {
     /// Hands out what is ready to the consumers that have credit, each in its turn.
     pub(super) fn deliver(&mut self, name: &str) {
         let mut expired = Vec::new();
-        if let Some(queue) = self.queues.get_mut(name) {
+        if let Some(queue) = self.queues.get_mut(name)
+            && !queue.ready.is_empty()
+        {
             let now = Instant::now();
-            let is_expired = |stored: &Stored| stored.expires.is_some_and(|at| at <= now);
-            loop {
-                while let Some(stored) = queue.ready.pop_front_if(|stored| is_expired(stored)) {
+            while let Some(stored) = queue.ready.pop_front() {
+                if stored.expires.is_some_and(|at| at <= now) {
                     expired.push(stored.message);
-                }
-                let next = queue
-                    .consumers
-                    .iter()
-                    .position(|consumer| consumer.credit != Some(0));
-                let Some(mut consumer) = next.and_then(|next| queue.consumers.remove(next)) else {
-                    break;
-                };
-                let Some(stored) = queue.ready.pop_front() else {
-                    queue.consumers.insert(next.unwrap_or(0), consumer);
-                    break;
-                };
-                let Some(channel) = self.channels.get_mut(&consumer.channel) else {
+                } else if let Some(stored) = queue.hand_out(name, &mut self.channels, stored) {
                     queue.ready.push_front(stored);
-                    continue; // The consumer's channel is gone, and so is the consumer now.
-                };
-                channel.hand_out(name, &mut consumer, stored);
-                queue.consumers.push_back(consumer);
+                    break;
+                }
             }
         }
         for message in expired {
@@ -349,6 +372,20 @@ impl State {
         self.deliver(&unsettled.queue);
     }
 
+    /// Ends consumers.
+    pub(super) fn remove_consumers(&mut self, gone: impl Fn(&Consumer) -> bool) {
+        self.queues.retain(|_, queue| {
+            let consumers = queue.consumers.len();
+            queue.consumers.retain(|consumer| !gone(consumer));
+            let has_lost = queue.consumers.len() < consumers;
+            if has_lost {
+                queue.touch();
+            }
+            // An exclusive queue goes with its last consumer.
+            !(has_lost && queue.owner.is_some() && queue.consumers.is_empty())
+        });
+    }
+
     /// Ends a channel's consumers and requeues what it had not settled, in the old order.
     pub(super) fn close_channel(&mut self, id: u64) {
         let Some(channel) = self.channels.remove(&id) else {
@@ -358,16 +395,7 @@ impl State {
             listeners.retain(|listener| listener.channel != id);
             !listeners.is_empty()
         });
-        self.queues.retain(|_, queue| {
-            let consumers = queue.consumers.len();
-            queue.consumers.retain(|consumer| consumer.channel != id);
-            let has_lost = queue.consumers.len() < consumers;
-            if has_lost {
-                queue.touch();
-            }
-            // An exclusive queue goes with its last consumer.
-            !(has_lost && queue.owner.is_some() && queue.consumers.is_empty())
-        });
+        self.remove_consumers(|consumer| consumer.channel == id);
         let mut touched = Vec::new();
         for (_, unsettled) in channel.unsettled.into_iter().rev() {
             if let Some(queue) = self.queues.get_mut(&unsettled.queue) {

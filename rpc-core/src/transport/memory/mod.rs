@@ -7,6 +7,7 @@
 //! One lock guards a broker. Nothing is awaited and no code of others runs under it: deliveries go into channels whose
 //! length the prefetch limits.
 
+mod arguments;
 mod broker;
 mod faults;
 
@@ -25,7 +26,6 @@ use super::{
     QueueKind, Sending, Transport, TransportError,
 };
 use crate::error::OpenError;
-use crate::headers::HeaderValue;
 use crate::queue::{QueueOptions, QueueType};
 
 /// Links to a broker of this process.
@@ -126,6 +126,7 @@ impl MemoryChannel {
     }
 
     fn try_declare(&self, name: &str, kind: QueueKind<'_>) -> Result<(), TransportError> {
+        arguments::check("the queue's name", Some(name))?;
         let mut state = self.open()?;
         let (owner, options) = match kind {
             QueueKind::Durable(options) => (None, options.clone()),
@@ -136,6 +137,12 @@ impl MemoryChannel {
                 state.close_channel(self.id);
                 return Err(unavailable(format!("there is no queue '{name}'")));
             }
+            let problem =
+                arguments::name_problem(name).or_else(|| arguments::argument_problem(&options));
+            if let Some(problem) = problem {
+                state.close_channel(self.id);
+                return Err(refused(problem));
+            }
             state
                 .queues
                 .insert(name.to_owned(), Queue::new(owner, options));
@@ -144,7 +151,9 @@ impl MemoryChannel {
         queue.touch();
         let problem = if queue.owner != owner {
             "is exclusive to another connection, or is not exclusive".to_owned()
-        } else if let Some(argument) = difference(&queue.options, &options) {
+        } else if options.passive {
+            return Ok(());
+        } else if let Some(argument) = arguments::difference(&queue.options, &options) {
             format!("has other arguments: {argument}")
         } else {
             return Ok(());
@@ -201,6 +210,7 @@ impl MemoryChannel {
     }
 
     fn try_publish(&self, queue: String, message: Message) -> Result<Confirm, TransportError> {
+        arguments::check_message(&queue, &message)?;
         let mut state = self.open()?;
         let (publisher, confirm) = match self.mode {
             ChannelMode::Plain => (Publisher::Channel(self.id), Confirm(None)),
@@ -232,24 +242,6 @@ fn unavailable(reason: String) -> TransportError {
     TransportError::Unavailable(Arc::new(reason.into()))
 }
 
-/// The first argument in which a queue differs from what is declared now, in words.
-fn difference(existing: &QueueOptions, declared: &QueueOptions) -> Option<String> {
-    if declared.passive {
-        return None;
-    }
-    let (existing, declared) = (existing.arguments(), declared.arguments());
-    let said = |value: Option<&HeaderValue>| match value {
-        None => "nothing".to_owned(),
-        Some(HeaderValue::String(text)) => format!("'{text}'"),
-        Some(HeaderValue::Int(number)) => number.to_string(),
-        Some(other) => format!("{other:?}"),
-    };
-    let mut names = existing.iter().chain(declared.iter()).map(|(name, _)| name);
-    let name = names.find(|name| existing.get(name) != declared.get(name))?;
-    let (is, wanted) = (said(existing.get(name)), said(declared.get(name)));
-    Some(format!("'{name}' is {is}, and {wanted} was declared"))
-}
-
 impl Channel for MemoryChannel {
     fn is_open(&self) -> bool {
         self.open().is_ok()
@@ -273,11 +265,9 @@ impl Channel for MemoryChannel {
     }
 
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
-        for queue in self.broker.state().queues.values_mut() {
-            queue
-                .consumers
-                .retain(|other| other.channel != self.id || other.name != consumer);
-        }
+        self.broker
+            .state()
+            .remove_consumers(|other| other.channel == self.id && other.name == consumer);
         ready(()).boxed()
     }
 
@@ -291,7 +281,10 @@ impl Channel for MemoryChannel {
 
     fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
         if let Ok(mut state) = self.open() {
-            state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
+            // One that does not fit into AMQP is not sent, and its delivery settled all the same.
+            if arguments::check_message(&queue, &message).is_ok() {
+                state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
+            }
             if let Some(tag) = tag {
                 state.settle(self.id, tag, false);
             }
