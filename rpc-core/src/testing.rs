@@ -155,7 +155,7 @@ impl EmbeddedBroker {
     /// The names of all queues.
     #[must_use]
     pub fn queues(&self) -> Vec<String> {
-        self.broker.state().queues.keys().cloned().collect()
+        self.broker.state().queue_names()
     }
 }
 

@@ -57,6 +57,10 @@ impl State {
         }
     }
 
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
+    }
+
     pub(crate) fn look_into(&self, name: &str) -> Option<QueueState> {
         let queue = self.queues.get(name)?;
         Some(QueueState {
@@ -93,7 +97,7 @@ impl State {
         message: Message,
         publisher: Publisher,
     ) {
-        let outcome = if self.queue(queue).is_some() {
+        let outcome = if self.has_queue(queue) {
             self.publish_as_decided(broker, queue, message)
         } else if !message.mandatory {
             Ok(()) // Dropped, as nobody asked.

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod broker;
+mod fast_hash;
 mod faults;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -145,7 +146,7 @@ impl MemoryChannel {
             }
             state
                 .queues
-                .insert(name.to_owned(), Queue::new(owner, options));
+                .insert(name.to_owned(), Queue::new(name, owner, options));
             return Ok(());
         };
         queue.touch();
@@ -169,6 +170,7 @@ impl MemoryChannel {
         acknowledge: Acknowledge,
     ) -> Result<Deliveries, TransportError> {
         let mut state = self.open()?;
+        let id = state.next_id();
         let Some(target) = state.queue(queue) else {
             state.close_channel(self.id);
             return Err(unavailable(format!("there is no queue '{queue}'")));
@@ -182,6 +184,7 @@ impl MemoryChannel {
         // Bounded by the consumer's prefetch, or, without acknowledgements, by the calls in flight.
         let (sender, receiver) = mpsc::unbounded_channel();
         target.consumers.push_back(Consumer {
+            id,
             channel: self.id,
             name: consumer.to_owned(),
             credit: match acknowledge {
@@ -224,14 +227,8 @@ impl MemoryChannel {
     }
 }
 
-fn deliveries(receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
-    stream::unfold(receiver, |mut receiver| async move {
-        receiver
-            .recv()
-            .await
-            .map(|delivery| (Ok(delivery), receiver))
-    })
-    .boxed()
+fn deliveries(mut receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
+    stream::poll_fn(move |context| receiver.poll_recv(context).map(|next| next.map(Ok))).boxed()
 }
 
 fn refused(reason: String) -> TransportError {
