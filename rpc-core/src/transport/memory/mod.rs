@@ -1,11 +1,16 @@
 //! The embedded broker: queues, consumers and acknowledgements in this process.
 //!
 //! It does what RabbitMQ does with the part of AMQP that this crate uses: competing consumers served in turn, prefetch,
-//! redelivery, per-message expiry, returned messages, confirms and exclusive queues. It keeps nothing on disk: a durable
-//! queue lives as long as its broker.
+//! redelivery, expiry, dead letters, priorities, limits, returned messages, confirms and exclusive queues; and it refuses what
+//! RabbitMQ refuses. What is different:
 //!
-//! One lock guards a broker. Nothing is awaited and no code of others runs under it: deliveries go into channels whose
-//! length the prefetch limits.
+//! - It keeps nothing on disk: a durable queue lives as long as its broker.
+//! - It notices what has expired when something happens in that queue, not at that moment: dead letters may come later.
+//! - A queue without a limit holds a million messages.
+//! - Headers that do not fit into a frame, which cost the connection there, pass.
+//!
+//! One lock guards a broker. Nothing is awaited and no code of others but a test's hook runs under it: deliveries go into
+//! channels whose length the prefetch limits.
 
 mod arguments;
 mod broker;
