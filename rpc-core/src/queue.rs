@@ -87,7 +87,7 @@ impl QueueOptions {
     }
 
     /// The most requests that may wait in the queue (`x-max-length`, with `x-overflow` as `reject-publish`:
-    /// <https://www.rabbitmq.com/docs/maxlength>). Default: no limit.
+    /// <https://www.rabbitmq.com/docs/maxlength>). A queue for 0 rejects all. Default: no limit, on the embedded broker a million.
     ///
     /// A request beyond it fails at once with [`ErrorKind::Rejected`](crate::ErrorKind::Rejected) if its client confirms
     /// requests ([`ClientBuilder::confirms`](crate::ClientBuilder::confirms)) or its method is `oneway` or `persistent`;
@@ -100,16 +100,18 @@ impl QueueOptions {
     }
 
     /// How long a request may wait in the queue at most, whatever its caller's deadline (`x-message-ttl`, cut to whole
-    /// milliseconds: <https://www.rabbitmq.com/docs/ttl>). Default: until its deadline.
+    /// milliseconds, at most ten years: <https://www.rabbitmq.com/docs/ttl>). Default: until its deadline.
+    ///
+    /// Without any time, a request is served at once or not at all: it expires unless a server takes it at that moment.
     pub fn message_ttl(mut self, limit: Duration) -> Self {
-        self.message_ttl = Some(limit);
+        self.message_ttl = Some(whole_millis(limit));
         self
     }
 
     /// Removes the queue, and what is in it, when it was not used for this long: no consumer, no declaration (`x-expires`,
-    /// at least a millisecond: <https://www.rabbitmq.com/docs/ttl#queue-ttl>). Default: never.
+    /// at least a millisecond, at most ten years: <https://www.rabbitmq.com/docs/ttl#queue-ttl>). Default: never.
     pub fn expires(mut self, after: Duration) -> Self {
-        self.expires = Some(after.max(Duration::from_millis(1)));
+        self.expires = Some(whole_millis(after.max(Duration::from_millis(1))));
         self
     }
 
@@ -162,6 +164,11 @@ impl QueueOptions {
         set("x-dead-letter-routing-key", target.map(Into::into));
         arguments
     }
+}
+
+/// Cuts a time to what the broker is told of it.
+fn whole_millis(time: Duration) -> Duration {
+    time - Duration::from_nanos((time.subsec_nanos() % 1_000_000).into())
 }
 
 #[cfg(test)]

@@ -128,20 +128,22 @@ impl EmbeddedBroker {
     }
 
     /// Takes no more messages, for a reason such as RabbitMQ's "low on memory", until [`unblock`](Self::unblock). What is
-    /// published meanwhile waits.
+    /// published meanwhile waits, and its [fate](Self::on_publish) is decided then.
     pub fn block(&self, reason: impl Into<String>) {
         self.broker.state().block(reason.into());
     }
 
     /// Takes messages again.
     pub fn unblock(&self) {
-        self.broker.state().unblock();
+        self.broker.state().unblock(&self.broker);
     }
 
-    /// Has each message's fate decided, in place of an earlier decision. It is called while the broker is locked: it must not
-    /// use the broker.
+    /// Has the fate of each message for which there is a queue decided, in place of an earlier decision. It is called while the
+    /// broker is locked: it must not use the broker. If it panics, which is reported as any panic but fails no test, that
+    /// message is delivered.
     pub fn on_publish(&self, decide: impl FnMut(&Published<'_>) -> Fate + Send + 'static) {
-        self.broker.state().decide = Some(Box::new(decide));
+        let former = self.broker.state().decide.replace(Box::new(decide));
+        drop(former); // Once the broker is unlocked: it may own what uses the broker.
     }
 
     /// What a queue holds; `None` if there is none of that name.
@@ -153,7 +155,7 @@ impl EmbeddedBroker {
     /// The names of all queues.
     #[must_use]
     pub fn queues(&self) -> Vec<String> {
-        self.broker.state().queues.keys().cloned().collect()
+        self.broker.state().queue_names()
     }
 }
 

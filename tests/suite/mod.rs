@@ -10,6 +10,7 @@ mod evolution;
 mod lifecycle;
 mod limits;
 mod middleware;
+mod queue_extremes;
 mod queue_options;
 mod queues;
 mod redelivery;

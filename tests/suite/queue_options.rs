@@ -9,14 +9,15 @@ use rpc_tests::{eventually, unique_queue};
 use super::{BenchClient, BenchDispatcher, Probe};
 use crate::broker;
 
-struct Bed {
-    connection: Connection,
-    queue: String,
-    probe: Probe,
+/// A queue of its own, to be served with options.
+pub(super) struct Bed {
+    pub(super) connection: Connection,
+    pub(super) queue: String,
+    pub(super) probe: Probe,
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self {
             connection: broker().await.connect().await,
             queue: unique_queue("options"),
@@ -24,7 +25,7 @@ impl Bed {
         }
     }
 
-    async fn serve(&self, options: QueueOptions) -> Result<ServerHandle, ServeError> {
+    pub(super) async fn serve(&self, options: QueueOptions) -> Result<ServerHandle, ServeError> {
         let dispatcher = BenchDispatcher::new(self.probe.clone()).with_queue(&self.queue);
         Server::builder(&self.connection)
             .service(dispatcher.with_queue_options(options))
@@ -35,7 +36,7 @@ impl Bed {
     }
 
     /// Serves, and holds up the server with a call, so that everything else waits in the queue.
-    async fn serve_and_hold(&self, options: QueueOptions) -> ServerHandle {
+    pub(super) async fn serve_and_hold(&self, options: QueueOptions) -> ServerHandle {
         let server = self.serve(options).await.unwrap();
         tokio::spawn(self.bench().hold().into_future());
         self.probe.until_begun(1).await;
@@ -43,7 +44,7 @@ impl Bed {
     }
 
     /// A client that is told what the broker refuses.
-    fn bench(&self) -> BenchClient {
+    pub(super) fn bench(&self) -> BenchClient {
         let client = self.connection.client_builder().confirms(true).build();
         BenchClient::new(client).with_queue(&self.queue)
     }

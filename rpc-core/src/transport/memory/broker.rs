@@ -1,5 +1,6 @@
 //! The embedded broker itself: queues and who consumes them, under one lock.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::fast_hash::FastMap;
 use super::faults::{Decide, Stalled};
 use crate::headers::{HeaderValue, Headers};
 use crate::queue::QueueOptions;
@@ -25,8 +27,8 @@ pub(crate) struct Broker(Mutex<State>);
 #[derive(Default)]
 pub(crate) struct State {
     pub(super) links: HashMap<u64, watch::Sender<LinkStatus>>,
-    pub(crate) queues: HashMap<String, Queue>,
-    pub(super) channels: HashMap<u64, ChannelState>,
+    pub(super) queues: FastMap<String, Queue>,
+    pub(super) channels: Channels,
     /// Who hears the notices for a topic.
     pub(super) listeners: HashMap<String, Vec<Listener>>,
     pub(crate) decide: Option<Decide>,
@@ -38,12 +40,16 @@ pub(crate) struct State {
     last_id: u64,
 }
 
+/// By their ids, of which there are few, so that this is faster than hashing.
+type Channels = BTreeMap<u64, ChannelState>;
+
 pub(super) struct Listener {
     pub(super) channel: u64,
     pub(super) notices: mpsc::UnboundedSender<Delivery>,
 }
 
 pub(crate) struct Queue {
+    name: Arc<str>,
     /// The link that it belongs to, for an exclusive queue.
     pub(super) owner: Option<u64>,
     pub(super) options: QueueOptions,
@@ -63,6 +69,7 @@ pub(super) struct Stored {
 }
 
 pub(super) struct Consumer {
+    pub(super) id: u64,
     pub(super) channel: u64,
     pub(super) name: String,
     /// How many more unacknowledged deliveries it takes; `None` if it acknowledges nothing.
@@ -72,17 +79,17 @@ pub(super) struct Consumer {
     pub(super) deliveries: mpsc::UnboundedSender<Delivery>,
 }
 
-/// What a channel holds: its unsettled deliveries by tag, which grow with age.
+/// What a channel holds: its unsettled deliveries by tag, which grow with time.
 pub(super) struct ChannelState {
     link: u64,
     last_tag: u64,
-    unsettled: BTreeMap<u64, Unsettled>,
+    unsettled: FastMap<u64, Unsettled>,
     pub(super) returns: mpsc::UnboundedSender<Message>,
 }
 
 struct Unsettled {
-    queue: String,
-    consumer: String,
+    queue: Arc<str>,
+    consumer: u64,
     stored: Stored,
 }
 
@@ -116,8 +123,9 @@ impl fmt::Debug for Broker {
 }
 
 impl Queue {
-    pub(super) fn new(owner: Option<u64>, options: QueueOptions) -> Self {
+    pub(super) fn new(name: &str, owner: Option<u64>, options: QueueOptions) -> Self {
         Self {
+            name: name.into(),
             owner,
             options,
             last_used: Instant::now(),
@@ -165,6 +173,61 @@ impl Queue {
             .insert(before.map_or(0, |index| index + 1), stored);
     }
 
+    /// Takes a new message, for a consumer or to keep. Returns what has expired.
+    fn accept(&mut self, channels: &mut Channels, message: Message) -> Vec<Message> {
+        let own = message
+            .expiration
+            .map(|ms| Duration::from_millis(ms.into()));
+        let limit = own.into_iter().chain(self.options.message_ttl).min();
+        let stored = Stored {
+            message,
+            redelivered: false,
+            deliveries: 0,
+            // Both limits are ten years at most.
+            expires: limit.map(|limit| Instant::now() + limit),
+        };
+        // A consumer that has credit is given it, however short its time is: nothing else waits then.
+        match self.hand_out(channels, stored) {
+            None => Vec::new(),
+            Some(stored) => {
+                self.push(stored);
+                self.deliver(channels)
+            }
+        }
+    }
+
+    /// Hands out what is ready to the consumers that have credit, each in its turn. Returns what has expired.
+    fn deliver(&mut self, channels: &mut Channels) -> Vec<Message> {
+        let mut expired = Vec::new();
+        if !self.ready.is_empty() {
+            let now = Instant::now();
+            while let Some(stored) = self.ready.pop_front() {
+                if stored.expires.is_some_and(|at| at <= now) {
+                    expired.push(stored.message);
+                } else if let Some(stored) = self.hand_out(channels, stored) {
+                    self.ready.push_front(stored);
+                    break;
+                }
+            }
+        }
+        expired
+    }
+
+    /// Gives a message to the next consumer that has credit; returns it if there is none.
+    fn hand_out(&mut self, channels: &mut Channels, stored: Stored) -> Option<Stored> {
+        let has_credit = |consumer: &Consumer| consumer.credit != Some(0);
+        let Some(next) = self.consumers.iter().position(has_credit) else {
+            return Some(stored);
+        };
+        let consumer = &mut self.consumers[next];
+        let Some(channel) = channels.get_mut(&consumer.channel) else {
+            return Some(stored); // Consumers end with their channels.
+        };
+        channel.hand_out(&self.name, consumer, stored);
+        self.consumers.rotate_left(next + 1);
+        None
+    }
+
     /// Puts a message back before those of its priority and lower ones.
     fn give_back(&mut self, stored: Stored) {
         let priority = self.priority(&stored.message);
@@ -186,35 +249,40 @@ impl ChannelState {
         Self {
             link,
             last_tag: 0,
-            unsettled: BTreeMap::new(),
+            unsettled: FastMap::default(),
             returns,
         }
     }
 
     /// Delivers a message to a consumer of this channel.
-    fn hand_out(&mut self, queue: &str, consumer: &mut Consumer, stored: Stored) {
+    fn hand_out(&mut self, queue: &Arc<str>, consumer: &mut Consumer, stored: Stored) {
         self.last_tag += 1;
-        let mut message = stored.message.clone();
-        if stored.deliveries > 0 && consumer.counts_deliveries {
-            message.headers.insert(DELIVERY_COUNT, stored.deliveries);
-        }
-        let delivery = Delivery {
-            tag: self.last_tag,
-            redelivered: stored.redelivered,
-            message,
+        let tag = self.last_tag;
+        let redelivered = stored.redelivered;
+        let message = match &mut consumer.credit {
+            None => stored.message,
+            Some(credit) => {
+                *credit -= 1;
+                let mut message = stored.message.clone();
+                if stored.deliveries > 0 && consumer.counts_deliveries {
+                    message.headers.insert(DELIVERY_COUNT, stored.deliveries);
+                }
+                let unsettled = Unsettled {
+                    queue: queue.clone(),
+                    consumer: consumer.id,
+                    stored,
+                };
+                self.unsettled.insert(tag, unsettled);
+                message
+            }
         };
         // Sending fails when the receiver was dropped but the channel was not: the message stays unsettled, as it would with
         // a real broker.
-        let _ = consumer.deliveries.send(delivery);
-        if let Some(credit) = &mut consumer.credit {
-            *credit -= 1;
-            let unsettled = Unsettled {
-                queue: queue.to_owned(),
-                consumer: consumer.name.clone(),
-                stored,
-            };
-            self.unsettled.insert(self.last_tag, unsettled);
-        }
+        let _ = consumer.deliveries.send(Delivery {
+            tag,
+            redelivered,
+            message,
+        });
     }
 }
 
@@ -225,41 +293,51 @@ impl State {
     }
 
     /// Puts a message into a queue.
-    pub(super) fn route(&mut self, queue: &str, message: Message) -> Result<(), TransportError> {
-        let target = self.queue(queue).ok_or(TransportError::Unroutable)?;
-        if target.is_full() {
-            return Err(TransportError::Rejected);
-        }
-        let own = message
-            .expiration
-            .map(|ms| Duration::from_millis(ms.into()));
-        let limit = [own, target.options.message_ttl]
-            .into_iter()
-            .flatten()
-            .min();
-        target.push(Stored {
-            message,
-            redelivered: false,
-            deliveries: 0,
-            expires: limit.map(|limit| Instant::now() + limit),
-        });
-        self.deliver(queue);
-        Ok(())
+    pub(super) fn route(&mut self, name: &str, message: Message) -> Result<(), TransportError> {
+        let queue = self.queues.get_mut(name);
+        let Some(queue) = queue.filter(|queue| !queue.is_expired()) else {
+            return Err(TransportError::Unroutable);
+        };
+        // What has expired takes no room.
+        let mut expired = queue.deliver(&mut self.channels);
+        let outcome = if queue.is_full() {
+            Err(TransportError::Rejected)
+        } else {
+            expired.append(&mut queue.accept(&mut self.channels, message));
+            Ok(())
+        };
+        self.dead_letter(name, expired);
+        outcome
     }
 
     /// The queue of that name, unless it has expired.
     pub(super) fn queue(&mut self, name: &str) -> Option<&mut Queue> {
-        if self.queues.get(name).is_some_and(Queue::is_expired) {
+        if self.has_queue(name) {
+            self.queues.get_mut(name)
+        } else {
+            None
+        }
+    }
+
+    /// Whether there is a queue of that name; removes one that has expired.
+    pub(super) fn has_queue(&mut self, name: &str) -> bool {
+        let Some(queue) = self.queues.get(name) else {
+            return false;
+        };
+        let is_expired = queue.is_expired();
+        if is_expired {
             self.queues.remove(name);
         }
-        self.queues.get_mut(name)
+        !is_expired
     }
 
     /// How many deliveries from a queue have not been settled.
     pub(super) fn unsettled(&self, queue: &str) -> usize {
         let channels = self.channels.values();
         let unsettled = channels.flat_map(|channel| channel.unsettled.values());
-        unsettled.filter(|delivery| delivery.queue == queue).count()
+        unsettled
+            .filter(|delivery| &*delivery.queue == queue)
+            .count()
     }
 
     /// Hands a notice to all who listen to its topic.
@@ -274,53 +352,35 @@ impl State {
         }
     }
 
-    /// Moves an expired message to the queue's dead-letter queue, if it has one.
-    fn dead_letter(&mut self, queue: &str, mut message: Message) {
+    /// Moves expired messages to the queue's dead-letter queue, if it has one.
+    fn dead_letter(&mut self, queue: &str, expired: Vec<Message>) {
+        if expired.is_empty() {
+            return;
+        }
         let target = self
             .queues
             .get(queue)
             .and_then(|queue| queue.options.dead_letter_queue.clone());
-        if let Some(target) = target {
+        let Some(target) = target else { return };
+        for mut message in expired {
             message.expiration = None; // As RabbitMQ does, so that it does not expire there too.
             let death = [("queue", queue), ("reason", "expired")]
                 .map(|(name, value)| (name.to_owned(), value.into()));
-            let deaths = HeaderValue::List(vec![HeaderValue::Table(Headers::from_iter(death))]);
-            message.headers.insert("x-death", deaths);
+            let mut deaths = match message.headers.remove("x-death") {
+                Some(HeaderValue::List(deaths)) => deaths,
+                _ => Vec::new(),
+            };
+            deaths.insert(0, HeaderValue::Table(Headers::from_iter(death)));
+            message.headers.insert("x-death", HeaderValue::List(deaths));
             let _ = self.route(&target, message); // Lost without the queue, as with RabbitMQ.
         }
     }
 
-    /// Hands out what is ready to the consumers that have credit, each in its turn.
+    /// Hands out what is ready in a queue.
     pub(super) fn deliver(&mut self, name: &str) {
-        let mut expired = Vec::new();
         if let Some(queue) = self.queues.get_mut(name) {
-            let now = Instant::now();
-            let is_expired = |stored: &Stored| stored.expires.is_some_and(|at| at <= now);
-            loop {
-                while let Some(stored) = queue.ready.pop_front_if(|stored| is_expired(stored)) {
-                    expired.push(stored.message);
-                }
-                let next = queue
-                    .consumers
-                    .iter()
-                    .position(|consumer| consumer.credit != Some(0));
-                let Some(mut consumer) = next.and_then(|next| queue.consumers.remove(next)) else {
-                    break;
-                };
-                let Some(stored) = queue.ready.pop_front() else {
-                    queue.consumers.insert(next.unwrap_or(0), consumer);
-                    break;
-                };
-                let Some(channel) = self.channels.get_mut(&consumer.channel) else {
-                    queue.ready.push_front(stored);
-                    continue; // The consumer's channel is gone, and so is the consumer now.
-                };
-                channel.hand_out(name, &mut consumer, stored);
-                queue.consumers.push_back(consumer);
-            }
-        }
-        for message in expired {
-            self.dead_letter(name, message);
+            let expired = queue.deliver(&mut self.channels);
+            self.dead_letter(name, expired);
         }
     }
 
@@ -333,20 +393,33 @@ impl State {
         else {
             return;
         };
-        let Some(queue) = self.queues.get_mut(&unsettled.queue) else {
+        let Some(queue) = self.queues.get_mut(&*unsettled.queue) else {
             return;
         };
-        let consumer = queue
-            .consumers
-            .iter_mut()
-            .find(|consumer| consumer.channel == channel && consumer.name == unsettled.consumer);
+        let mut consumers = queue.consumers.iter_mut();
+        let consumer = consumers.find(|consumer| consumer.id == unsettled.consumer);
         if let Some(credit) = consumer.and_then(|consumer| consumer.credit.as_mut()) {
             *credit += 1;
         }
         if requeue {
             queue.give_back(unsettled.stored);
         }
-        self.deliver(&unsettled.queue);
+        let expired = queue.deliver(&mut self.channels);
+        self.dead_letter(&unsettled.queue, expired);
+    }
+
+    /// Ends consumers.
+    pub(super) fn remove_consumers(&mut self, gone: impl Fn(&Consumer) -> bool) {
+        self.queues.retain(|_, queue| {
+            let consumers = queue.consumers.len();
+            queue.consumers.retain(|consumer| !gone(consumer));
+            let has_lost = queue.consumers.len() < consumers;
+            if has_lost {
+                queue.touch();
+            }
+            // An exclusive queue goes with its last consumer.
+            !(has_lost && queue.owner.is_some() && queue.consumers.is_empty())
+        });
     }
 
     /// Ends a channel's consumers and requeues what it had not settled, in the old order.
@@ -358,19 +431,12 @@ impl State {
             listeners.retain(|listener| listener.channel != id);
             !listeners.is_empty()
         });
-        self.queues.retain(|_, queue| {
-            let consumers = queue.consumers.len();
-            queue.consumers.retain(|consumer| consumer.channel != id);
-            let has_lost = queue.consumers.len() < consumers;
-            if has_lost {
-                queue.touch();
-            }
-            // An exclusive queue goes with its last consumer.
-            !(has_lost && queue.owner.is_some() && queue.consumers.is_empty())
-        });
+        self.remove_consumers(|consumer| consumer.channel == id);
         let mut touched = Vec::new();
-        for (_, unsettled) in channel.unsettled.into_iter().rev() {
-            if let Some(queue) = self.queues.get_mut(&unsettled.queue) {
+        let mut unsettled: Vec<_> = channel.unsettled.into_iter().collect();
+        unsettled.sort_unstable_by_key(|(tag, _)| Reverse(*tag));
+        for (_, unsettled) in unsettled {
+            if let Some(queue) = self.queues.get_mut(&*unsettled.queue) {
                 queue.give_back(unsettled.stored);
                 touched.push(unsettled.queue);
             }

@@ -1,7 +1,9 @@
 //! What a test can do to the embedded broker.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::broker::{Broker, State};
@@ -11,12 +13,22 @@ use crate::transport::{LinkStatus, Message, TransportError};
 /// Decides what becomes of each message.
 pub(crate) type Decide = Box<dyn FnMut(&Published<'_>) -> Fate + Send>;
 
+/// Who hears what became of a message.
+pub(super) enum Publisher {
+    /// A channel, to which it is returned if there is no such queue and it is mandatory. Nobody learns of a refusal: the
+    /// caller's deadline tells, as it does with RabbitMQ.
+    Channel(u64),
+    /// Whoever waits for the confirm.
+    Waiting(oneshot::Sender<Result<(), TransportError>>),
+}
+
 /// A message that waits until the broker takes messages again.
 pub(super) struct Stalled {
     queue: String,
     message: Message,
-    /// Who wants to know what became of it.
-    waiting: Option<oneshot::Sender<Result<(), TransportError>>>,
+    publisher: Publisher,
+    /// The publisher's runtime, for what happens to the message later.
+    runtime: Handle,
 }
 
 impl State {
@@ -34,17 +46,19 @@ impl State {
         self.blocked = Some(reason);
     }
 
-    pub(crate) fn unblock(&mut self) {
+    pub(crate) fn unblock(&mut self, broker: &Arc<Broker>) {
         self.blocked = None;
         for status in self.links.values() {
             status.send_replace(LinkStatus::Up);
         }
         for stalled in std::mem::take(&mut self.stalled) {
-            let outcome = self.route(&stalled.queue, stalled.message);
-            if let Some(waiting) = stalled.waiting {
-                let _ = waiting.send(outcome); // The call may be over.
-            }
+            let _runtime = stalled.runtime.enter();
+            self.publish_now(broker, &stalled.queue, stalled.message, stalled.publisher);
         }
+    }
+
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
     }
 
     pub(crate) fn look_into(&self, name: &str) -> Option<QueueState> {
@@ -56,25 +70,23 @@ impl State {
         })
     }
 
-    /// Publishes a message as the test has it; without one, simply to its queue.
+    /// Publishes a message, once the broker takes messages.
     pub(super) fn publish(
         &mut self,
         broker: &Arc<Broker>,
-        queue: &str,
+        queue: String,
         message: Message,
-        waiting: Option<oneshot::Sender<Result<(), TransportError>>>,
+        publisher: Publisher,
     ) {
-        if self.blocked.is_some() {
+        if self.blocked.is_none() {
+            self.publish_now(broker, &queue, message, publisher);
+        } else {
             self.stalled.push(Stalled {
-                queue: queue.to_owned(),
+                queue,
                 message,
-                waiting,
+                publisher,
+                runtime: Handle::current(),
             });
-            return;
-        }
-        let outcome = self.publish_now(broker, queue, message);
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(outcome);
         }
     }
 
@@ -83,18 +95,34 @@ impl State {
         broker: &Arc<Broker>,
         queue: &str,
         message: Message,
-    ) -> Result<(), TransportError> {
-        let fate = match &mut self.decide {
-            None => Fate::Deliver,
-            Some(decide) => decide(&Published {
-                queue,
-                kind: message.kind.as_deref(),
-                correlation_id: message.correlation_id.as_deref(),
-                reply_to: message.reply_to.as_deref(),
-                body: &message.body,
-            }),
+        publisher: Publisher,
+    ) {
+        let outcome = if self.has_queue(queue) {
+            self.publish_as_decided(broker, queue, message)
+        } else if !message.mandatory {
+            Ok(()) // Dropped, as nobody asked.
+        } else {
+            if let Publisher::Channel(channel) = publisher
+                && let Some(channel) = self.channels.get(&channel)
+            {
+                let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
+                return;
+            }
+            Err(TransportError::Unroutable)
         };
-        match fate {
+        if let Publisher::Waiting(waiting) = publisher {
+            let _ = waiting.send(outcome); // The call may be over.
+        }
+    }
+
+    /// Puts a message into its queue as the test has it; without one, simply so.
+    fn publish_as_decided(
+        &mut self,
+        broker: &Arc<Broker>,
+        queue: &str,
+        message: Message,
+    ) -> Result<(), TransportError> {
+        match self.decide(queue, &message) {
             Fate::Deliver => self.route(queue, message),
             Fate::Duplicate => {
                 let _ = self.route(queue, message.clone());
@@ -113,5 +141,20 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    fn decide(&mut self, queue: &str, message: &Message) -> Fate {
+        let Some(decide) = &mut self.decide else {
+            return Fate::Deliver;
+        };
+        let published = Published {
+            queue,
+            kind: message.kind.as_deref(),
+            correlation_id: message.correlation_id.as_deref(),
+            reply_to: message.reply_to.as_deref(),
+            body: &message.body,
+        };
+        // The publisher is not to blame for a panic of the test's, and has more to do: a server settles the delivery.
+        catch_unwind(AssertUnwindSafe(|| decide(&published))).unwrap_or(Fate::Deliver)
     }
 }

@@ -1,13 +1,20 @@
 //! The embedded broker: queues, consumers and acknowledgements in this process.
 //!
 //! It does what RabbitMQ does with the part of AMQP that this crate uses: competing consumers served in turn, prefetch,
-//! redelivery, per-message expiry, returned messages, confirms and exclusive queues. It keeps nothing on disk: a durable
-//! queue lives as long as its broker.
+//! redelivery, expiry, dead letters, priorities, limits, returned messages, confirms and exclusive queues; and it refuses what
+//! RabbitMQ refuses. What is different:
 //!
-//! One lock guards a broker. Nothing is awaited and no code of others runs under it: deliveries go into channels whose
-//! length the prefetch limits.
+//! - It keeps nothing on disk: a durable queue lives as long as its broker.
+//! - It notices what has expired when something happens in that queue, not at that moment: dead letters may come later.
+//! - A queue without a limit holds a million messages.
+//! - Headers that do not fit into a frame, which cost the connection there, pass.
+//!
+//! One lock guards a broker. Nothing is awaited and no code of others but a test's hook runs under it: deliveries go into
+//! channels whose length the prefetch limits.
 
+mod arguments;
 mod broker;
+mod fast_hash;
 mod faults;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,12 +26,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
 use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
+use self::faults::Publisher;
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
     QueueKind, Sending, Transport, TransportError,
 };
 use crate::error::OpenError;
-use crate::headers::HeaderValue;
 use crate::queue::{QueueOptions, QueueType};
 
 /// Links to a broker of this process.
@@ -125,6 +132,7 @@ impl MemoryChannel {
     }
 
     fn try_declare(&self, name: &str, kind: QueueKind<'_>) -> Result<(), TransportError> {
+        arguments::check("the queue's name", Some(name))?;
         let mut state = self.open()?;
         let (owner, options) = match kind {
             QueueKind::Durable(options) => (None, options.clone()),
@@ -135,15 +143,23 @@ impl MemoryChannel {
                 state.close_channel(self.id);
                 return Err(unavailable(format!("there is no queue '{name}'")));
             }
+            let problem =
+                arguments::name_problem(name).or_else(|| arguments::argument_problem(&options));
+            if let Some(problem) = problem {
+                state.close_channel(self.id);
+                return Err(refused(problem));
+            }
             state
                 .queues
-                .insert(name.to_owned(), Queue::new(owner, options));
+                .insert(name.to_owned(), Queue::new(name, owner, options));
             return Ok(());
         };
         queue.touch();
         let problem = if queue.owner != owner {
             "is exclusive to another connection, or is not exclusive".to_owned()
-        } else if let Some(argument) = difference(&queue.options, &options) {
+        } else if options.passive {
+            return Ok(());
+        } else if let Some(argument) = arguments::difference(&queue.options, &options) {
             format!("has other arguments: {argument}")
         } else {
             return Ok(());
@@ -159,6 +175,7 @@ impl MemoryChannel {
         acknowledge: Acknowledge,
     ) -> Result<Deliveries, TransportError> {
         let mut state = self.open()?;
+        let id = state.next_id();
         let Some(target) = state.queue(queue) else {
             state.close_channel(self.id);
             return Err(unavailable(format!("there is no queue '{queue}'")));
@@ -172,6 +189,7 @@ impl MemoryChannel {
         // Bounded by the consumer's prefetch, or, without acknowledgements, by the calls in flight.
         let (sender, receiver) = mpsc::unbounded_channel();
         target.consumers.push_back(Consumer {
+            id,
             channel: self.id,
             name: consumer.to_owned(),
             credit: match acknowledge {
@@ -199,35 +217,23 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
-    fn try_publish(&self, queue: &str, message: Message) -> Result<Confirm, TransportError> {
+    fn try_publish(&self, queue: String, message: Message) -> Result<Confirm, TransportError> {
+        arguments::check_message(&queue, &message)?;
         let mut state = self.open()?;
-        if self.mode == ChannelMode::Confirm {
-            let (waiting, answer) = oneshot::channel();
-            if !message.mandatory && state.queue(queue).is_none() {
-                let _ = waiting.send(Ok(())); // Dropped, as nobody asked.
-                return Ok(Confirm(Some(answer)));
+        let (publisher, confirm) = match self.mode {
+            ChannelMode::Plain => (Publisher::Channel(self.id), Confirm(None)),
+            ChannelMode::Confirm => {
+                let (waiting, answer) = oneshot::channel();
+                (Publisher::Waiting(waiting), Confirm(Some(answer)))
             }
-            state.publish(&self.broker, queue, message, Some(waiting));
-            return Ok(Confirm(Some(answer)));
-        }
-        if state.queue(queue).is_some() {
-            // Without confirms nobody learns of a refusal: the caller's deadline tells, as it does with RabbitMQ.
-            state.publish(&self.broker, queue, message, None);
-        } else if let (true, Some(channel)) = (message.mandatory, state.channels.get(&self.id)) {
-            let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
-        }
-        Ok(Confirm(None))
+        };
+        state.publish(&self.broker, queue, message, publisher);
+        Ok(confirm)
     }
 }
 
-fn deliveries(receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
-    stream::unfold(receiver, |mut receiver| async move {
-        receiver
-            .recv()
-            .await
-            .map(|delivery| (Ok(delivery), receiver))
-    })
-    .boxed()
+fn deliveries(mut receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
+    stream::poll_fn(move |context| receiver.poll_recv(context).map(|next| next.map(Ok))).boxed()
 }
 
 fn refused(reason: String) -> TransportError {
@@ -236,24 +242,6 @@ fn refused(reason: String) -> TransportError {
 
 fn unavailable(reason: String) -> TransportError {
     TransportError::Unavailable(Arc::new(reason.into()))
-}
-
-/// The first argument in which a queue differs from what is declared now, in words.
-fn difference(existing: &QueueOptions, declared: &QueueOptions) -> Option<String> {
-    if declared.passive {
-        return None;
-    }
-    let (existing, declared) = (existing.arguments(), declared.arguments());
-    let said = |value: Option<&HeaderValue>| match value {
-        None => "nothing".to_owned(),
-        Some(HeaderValue::String(text)) => format!("'{text}'"),
-        Some(HeaderValue::Int(number)) => number.to_string(),
-        Some(other) => format!("{other:?}"),
-    };
-    let mut names = existing.iter().chain(declared.iter()).map(|(name, _)| name);
-    let name = names.find(|name| existing.get(name) != declared.get(name))?;
-    let (is, wanted) = (said(existing.get(name)), said(declared.get(name)));
-    Some(format!("'{name}' is {is}, and {wanted} was declared"))
 }
 
 impl Channel for MemoryChannel {
@@ -279,11 +267,9 @@ impl Channel for MemoryChannel {
     }
 
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
-        for queue in self.broker.state().queues.values_mut() {
-            queue
-                .consumers
-                .retain(|other| other.channel != self.id || other.name != consumer);
-        }
+        self.broker
+            .state()
+            .remove_consumers(|other| other.channel == self.id && other.name == consumer);
         ready(()).boxed()
     }
 
@@ -292,12 +278,15 @@ impl Channel for MemoryChannel {
         queue: String,
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
-        Sending::Done(self.try_publish(&queue, message))
+        Sending::Done(self.try_publish(queue, message))
     }
 
     fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
         if let Ok(mut state) = self.open() {
-            state.publish(&self.broker, &queue, message, None);
+            // One that does not fit into AMQP is not sent, and its delivery settled all the same.
+            if arguments::check_message(&queue, &message).is_ok() {
+                state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
+            }
             if let Some(tag) = tag {
                 state.settle(self.id, tag, false);
             }

@@ -1,0 +1,121 @@
+//! What tests may do to the embedded broker's messages, and what that must not do to the broker.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rpc_core::testing::{EmbeddedBroker, Fate, QueueState};
+use rpc_core::{Connection, ErrorKind};
+use rpc_tests::{eventually, unique_queue};
+
+use crate::suite::{BenchClient, Probe, Setup, serve};
+
+async fn setup() -> (EmbeddedBroker, Setup) {
+    let broker = EmbeddedBroker::named(unique_queue("hooks"));
+    let connection = Connection::open(&broker.url()).await.unwrap();
+    let queue = unique_queue("bench");
+    let probe = Probe::default();
+    let server = serve(&connection, &queue, &probe, |server| server.prefetch(1)).await;
+    let bench = BenchClient::new(connection.client()).with_queue(&queue);
+    let setup = Setup {
+        bench,
+        probe,
+        server,
+        queue,
+        connection,
+    };
+    (broker, setup)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_blocked_broker_has_its_fate_decided_too() {
+    let (broker, setup) = setup().await;
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kinds = seen.clone();
+    broker.on_publish(move |message| {
+        let kind = message.kind.unwrap_or_default();
+        kinds.lock().unwrap().push(kind.to_owned());
+        match kind {
+            "add" => Fate::Lose,
+            "result" => Fate::Delay(Duration::from_secs(1)),
+            _ => Fate::Deliver,
+        }
+    });
+    broker.block("low on memory");
+    let lost = tokio::spawn(setup.bench.add(1, 1).into_future());
+    let late = tokio::spawn(setup.bench.renamed().into_future());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(seen.lock().unwrap().is_empty());
+    // From outside of the runtime that the later delivery runs on.
+    let unblocking = std::thread::spawn(move || broker.unblock());
+    unblocking.join().unwrap();
+    assert_eq!(late.await.unwrap().unwrap(), "renamed");
+    let error = lost.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        ["add", "renamed.on-the-wire", "result"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_broker_says_of_no_request_that_it_has_no_queue_for_it() {
+    let (broker, setup) = setup().await;
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    broker.block("low on memory");
+    let nowhere = setup.bench.clone().with_queue("nowhere");
+    let early = nowhere.add(1, 1).timeout(Duration::from_secs(1));
+    assert_eq!(early.await.unwrap_err().kind(), ErrorKind::Timeout);
+    let waiting = tokio::spawn(nowhere.add(1, 1).into_future());
+    let confirmed = tokio::spawn(nowhere.note("to nobody".to_owned()).into_future());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.unblock();
+    for error in [
+        waiting.await.unwrap().unwrap_err(),
+        confirmed.await.unwrap().unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unroutable);
+    }
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_delivers_the_message() {
+    let (broker, setup) = setup().await;
+    let mut left = 4;
+    broker.on_publish(move |message| {
+        if left > 0 {
+            left -= 1;
+            panic!("a {:?} is unexpected", message.kind);
+        }
+        Fate::Lose
+    });
+    // The requests and the replies of two calls: the server takes one at a time, and settles it.
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
+    let lost = setup.bench.add(3, 3).timeout(Duration::from_millis(50));
+    assert_eq!(lost.await.unwrap_err().kind(), ErrorKind::Timeout);
+    broker.on_publish(|_| Fate::Deliver);
+    assert_eq!(setup.bench.add(4, 4).await.unwrap(), 8);
+    eventually("all is settled", async || {
+        let state = broker.queue(&setup.queue).unwrap();
+        let QueueState {
+            ready, unsettled, ..
+        } = state;
+        ((ready, unsettled) == (0, 0)).then_some(())
+    })
+    .await;
+    setup.server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_former_decision_may_own_a_connection() {
+    let (broker, setup) = setup().await;
+    let owned = Connection::open(&broker.url()).await.unwrap();
+    broker.on_publish(move |_| {
+        let _ = &owned;
+        Fate::Deliver
+    });
+    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    broker.on_publish(|_| Fate::Deliver);
+    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
+}
