@@ -124,10 +124,11 @@ async fn supervise(
         let Some(cause) = until_lost(&link, &links).await else {
             return;
         };
-        warn!(%cause, "the connection to the broker was lost; connecting again");
-        if !replace(&links, Keeping::Nothing(Arc::new(cause))) {
+        let cause = Arc::new(cause);
+        if !replace(&links, Keeping::Nothing(cause.clone())) {
             return;
         }
+        warn!(%cause, "the connection to the broker was lost; connecting again");
         drop(link);
         if connected.elapsed() > MAX_PAUSE {
             waits = pauses(MIN_PAUSE, MAX_PAUSE);

@@ -17,6 +17,9 @@ pub(crate) const TRACE_HEADERS: [&str; 2] = [TRACEPARENT, TRACESTATE];
 /// The flag of a trace that is recorded.
 const SAMPLED: u8 = 1;
 
+/// That one, and that the id is random (<https://www.w3.org/TR/trace-context-2/#trace-flags>). Others are not passed on.
+const KNOWN_FLAGS: u8 = 3;
+
 /// The span that a `traceparent` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TraceContext {
@@ -42,6 +45,11 @@ pub(super) fn enter(span: &Span, headers: &mut Headers, is_root: bool) {
         let id = parent.span_id;
         span.record("parent_span_id", display(format_args!("{id:016x}")));
     }
+    // A state belongs to its trace.
+    let state = headers.get(TRACESTATE).and_then(HeaderValue::as_str);
+    if parent.is_none() || !state.is_some_and(is_state) {
+        headers.remove(TRACESTATE);
+    }
     headers.insert(TRACEPARENT, own.to_string());
 }
 
@@ -54,7 +62,7 @@ impl TraceContext {
         let context = Self {
             trace_id: hexadecimal(parts.next()?, 32)?,
             span_id: u64::try_from(hexadecimal(parts.next()?, 16)?).ok()?,
-            flags: u8::try_from(hexadecimal(parts.next()?, 2)?).ok()?,
+            flags: KNOWN_FLAGS & u8::try_from(hexadecimal(parts.next()?, 2)?).ok()?,
         };
         // Later versions may say more.
         let ends = version != 0 || parts.next().is_none();
@@ -92,6 +100,12 @@ impl fmt::Display for TraceContext {
 /// Random, and never zero: the half of a UUID that holds its variant.
 fn fresh_span_id() -> u64 {
     Uuid::new_v4().as_u64_pair().1
+}
+
+/// Whether a `tracestate` can be passed on: it is no longer than everybody must pass on, and holds no control characters
+/// (<https://www.w3.org/TR/trace-context/#tracestate-header>).
+fn is_state(text: &str) -> bool {
+    text.len() <= 512 && text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
 }
 
 fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
