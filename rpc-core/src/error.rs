@@ -217,6 +217,14 @@ impl RpcError {
         &self.0.message
     }
 
+    pub(crate) fn passed_before_it_was_made() -> Self {
+        Self::new(
+            ErrorKind::Timeout,
+            "the deadline had passed before the call was made; nothing was sent",
+        )
+        .not_executed()
+    }
+
     pub(crate) fn no_requester() -> Self {
         Self::new(
             ErrorKind::Disconnected,

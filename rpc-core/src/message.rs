@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::cancellation::Cancellation;
+use crate::client::Journey;
 use crate::codec::{self, ContentType};
 use crate::context::Context;
 use crate::definition::{Method, Service};
@@ -44,6 +45,8 @@ pub struct Request {
     pub(crate) body: Bytes,
     pub(crate) recode: Option<Recode>,
     pub(crate) delivery: Option<Delivery>,
+    /// Of a call through layers.
+    pub(crate) journey: Option<Journey>,
     /// The caller's, for what is only known when the request is published.
     pub(crate) span: Span,
 }
@@ -99,6 +102,7 @@ impl Request {
                 recode: codec::recode_arguments::<A>,
             }),
             delivery: None,
+            journey: None,
             span: Span::none(),
         })
     }
@@ -163,7 +167,10 @@ impl Request {
 
     /// When the caller stops waiting, if it does so after `default` when nobody says otherwise.
     pub(crate) fn deadline_or(&self, default: Duration) -> Instant {
-        let own = self.deadline.unwrap_or_else(|| deadline_after(default));
+        let own = self.deadline.unwrap_or_else(|| {
+            let left = self.journey.as_ref().map(|so_far| so_far.left_of(default));
+            deadline_after(left.unwrap_or(default))
+        });
         self.latest_end().map_or(own, |latest| latest.min(own))
     }
 

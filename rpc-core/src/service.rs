@@ -18,7 +18,8 @@ use crate::message::{Request, Response};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry RPC calls",
     label = "not a service of `rpc_core::Request`",
-    note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it"
+    note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it",
+    note = "with the layers around it, it has to be `Clone`: put a tower `BufferLayer` around one that is not, such as a rate limit"
 )]
 pub trait RpcService:
     Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
@@ -71,8 +72,13 @@ pub(crate) async fn call<S: RpcService>(
     mut service: S,
     request: Request,
 ) -> Result<Response, RpcError> {
+    ready(&mut service).await?;
+    service.call(request).await.map_err(RpcError::from_layer)
+}
+
+/// Waits until the service is ready. One that never becomes so has not been given anything.
+pub(crate) async fn ready<S: RpcService>(service: &mut S) -> Result<(), RpcError> {
     std::future::poll_fn(|cx| service.poll_ready(cx))
         .await
-        .map_err(RpcError::from_layer)?;
-    service.call(request).await.map_err(RpcError::from_layer)
+        .map_err(|error| RpcError::from_layer(error).not_executed())
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use rpc_core::{Connection, ErrorKind, OpenError, ServeError, Server};
+use rpc_core::{Connection, OpenError, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::unique_queue;
 use tokio::net::TcpListener;
@@ -146,27 +146,6 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
             .unwrap(),
         3
     );
-}
-
-#[tokio::test]
-async fn a_reserved_name_is_refused_by_the_broker() {
-    let connection = Connection::open(&shared_node().await.url()).await.unwrap();
-    let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue("amq.reserved");
-    let server = Server::builder(&connection).service(dispatcher).build();
-    let error = server.run().await.unwrap_err();
-    assert!(
-        matches!(error, ServeError::QueueRefused { .. }),
-        "{error:?}"
-    );
-    assert!(story(&error).contains("amq."), "{}", story(&error));
-}
-
-#[tokio::test]
-async fn a_call_to_a_queue_whose_name_is_too_long_is_not_sent() {
-    let connection = Connection::open(&shared_node().await.url()).await.unwrap();
-    let adder = AdderClient::new(connection.client()).with_queue("q".repeat(256));
-    let error = adder.add(1, 2).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Encode);
 }
 
 #[tokio::test]

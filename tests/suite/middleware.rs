@@ -338,3 +338,49 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
     let store = StoreClient::new(client).with_queue(&queue);
     assert_eq!(store.get().await.unwrap(), 7);
 }
+
+/// A layer that lets nobody through.
+fn closed() -> impl tower::Layer<LayeredBench, Service = Closed> + Clone + Send + Sync + 'static {
+    layer_fn(|_| Closed)
+}
+
+type LayeredBench = tower::util::BoxCloneSyncService<Request, Response, RpcError>;
+
+#[derive(Clone)]
+struct Closed;
+
+impl tower::Service<Request> for Closed {
+    type Response = Response;
+    type Error = RpcError;
+    type Future = std::future::Pending<Result<Response, RpcError>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), RpcError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+#[tokio::test]
+async fn what_a_layer_of_the_server_holds_back_is_given_up_with_its_call() {
+    let setup = broker()
+        .await
+        .bench_with(|server| server.layer(closed()).prefetch(1))
+        .await;
+    // Each has the server to itself, so the second is only given up because the first was.
+    let briefly = Duration::from_millis(100);
+    for _ in 0..2 {
+        let error = setup.bench.add(1, 2).timeout(briefly).await.unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+    }
+    let patient = setup.bench.add(1, 2).timeout(Duration::from_secs(60));
+    let dropped = tokio::time::timeout(briefly, patient.into_future());
+    dropped.await.unwrap_err();
+    let stopping = tokio::time::timeout(Duration::from_secs(20), setup.server.shutdown());
+    stopping.await.expect("nothing holds it up").unwrap();
+}

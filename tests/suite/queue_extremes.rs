@@ -139,7 +139,11 @@ async fn names_that_no_queue_can_have_are_refused() {
         let server = Server::builder(&connection).service(dispatcher).build();
         let refused = server.start().await.map(drop).unwrap_err();
         assert!(
-            matches!(&refused, ServeError::QueueRefused { queue, .. } if queue == name),
+            matches!(
+                &refused,
+                ServeError::QueueRefused { queue, .. } | ServeError::InvalidQueue { queue, .. }
+                    if queue == name
+            ),
             "{refused:?}"
         );
         let bench = BenchClient::new(connection.client()).with_queue(name);

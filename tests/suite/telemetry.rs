@@ -156,7 +156,7 @@ async fn the_servers_log_says_why_a_handler_panicked() {
         let _listening = spans.listen();
         panics.await.unwrap_err();
         let span = spans.only("rpc.server");
-        assert_eq!(span.field("message"), Some("a handler panicked"));
+        assert_eq!(span.field("message"), Some("the handler panicked"));
         span.field("panic").unwrap().to_owned()
     };
     assert_eq!(why(setup.bench.panic()).await, "as it was told to");

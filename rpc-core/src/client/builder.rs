@@ -103,7 +103,8 @@ impl ClientBuilder {
 
     /// How long calls may take for which neither the call nor the method says so. Default: 30 seconds.
     ///
-    /// Zero makes such calls fail at once; more than 30 years counts as 30 years.
+    /// Zero makes such calls fail at once; more than 30 years counts as 30 years. Layers around the client do not know of it, see
+    /// [`middleware`](crate::middleware).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

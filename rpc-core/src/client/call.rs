@@ -1,19 +1,19 @@
 //! A call that has not been sent yet, and the future that sends it.
 
+use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-
+use super::journey::{self, Journey};
 use crate::Client;
 use crate::context::Context;
-use crate::error::{ErrorKind, RpcError};
+use crate::error::RpcError;
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{Request, Response, deadline_after};
-use crate::service::{self, RpcService};
+use crate::service::RpcService;
 use crate::telemetry::Observed;
 
 /// A call of a remote method: set what is special about it, then `.await` it.
@@ -206,6 +206,10 @@ impl<R: 'static, S: RpcService> Call<R, S> {
         };
         if let Ok(request) = &mut request {
             request.deadline = own;
+            // A client alone needs nobody to keep its deadline.
+            if TypeId::of::<S>() != TypeId::of::<Client>() {
+                request.journey = Some(Journey::begin());
+            }
         }
         let parent = Context::current();
         // One block, because a future that is moved into another doubles it.
@@ -219,14 +223,11 @@ impl<R: 'static, S: RpcService> Call<R, S> {
                         parent.hand_on(&mut request);
                     }
                     let observed = Observed::by_client(&mut request);
-                    match (parent, own) {
-                        (None, None) => observed.watch(service::call(service, request)).await,
-                        (None, Some(deadline)) => {
-                            let answer = in_time(deadline, service::call(service, request));
-                            observed.watch(answer).await
-                        }
-                        (Some(parent), own) => {
-                            let answer = inheriting(parent, own, service, request);
+                    let answer = journey::call(service, request);
+                    match parent {
+                        None => observed.watch(answer).await,
+                        Some(parent) => {
+                            let answer = async move { parent.within(own, answer).await };
                             Box::pin(observed.watch(answer)).await
                         }
                     }
@@ -244,37 +245,6 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
     fn into_future(self) -> CallFuture<R> {
         self.send(|decode, answer| decode(answer))
     }
-}
-
-/// A call that is part of another one.
-async fn inheriting<S: RpcService>(
-    parent: Context,
-    own: Option<tokio::time::Instant>,
-    service: S,
-    request: Request,
-) -> Result<Response, RpcError> {
-    let latest_end = request.latest_end();
-    let answer = service::call(service, request);
-    match latest_end {
-        None => parent.within(own, answer).await,
-        Some(deadline) => parent.within(own, in_time(deadline, answer)).await,
-    }
-}
-
-/// The client and the dispatcher keep the deadline themselves and know more about the call when it passes; being polled first
-/// they win. This covers the layers in between.
-fn in_time(
-    deadline: tokio::time::Instant,
-    answer: impl Future<Output = Result<Response, RpcError>>,
-) -> impl Future<Output = Result<Response, RpcError>> {
-    tokio::time::timeout_at(deadline, answer).map(|answer| {
-        answer.unwrap_or_else(|_| {
-            Err(RpcError::new(
-                ErrorKind::Timeout,
-                "the deadline passed in a layer around the client",
-            ))
-        })
-    })
 }
 
 impl<R, S> fmt::Debug for Call<R, S> {

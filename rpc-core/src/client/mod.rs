@@ -8,6 +8,7 @@ mod call;
 mod cancel;
 mod clock;
 mod in_flight;
+mod journey;
 mod requester;
 mod silence;
 mod stub;
@@ -29,6 +30,7 @@ pub use self::call::{Call, CallFuture};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
 use self::in_flight::Waiter;
+pub(crate) use self::journey::Journey;
 pub(crate) use self::requester::Requester;
 use self::requester::SentCall;
 pub use self::stub::Stub;
@@ -81,14 +83,13 @@ impl Client {
     async fn send(self, mut request: Request) -> Result<Response, RpcError> {
         self.0.defaults.complete(&mut request);
         let deadline = request.deadline_or(self.0.timeout);
+        if let Some(journey) = &request.journey {
+            journey.arrived(deadline);
+        }
         let started = Instant::now();
         let sent = AtomicBool::new(false);
         if deadline <= started {
-            return Err(RpcError::new(
-                ErrorKind::Timeout,
-                "the deadline had passed before the call was made; nothing was sent",
-            )
-            .not_executed());
+            return Err(RpcError::passed_before_it_was_made());
         }
         let slot = match self.0.slots.try_acquire() {
             Ok(slot) => slot,
@@ -159,7 +160,10 @@ impl Client {
 
     /// The error of a call that was not answered in time; says what was in the way, where that is known.
     fn timed_out(&self, request: &Request, limit: Duration, sent: bool) -> RpcError {
-        let mut message = format!("no answer within {}", shown(limit));
+        let mut message = match sent {
+            true => format!("no answer within {}", shown(limit)),
+            false => format!("the request could not be sent within {}", shown(limit)),
+        };
         match self.0.connection.state_now() {
             ConnectionState::Reconnecting { error } => {
                 message += &format!("; the connection to the broker is down: {error}");
@@ -167,6 +171,7 @@ impl Client {
             ConnectionState::Blocked { reason } => {
                 message += &format!("; the broker is blocking publishers: {reason}");
             }
+            ConnectionState::Connected | ConnectionState::Closed if !sent => {}
             ConnectionState::Connected | ConnectionState::Closed => {
                 message += &format!(
                     ": is a server of {} running, and fast enough?",

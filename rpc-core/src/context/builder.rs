@@ -10,7 +10,8 @@ use crate::message::deadline_after;
 
 /// Puts a [`Context`] together, for tests that call a handler directly.
 ///
-/// What is not set is as for a request that says nothing of it: no deadline, no headers, delivered for the first time.
+/// What is not set is as for a request that says nothing of it: no deadline, no headers, delivered for the first time. Calls that
+/// the handler makes inherit from the context only in its scope: `cx.scope(shop.place(item, cx.clone()))`.
 ///
 /// # Examples
 ///

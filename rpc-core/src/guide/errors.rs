@@ -78,8 +78,8 @@
 //! | [`Timeout`](crate::ErrorKind::Timeout) | the client | yes, unless it was not sent |
 //! | [`Disconnected`](crate::ErrorKind::Disconnected), [`Closed`](crate::ErrorKind::Closed) | the client | yes, unless it was not sent |
 //! | [`TooLarge`](crate::ErrorKind::TooLarge) | the client of a request, the server of a reply | no, yes |
-//! | [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), [`Cancelled`](crate::ErrorKind::Cancelled) | the server, a layer, or the call of which this one is part | yes |
-//! | [`Panicked`](crate::ErrorKind::Panicked) | the server | yes |
+//! | [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), [`Cancelled`](crate::ErrorKind::Cancelled) | the server, a layer, or the call of which this one is part | yes, unless the server says that no handler saw it |
+//! | [`Panicked`](crate::ErrorKind::Panicked) | the server | yes, unless it was one of its layers |
 //! | [`BadReply`](crate::ErrorKind::BadReply) | whoever could not write or read the reply | yes |
 //!
 //! If an earlier attempt or an earlier delivery of the same request may have run, `may_have_executed` is `true` whatever the kind.

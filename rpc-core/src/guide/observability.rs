@@ -47,7 +47,7 @@
 //! | `rpc.server.given_up` | a request kills its servers: look into `<queue>.dead` |
 //! | `rpc.client.call.duration` with `error.type` | calls fail: the label says how |
 //! | `rpc.client.retries` | idempotent calls are repeated: something is flaky that their callers do not notice |
-//! | `rpc.client.dropped_replies` with the reason `late` | callers give up before servers answer: deadlines are too short |
+//! | `rpc.client.dropped_replies` with the reason `late` | callers give up before servers answer, their calls being late or no longer wanted; servers answer what was dropped with a fault |
 //! | `rpc.connection.reconnects` | the broker, or the network to it |
 //!
 //! And of the broker, through its own monitoring: how many messages each queue holds, and how many consumers it has. A queue

@@ -53,6 +53,8 @@
 //! # }
 //! ```
 //!
+//! - A handler that is called directly is in no context, whatever its argument: `cx.scope(handler.greet(cx.clone()))` has its own
+//!   calls inherit, as they do on a server.
 //! - Each `memory:` is a broker of its own. Tests run in parallel in one process, so give a named one a name that no other test has.
 //! - Time can be paused: with `#[tokio::test(start_paused = true)]` a test of a 30 second deadline takes no time.
 //! - In the direct form there is no queue, so nothing is redelivered, and [`Context::redelivered`](crate::Context::redelivered) is

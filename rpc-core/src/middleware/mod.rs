@@ -31,15 +31,20 @@
 //! # }
 //! ```
 //!
-//! Whatever the layers do, the call ends by its deadline. A service that is not `Clone`, such as a rate limit, goes into a
-//! `BufferLayer` (outside of it), which makes it one: its clones share it.
+//! Whatever the layers do, the call ends by its deadline: its own, its method's, or one that it inherits. The client's own default
+//! is known to the client alone: it counts from the beginning of the call, too, but what a layer holds back longer only ends when
+//! it is let through, or after 30 seconds. A service that is not `Clone`, such as a rate limit, goes into a `BufferLayer` (outside
+//! of it), which makes it one: its clones share it.
 //!
 //! # On a server
 //!
 //! [`ServerBuilder::layer`](crate::ServerBuilder::layer) puts a layer around every service of a server. **The layer that is
 //! added first is the outermost**, as above. A layer is made once for each service, so that a limit is the service's,
 //! whichever queue a request came through. The broker's prefetch comes before all layers: what waits in a layer is one of the
-//! `prefetch` requests that the server has at a time.
+//! `prefetch` requests that the server has at a time. It is let go there when its deadline passes or its caller drops the call.
+//!
+//! Each layer that is added has to make something that is `Clone`. One that does not is put together with a buffer before it is
+//! added: `.layer(ServiceBuilder::new().buffer(64).rate_limit(100, second))`.
 //!
 //! # What a layer may answer
 //!
@@ -51,6 +56,11 @@
 //!   [`Cancelled`](crate::ErrorKind::Cancelled);
 //! - any other error, such as tower's `Elapsed` and `Overloaded`: an `RpcError` of the kind
 //!   [`Cancelled`](crate::ErrorKind::Cancelled), whose [`source`](std::error::Error::source) it is on the side of the layer.
+//!
+//! From a server such an error comes with the knowledge whether a handler saw the request. On a client only the layer knows that:
+//! its error counts as if the request may have run, unless the layer was not ready for it. For one that refuses what it was
+//! given, as a load shed does, say so outside of it:
+//! `.map_err(|_| RpcError::new(ErrorKind::Cancelled, "too many calls here").not_executed())`.
 //!
 //! # Circuit breaking
 //!

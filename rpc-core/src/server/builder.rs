@@ -73,6 +73,8 @@ pub(super) struct QueueEntry {
     pub(super) queue: Arc<str>,
     pub(super) options: QueueOptions,
     pub(super) handler: LayeredService,
+    /// Whether there are layers around it.
+    pub(super) is_layered: bool,
 }
 
 impl QueueEntry {
@@ -277,6 +279,7 @@ impl ServerBuilder {
             cancellation,
             drain_timeout,
         } = self;
+        let is_layered = !layers.is_empty();
         let queues = services.into_iter().flat_map(|added| {
             // Once, so that what a layer keeps is the service's, whichever queue a request came through.
             let handler = layers
@@ -289,6 +292,7 @@ impl ServerBuilder {
                 queue: queue.into(),
                 options: added.options.clone(),
                 handler: handler.clone(),
+                is_layered,
             })
         });
         Server {

@@ -11,7 +11,7 @@ use tracing::{debug, error, warn};
 use super::builder::QueueEntry;
 use super::cancel::Registered;
 use super::consume::{Lines, Serving, ensure_queue};
-use super::dispatch::panicked;
+use super::dispatch::{Limit, panicked};
 use crate::error::{ErrorKind, RpcError};
 use crate::service;
 use crate::telemetry::{Observed, metrics};
@@ -200,11 +200,20 @@ impl Arrival {
             return;
         }
         let answer = observed.watch(async {
-            // The dispatcher catches what handlers do; this is for the layers around it.
-            let response = AssertUnwindSafe(service::call(entry.handler.clone(), request?))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+            let request = request?;
+            let response = if entry.is_layered {
+                let limit = Limit::of_broker(&request, registered.cancellation.clone());
+                let answer = AssertUnwindSafe(service::call(entry.handler.clone(), request))
+                    .catch_unwind()
+                    .map(|answer| {
+                        // The dispatcher catches what handlers do.
+                        let layer = "a layer of the server";
+                        answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
+                    });
+                limit.apply_until_begun(answer).boxed().await??
+            } else {
+                service::call(entry.handler.clone(), request).await?
+            };
             wire::check_reply(&response, serving.connection.max_message_size())?;
             Ok(response)
         });

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -199,7 +200,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 .await?;
             stopped.finish();
             let mut response = answer
-                .map_err(|panic| panicked(&*panic))?
+                .map_err(|panic| panicked("the handler", &*panic))?
                 .into_response(content_type)?;
             response.headers = current.take_reply_headers();
             Ok(response)
@@ -241,7 +242,9 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                     response.headers = current.take_reply_headers();
                     Ok(response)
                 }
-                Err(error) if error.is_panic() => Err(panicked(&*error.into_panic())),
+                Err(error) if error.is_panic() => {
+                    Err(panicked("the handler", &*error.into_panic()))
+                }
                 Err(error) => Err(RpcError::new(
                     ErrorKind::Cancelled,
                     "the server's runtime is shutting down",
@@ -304,7 +307,7 @@ struct Ready<H, A> {
 }
 
 /// How long a handler may run, and who says so.
-struct Limit {
+pub(super) struct Limit {
     deadline: Option<Instant>,
     cancellation: Cancellation,
     origin: Origin,
@@ -323,13 +326,42 @@ impl Limit {
     fn of(request: &mut Request) -> Self {
         let (origin, deadline) = match &request.delivery {
             Some(_) => (Origin::Broker, request.deadline),
-            None => (Origin::Direct, Some(request.deadline_or(DEFAULT_TIMEOUT))),
+            None => {
+                let deadline = request.deadline_or(DEFAULT_TIMEOUT);
+                if let Some(journey) = &request.journey {
+                    journey.arrived(deadline);
+                }
+                (Origin::Direct, Some(deadline))
+            }
         };
         let delivery = request.delivery.get_or_insert_default();
         Self {
             deadline,
             cancellation: delivery.cancellation.clone(),
             origin,
+        }
+    }
+
+    /// That of a request from a broker.
+    pub(super) fn of_broker(request: &Request, cancellation: Cancellation) -> Self {
+        Self {
+            deadline: request.deadline,
+            cancellation,
+            origin: Origin::Broker,
+        }
+    }
+
+    /// Runs the layers around a handler, which may hold a request back, until nobody waits for it. What the handler has begun
+    /// it ends itself.
+    pub(super) async fn apply_until_begun<F: Future>(
+        &self,
+        work: F,
+    ) -> Result<F::Output, RpcError> {
+        let mut work = pin!(work);
+        match self.apply(&mut work).await {
+            Ok(output) => Ok(output),
+            Err(_) if self.cancellation.has_begun() => Ok(work.await),
+            Err(error) => Err(error.not_executed()),
         }
     }
 
@@ -370,12 +402,12 @@ fn dropped() -> RpcError {
 }
 
 /// A panic as a fault. What the panic said stays on the server, in its log, within the span of the request.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> RpcError {
+pub(crate) fn panicked(who: &str, panic: &(dyn Any + Send)) -> RpcError {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    error!(panic = text, "a handler panicked");
+    error!(panic = text, "{who} panicked");
     RpcError::new(
         ErrorKind::Panicked,
-        "the handler panicked; the server's log says why",
+        format!("{who} panicked; the server's log says why"),
     )
 }

@@ -51,10 +51,10 @@
 //!
 //! | name | type | labels | |
 //! |---|---|---|---|
-//! | `rpc.client.call.duration` | histogram, seconds | method, outcome | calls, from `.await` to answer; its count is the number of calls |
+//! | `rpc.client.call.duration` | histogram, seconds | method, outcome | calls, from `.await` to answer; its count is the number of calls, but for those whose arguments could not be encoded |
 //! | `rpc.client.active_calls` | gauge | method | calls in flight |
 //! | `rpc.client.retries` | counter | method | attempts after the first |
-//! | `rpc.client.dropped_replies` | counter | `reason`: `late`, `foreign` or `malformed` | replies that no call waited for, see [`DroppedReplies`](crate::DroppedReplies) |
+//! | `rpc.client.dropped_replies` | counter | `reason`: `late`, `foreign` or `malformed` | replies that no call waited for, see [`DroppedReplies`](crate::DroppedReplies); `late` are also the faults with which servers answer calls that ended before |
 //! | `rpc.server.call.duration` | histogram, seconds | method, outcome | requests, from start to answer; its count is the number of requests |
 //! | `rpc.server.active_calls` | gauge | method | requests being worked on |
 //! | `rpc.server.queue.duration` | histogram, seconds | method | from publish to start; see below |

@@ -168,6 +168,7 @@ pub(crate) fn request_from_message(
             deliveries: arrived.deliveries,
             cancellation: arrived.cancellation,
         }),
+        journey: None,
         span: Span::none(),
     })
 }
