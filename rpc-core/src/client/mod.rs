@@ -111,7 +111,7 @@ impl Client {
                 ErrorKind::Unroutable,
                 format!(
                     "there is no queue '{}': is a server of {} running?",
-                    request.queue, request.service
+                    request.0.queue, request.0.service
                 ),
             )
             .executed_if(error.may_have_executed()),
@@ -152,7 +152,7 @@ impl Client {
             };
             match answer {
                 Ok(response) => return Ok(response),
-                Err(error) => attempts.failed(request, error).await?,
+                Err(error) => attempts.failed(request, error).boxed().await?,
             }
         }
     }
@@ -170,7 +170,7 @@ impl Client {
             ConnectionState::Connected | ConnectionState::Closed => {
                 message += &format!(
                     ": is a server of {} running, and fast enough?",
-                    request.service
+                    request.0.service
                 );
             }
         }
@@ -201,26 +201,24 @@ impl Client {
         sent.store(true, Ordering::Relaxed);
         let sent = SentCall {
             requester: &requester,
-            queue: &request.queue,
+            queue: &request.0.queue,
             id: waiter.id(),
             deadline,
             cancels: inner.cancellation,
-            ended: request.oneway,
+            ended: request.0.oneway,
         };
-        if request.oneway {
-            return match requester.confirmed(confirm).await {
+        if request.0.oneway {
+            return match requester.confirmed(confirm).boxed().await {
                 Ok(()) => Ok(no_reply()),
                 Err(error) => Err(refused(error)),
             };
         }
-        // The reply may overtake the confirm.
-        let answer = tokio::select! {
-            biased;
-            answer = waiter.answer() => answer,
-            confirmed = requester.confirmed(confirm) => match confirmed {
-                Ok(()) => waiter.answer().await,
-                Err(error) => Err(refused(error)),
-            },
+        let answer = if confirm.is_requested() {
+            answer_or_refusal(&mut waiter, &requester, confirm)
+                .boxed()
+                .await
+        } else {
+            waiter.answer().await
         };
         sent.ended();
         answer
@@ -229,7 +227,7 @@ impl Client {
 
 impl Client {
     fn mode(&self, request: &Request) -> ChannelMode {
-        if self.0.confirms || request.oneway || request.persistent {
+        if self.0.confirms || request.0.oneway || request.0.persistent {
             ChannelMode::Confirm
         } else {
             ChannelMode::Plain
@@ -248,7 +246,7 @@ impl Client {
         let waiter = requester.in_flight.register()?;
         let envelope = Envelope {
             correlation_id: waiter.correlation_id(),
-            reply_to: (!request.oneway).then(|| requester.reply_to.clone()),
+            reply_to: (!request.0.oneway).then(|| requester.reply_to.clone()),
             app_id: inner.connection.name().to_owned(),
             mandatory: inner.mandatory,
             expires: inner.expiration,
@@ -257,7 +255,23 @@ impl Client {
         let limit = inner.connection.max_message_size();
         wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
         telemetry::published(request, &message);
-        Ok((waiter, channel.publish(request.queue.clone(), message)))
+        Ok((waiter, channel.publish(request.0.queue.clone(), message)))
+    }
+}
+
+/// Waits for the reply to a confirmed request, which may overtake the confirm.
+async fn answer_or_refusal(
+    waiter: &mut Waiter,
+    requester: &Requester,
+    confirm: Confirm,
+) -> Result<Response, RpcError> {
+    tokio::select! {
+        biased;
+        answer = waiter.answer() => answer,
+        confirmed = requester.confirmed(confirm) => match confirmed {
+            Ok(()) => waiter.answer().await,
+            Err(error) => Err(refused(error)),
+        },
     }
 }
 

@@ -260,15 +260,15 @@ impl<H: Send + Sync + 'static> Invocation<H> {
 
     /// Decodes the arguments and checks that somebody still waits for the answer.
     fn prepare<A: DeserializeOwned>(mut self) -> Result<Ready<H, A>, RpcError> {
-        let content_type = self.request.content_type;
+        let content_type = self.request.0.content_type;
         let arguments =
-            codec::decode_arguments(&self.request.body, content_type, self.method.arguments)
+            codec::decode_arguments(&self.request.0.body, content_type, self.method.arguments)
                 .map_err(|cause| {
                     RpcError::new(
                         ErrorKind::BadRequest,
                         format!(
                             "the arguments of {}.{} could not be decoded: {cause}",
-                            self.request.service, self.method.name
+                            self.request.0.service, self.method.name
                         ),
                     )
                 })?;
@@ -320,11 +320,11 @@ enum Origin {
 
 impl Limit {
     fn of(request: &mut Request) -> Self {
-        let (origin, deadline) = match &request.delivery {
-            Some(_) => (Origin::Broker, request.deadline),
+        let (origin, deadline) = match &request.0.delivery {
+            Some(_) => (Origin::Broker, request.0.deadline),
             None => (Origin::Direct, Some(request.deadline_or(DEFAULT_TIMEOUT))),
         };
-        let delivery = request.delivery.get_or_insert_default();
+        let delivery = request.0.delivery.get_or_insert_default();
         Self {
             deadline,
             cancellation: delivery.cancellation.clone(),
