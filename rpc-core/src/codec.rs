@@ -33,6 +33,9 @@ impl ContentType {
         let Some(text) = text else {
             return Some(Self::Plain);
         };
+        if text == "application/msgpack" {
+            return Some(Self::MessagePack); // Nearly always.
+        }
         let essence = text.split(';').next().unwrap_or_default().trim();
         [
             ("application/msgpack", Self::MessagePack),

@@ -227,6 +227,7 @@ mod headers;
 mod message;
 pub mod middleware;
 mod queue;
+mod random_keys;
 mod server;
 mod service;
 mod task;

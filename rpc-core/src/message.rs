@@ -1,5 +1,6 @@
 //! Requests and responses as middleware sees them: method, metadata and an encoded body.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
@@ -26,10 +27,14 @@ const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
 /// The stub makes it, the client's layers see it, then the transport carries it; on the other side the server's layers see
 /// it and the dispatcher decodes it. Cloning is cheap: the body is shared.
 #[derive(Clone)]
-pub struct Request {
+pub struct Request(pub(crate) Box<Inner>);
+
+/// What is in a request: behind a pointer, because it goes through many hands.
+#[derive(Clone)]
+pub(crate) struct Inner {
     pub(crate) service: &'static str,
     pub(crate) queue: String,
-    pub(crate) method: Option<String>,
+    pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
     /// The names of those headers that the server's own calls send on.
@@ -44,7 +49,7 @@ pub struct Request {
     pub(crate) idempotent: bool,
     pub(crate) body: Bytes,
     pub(crate) recode: Option<Recode>,
-    pub(crate) delivery: Option<Delivery>,
+    pub(crate) delivery: Option<Box<Delivery>>,
     /// Of a call through layers.
     pub(crate) journey: Option<Journey>,
     /// The caller's, for what is only known when the request is published.
@@ -83,10 +88,10 @@ impl Request {
         let content_type = ContentType::MessagePack;
         let body = codec::encode(arguments, content_type)
             .map_err(|cause| encode_error(service.name, method.name, cause))?;
-        Ok(Self {
+        Ok(Self(Box::new(Inner {
             service: service.name,
             queue: queue.to_owned(),
-            method: Some(method.name.to_owned()),
+            method: Some(method.name.into()),
             content_type,
             headers: Headers::new(),
             propagating: BTreeSet::new(),
@@ -104,42 +109,42 @@ impl Request {
             delivery: None,
             journey: None,
             span: Span::none(),
-        })
+        })))
     }
 
     /// The service's name, for people and for telemetry.
     pub fn service(&self) -> &str {
-        self.service
+        self.0.service
     }
 
     /// The queue that the request is sent to, or came from.
     pub fn queue(&self) -> &str {
-        &self.queue
+        &self.0.queue
     }
 
     /// The method's name on the wire; a plain request may come without one.
     pub fn method(&self) -> Option<&str> {
-        self.method.as_deref()
+        self.0.method.as_deref()
     }
 
     /// What the body's bytes are. A client that speaks JSON re-encodes the body after the last layer has seen it.
     pub fn content_type(&self) -> ContentType {
-        self.content_type
+        self.0.content_type
     }
 
     /// The encoded arguments.
     pub fn body(&self) -> &Bytes {
-        &self.body
+        &self.0.body
     }
 
     /// The user's headers.
     pub fn headers(&self) -> &Headers {
-        &self.headers
+        &self.0.headers
     }
 
     /// The user's headers, to add to them.
     pub fn headers_mut(&mut self) -> &mut Headers {
-        &mut self.headers
+        &mut self.0.headers
     }
 
     /// Marks a header as propagating: the calls that the server makes while it handles the request send it on, and so do
@@ -147,7 +152,7 @@ impl Request {
     ///
     /// For layers, of a client or a server; [`Call::propagating_header`](crate::Call::propagating_header) is for one call.
     pub fn propagate_header(&mut self, name: impl Into<String>) {
-        self.propagating.insert(name.into());
+        self.0.propagating.insert(name.into());
     }
 
     /// When the caller stops waiting, at the latest: its own deadline, or what it inherits from the call in whose handler it
@@ -157,8 +162,9 @@ impl Request {
     }
 
     pub(crate) fn latest_end(&self) -> Option<Instant> {
-        let inherited = self.parent.as_ref().and_then(Context::deadline);
+        let inherited = self.0.parent.as_ref().and_then(Context::deadline);
         let deadlines = self
+            .0
             .deadline
             .into_iter()
             .chain(inherited.map(Instant::from));
@@ -167,8 +173,12 @@ impl Request {
 
     /// When the caller stops waiting, if it does so after `default` when nobody says otherwise.
     pub(crate) fn deadline_or(&self, default: Duration) -> Instant {
-        let own = self.deadline.unwrap_or_else(|| {
-            let left = self.journey.as_ref().map(|so_far| so_far.left_of(default));
+        let own = self.0.deadline.unwrap_or_else(|| {
+            let left = self
+                .0
+                .journey
+                .as_ref()
+                .map(|so_far| so_far.left_of(default));
             deadline_after(left.unwrap_or(default))
         });
         self.latest_end().map_or(own, |latest| latest.min(own))
@@ -176,18 +186,18 @@ impl Request {
 
     /// Whether no reply is expected.
     pub fn is_oneway(&self) -> bool {
-        self.oneway
+        self.0.oneway
     }
 
     /// Whether the method may run twice, as its client knows; a server does not.
     pub fn is_idempotent(&self) -> bool {
-        self.idempotent
+        self.0.idempotent
     }
 
     /// Marks those of the named headers that are there.
     pub(crate) fn propagating(mut self, names: &[String]) -> Self {
         for name in names {
-            if self.headers.can_send(name) {
+            if self.0.headers.can_send(name) {
                 self.propagate_header(name);
             }
         }
@@ -195,24 +205,24 @@ impl Request {
     }
 
     pub(crate) fn set_header(&mut self, name: String, value: HeaderValue) {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
     }
 
     /// The body in another content type.
     pub(crate) fn body_as(&self, content_type: ContentType) -> Result<Bytes, RpcError> {
-        if content_type == self.content_type {
-            return Ok(self.body.clone());
+        if content_type == self.0.content_type {
+            return Ok(self.0.body.clone());
         }
-        let recoded = match self.recode {
-            Some(Recode { arguments, recode }) => recode(&self.body, content_type, arguments),
+        let recoded = match self.0.recode {
+            Some(Recode { arguments, recode }) => recode(&self.0.body, content_type, arguments),
             None => Err(format!(
                 "a body of {} cannot be sent as {content_type}",
-                self.content_type
+                self.0.content_type
             )
             .into()),
         };
         recoded
-            .map_err(|cause| encode_error(self.service, self.method().unwrap_or_default(), cause))
+            .map_err(|cause| encode_error(self.0.service, self.method().unwrap_or_default(), cause))
     }
 }
 
@@ -228,11 +238,11 @@ impl fmt::Debug for Request {
     /// Leaves out the body, which may be large or secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
-            .field("service", &self.service)
-            .field("queue", &self.queue)
-            .field("method", &self.method)
-            .field("content_type", &self.content_type)
-            .field("body_len", &self.body.len())
+            .field("service", &self.0.service)
+            .field("queue", &self.0.queue)
+            .field("method", &self.0.method)
+            .field("content_type", &self.0.content_type)
+            .field("body_len", &self.0.body.len())
             .finish_non_exhaustive()
     }
 }

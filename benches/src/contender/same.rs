@@ -2,7 +2,8 @@
 //!
 //! Every message has the properties, headers, flags and the body that rpc-core sends, every request is acknowledged after its
 //! reply was written. For speed: one task does all the work where it arrives, no publish is awaited but the last of what
-//! arrived together (lapin writes in order), nothing is decoded, no deadline is watched, what is constant is made once.
+//! arrived together (lapin writes in order), one acknowledgement stands for all of these, nothing is decoded, no deadline is
+//! watched, what is constant is made once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -47,12 +48,12 @@ pub async fn serve(url: &str, queue: &str, traffic: Traffic, ready: impl FnOnce(
             }
             reply(&channel, &usual, last).await?;
         }
-        for delivery in arrived.drain(..) {
-            if traffic.acks {
-                let ack = channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default());
-                ack.now_or_never().transpose()?;
-            }
+        if let (Some(last), true) = (arrived.last(), traffic.acks) {
+            let options = BasicAckOptions { multiple: true };
+            let ack = channel.basic_ack(last.delivery_tag, options);
+            ack.now_or_never().transpose()?;
         }
+        arrived.clear();
     }
     Ok(())
 }

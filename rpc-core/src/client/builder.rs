@@ -60,15 +60,15 @@ pub(super) struct Defaults {
 impl Defaults {
     pub(super) fn complete(&self, request: &mut Request) {
         for (name, value) in self.headers.iter() {
-            if request.headers.get(name).is_none() {
+            if request.0.headers.get(name).is_none() {
                 request.set_header(name.to_owned(), value.clone());
             }
         }
         for name in &self.propagating {
             request.propagate_header(name);
         }
-        request.priority = request.priority.or(self.priority);
-        request.persistent |= self.persistent;
+        request.0.priority = request.0.priority.or(self.priority);
+        request.0.persistent |= self.persistent;
     }
 }
 
@@ -245,14 +245,14 @@ mod tests {
         let defaults = builder.propagating_header("tenant", "a").defaults;
         let mut plain = Request::new(SERVICE, PLAIN, "jobs", &()).unwrap();
         defaults.complete(&mut plain);
-        assert_eq!((plain.priority, plain.persistent), (Some(1), true));
-        assert_eq!(plain.headers.get_as("tenant"), Some("a"));
-        assert!(plain.propagating.contains("tenant"));
+        assert_eq!((plain.0.priority, plain.0.persistent), (Some(1), true));
+        assert_eq!(plain.0.headers.get_as("tenant"), Some("a"));
+        assert!(plain.0.propagating.contains("tenant"));
         let mut urgent = Request::new(SERVICE, URGENT, "jobs", &()).unwrap();
-        urgent.headers.insert("tenant", "b");
+        urgent.0.headers.insert("tenant", "b");
         defaults.complete(&mut urgent);
-        assert_eq!(urgent.priority, Some(9));
-        assert_eq!(urgent.headers.get_as("tenant"), Some("b"));
+        assert_eq!(urgent.0.priority, Some(9));
+        assert_eq!(urgent.0.headers.get_as("tenant"), Some("b"));
         assert!(!format!("{defaults:?}").contains("\"a\""), "{defaults:?}");
     }
 }

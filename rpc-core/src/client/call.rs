@@ -135,13 +135,13 @@ impl<R, S> Call<R, S> {
     /// Sends the request with this priority; it matters where the queue was declared with priorities
     /// (<https://www.rabbitmq.com/docs/priority>). Default: the method's, else none, which counts as 0.
     pub fn priority(self, priority: u8) -> Self {
-        self.change(|request| request.priority = Some(priority))
+        self.change(|request| request.0.priority = Some(priority))
     }
 
     /// Lets the request survive a restart of the broker (delivery mode 2, confirmed), until its deadline: after that it is not
     /// run, as any other. Default: the method's, else not.
     pub fn persistent(self) -> Self {
-        self.change(|request| request.persistent = true)
+        self.change(|request| request.0.persistent = true)
     }
 }
 
@@ -205,10 +205,10 @@ impl<R: 'static, S: RpcService> Call<R, S> {
             Limit::At(deadline) => Some(deadline.into()),
         };
         if let Ok(request) = &mut request {
-            request.deadline = own;
+            request.0.deadline = own;
             // A client alone needs nobody to keep its deadline.
             if TypeId::of::<S>() != TypeId::of::<Client>() {
-                request.journey = Some(Journey::begin());
+                request.0.journey = Some(Journey::begin());
             }
         }
         let parent = Context::current();

@@ -3,7 +3,6 @@
 //! A call is registered before its request is published, so that the fastest reply finds it, and unregistered on every
 //! way out: answered, failed, out of time or dropped.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +12,7 @@ use uuid::Uuid;
 use super::silence::Silence;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
+use crate::random_keys::RandomKeyMap;
 use crate::telemetry::metrics;
 
 /// The fate of a call.
@@ -64,7 +64,8 @@ pub(crate) struct InFlight {
 
 #[derive(Debug, Default)]
 struct Table {
-    calls: HashMap<Uuid, oneshot::Sender<Answer>>,
+    /// The ids are made here; those that arrive are only looked up.
+    calls: RandomKeyMap<Uuid, oneshot::Sender<Answer>>,
     ended: Option<Ended>,
 }
 
@@ -113,6 +114,7 @@ impl InFlight {
                 Ok(Waiter {
                     id,
                     answer,
+                    is_over: false,
                     in_flight: self.clone(),
                 })
             }
@@ -176,6 +178,8 @@ fn parse_id(text: &str) -> Option<Uuid> {
 pub(crate) struct Waiter {
     id: Uuid,
     answer: oneshot::Receiver<Answer>,
+    /// Whether it has left the table.
+    is_over: bool,
     in_flight: Arc<InFlight>,
 }
 
@@ -185,11 +189,14 @@ impl Waiter {
     }
 
     pub(crate) fn correlation_id(&self) -> String {
-        self.id.hyphenated().to_string()
+        let mut buffer = Uuid::encode_buffer();
+        self.id.hyphenated().encode_lower(&mut buffer).to_owned()
     }
 
     pub(crate) async fn answer(&mut self) -> Answer {
-        match (&mut self.answer).await {
+        let answer = (&mut self.answer).await;
+        self.is_over = true;
+        match answer {
             Ok(answer) => answer,
             // The table drops a sender only after it has used it.
             Err(_) => Err(RpcError::new(
@@ -202,7 +209,9 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.in_flight.table().calls.remove(&self.id);
+        if !self.is_over {
+            self.in_flight.table().calls.remove(&self.id);
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn call<S: RpcService>(
     mut service: S,
     request: Request,
 ) -> Result<Response, RpcError> {
-    let Some(journey) = request.journey.clone() else {
+    let Some(journey) = request.0.journey.clone() else {
         return service::call(service, request).await;
     };
     let mut end = request.deadline_or(DEFAULT_TIMEOUT);
@@ -94,7 +94,7 @@ mod tests {
 
     fn request() -> Request {
         let mut request = Request::new(SERVICE, GET, "rpc.Shelf", &()).unwrap();
-        request.journey = Some(Journey::begin());
+        request.0.journey = Some(Journey::begin());
         request
     }
 
@@ -152,7 +152,7 @@ mod tests {
     async fn a_client_may_allow_more_time() {
         let patient = service_fn(|request: Request| async move {
             let end = request.deadline_or(2 * MINUTE);
-            request.journey.unwrap().arrived(end);
+            request.0.journey.unwrap().arrived(end);
             tokio::time::sleep(MINUTE).await;
             Ok::<_, RpcError>(reply())
         });

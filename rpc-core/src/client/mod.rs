@@ -83,7 +83,7 @@ impl Client {
     async fn send(self, mut request: Request) -> Result<Response, RpcError> {
         self.0.defaults.complete(&mut request);
         let deadline = request.deadline_or(self.0.timeout);
-        if let Some(journey) = &request.journey {
+        if let Some(journey) = &request.0.journey {
             journey.arrived(deadline);
         }
         let started = Instant::now();
@@ -112,7 +112,7 @@ impl Client {
                 ErrorKind::Unroutable,
                 format!(
                     "there is no queue '{}': is a server of {} running?",
-                    request.queue, request.service
+                    request.0.queue, request.0.service
                 ),
             )
             .executed_if(error.may_have_executed()),
@@ -153,7 +153,7 @@ impl Client {
             };
             match answer {
                 Ok(response) => return Ok(response),
-                Err(error) => attempts.failed(request, error).await?,
+                Err(error) => attempts.failed(request, error).boxed().await?,
             }
         }
     }
@@ -175,7 +175,7 @@ impl Client {
             ConnectionState::Connected | ConnectionState::Closed => {
                 message += &format!(
                     ": is a server of {} running, and fast enough?",
-                    request.service
+                    request.0.service
                 );
             }
         }
@@ -206,26 +206,24 @@ impl Client {
         sent.store(true, Ordering::Relaxed);
         let sent = SentCall {
             requester: &requester,
-            queue: &request.queue,
+            queue: &request.0.queue,
             id: waiter.id(),
             deadline,
             cancels: inner.cancellation,
-            ended: request.oneway,
+            ended: request.0.oneway,
         };
-        if request.oneway {
-            return match requester.confirmed(confirm).await {
+        if request.0.oneway {
+            return match requester.confirmed(confirm).boxed().await {
                 Ok(()) => Ok(no_reply()),
                 Err(error) => Err(refused(error)),
             };
         }
-        // The reply may overtake the confirm.
-        let answer = tokio::select! {
-            biased;
-            answer = waiter.answer() => answer,
-            confirmed = requester.confirmed(confirm) => match confirmed {
-                Ok(()) => waiter.answer().await,
-                Err(error) => Err(refused(error)),
-            },
+        let answer = if confirm.is_requested() {
+            answer_or_refusal(&mut waiter, &requester, confirm)
+                .boxed()
+                .await
+        } else {
+            waiter.answer().await
         };
         sent.ended();
         answer
@@ -234,7 +232,7 @@ impl Client {
 
 impl Client {
     fn mode(&self, request: &Request) -> ChannelMode {
-        if self.0.confirms || request.oneway || request.persistent {
+        if self.0.confirms || request.0.oneway || request.0.persistent {
             ChannelMode::Confirm
         } else {
             ChannelMode::Plain
@@ -253,7 +251,7 @@ impl Client {
         let waiter = requester.in_flight.register()?;
         let envelope = Envelope {
             correlation_id: waiter.correlation_id(),
-            reply_to: (!request.oneway).then(|| requester.reply_to.clone()),
+            reply_to: (!request.0.oneway).then(|| requester.reply_to.clone()),
             app_id: inner.connection.name().to_owned(),
             mandatory: inner.mandatory,
             expires: inner.expiration,
@@ -262,7 +260,23 @@ impl Client {
         let limit = inner.connection.max_message_size();
         wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
         telemetry::published(request, &message);
-        Ok((waiter, channel.publish(request.queue.clone(), message)))
+        Ok((waiter, channel.publish(request.0.queue.clone(), message)))
+    }
+}
+
+/// Waits for the reply to a confirmed request, which may overtake the confirm.
+async fn answer_or_refusal(
+    waiter: &mut Waiter,
+    requester: &Requester,
+    confirm: Confirm,
+) -> Result<Response, RpcError> {
+    tokio::select! {
+        biased;
+        answer = waiter.answer() => answer,
+        confirmed = requester.confirmed(confirm) => match confirmed {
+            Ok(()) => waiter.answer().await,
+            Err(error) => Err(refused(error)),
+        },
     }
 }
 

@@ -97,7 +97,7 @@ struct Inner {
     headers: Headers,
     /// The names of those headers that nested calls send on.
     propagating: BTreeSet<String>,
-    delivery: Delivery,
+    delivery: Box<Delivery>,
     reply_headers: Mutex<Headers>,
 }
 
@@ -110,12 +110,12 @@ impl Context {
         deadline: Option<tokio::time::Instant>,
     ) -> Self {
         Self(Arc::new(Inner {
-            service: request.service.into(),
+            service: request.0.service.into(),
             method: method.into(),
             deadline: deadline.map(tokio::time::Instant::into_std),
-            headers: std::mem::take(&mut request.headers),
-            propagating: std::mem::take(&mut request.propagating),
-            delivery: request.delivery.take().unwrap_or_default(),
+            headers: std::mem::take(&mut request.0.headers),
+            propagating: std::mem::take(&mut request.0.propagating),
+            delivery: request.0.delivery.take().unwrap_or_default(),
             reply_headers: Mutex::default(),
         }))
     }
@@ -284,21 +284,21 @@ impl Context {
     pub(crate) fn hand_on(&self, request: &mut Request) {
         for name in &self.0.propagating {
             if let Some(value) = self.0.headers.get(name) {
-                if request.headers.get(name).is_none() {
-                    request.headers.insert(name.clone(), value.clone());
+                if request.0.headers.get(name).is_none() {
+                    request.0.headers.insert(name.clone(), value.clone());
                 }
-                request.propagating.insert(name.clone());
+                request.0.propagating.insert(name.clone());
             }
         }
         // Both or none: a state belongs to its trace.
-        if request.headers.get(TRACE_HEADERS[0]).is_none() {
+        if request.0.headers.get(TRACE_HEADERS[0]).is_none() {
             for name in TRACE_HEADERS {
                 if let Some(value) = self.0.headers.get(name) {
-                    request.headers.insert(name, value.clone());
+                    request.0.headers.insert(name, value.clone());
                 }
             }
         }
-        request.parent = Some(self.clone());
+        request.0.parent = Some(self.clone());
     }
 
     /// Runs a nested call, whose own deadline is given, for as long as somebody waits for what it is part of.

@@ -123,14 +123,15 @@ pub(crate) struct Attempts<'a> {
     made: u32,
     /// Whether one of them may have run.
     executed: bool,
-    pauses: Option<ExponentialBackoff>,
+    /// From the first failure on.
+    pauses: Option<Box<ExponentialBackoff>>,
 }
 
 impl<'a> Attempts<'a> {
     pub(crate) fn of(request: &Request, policy: &'a RetryPolicy, deadline: Instant) -> Self {
         Self {
             policy,
-            repeats: request.idempotent && policy.attempts > 1,
+            repeats: request.0.idempotent && policy.attempts > 1,
             deadline,
             made: 0,
             executed: false,
@@ -169,9 +170,9 @@ impl<'a> Attempts<'a> {
         }
         self.executed |= error.may_have_executed();
         if !never_left {
-            metrics::retried(request.service, request.method().unwrap_or_default());
+            metrics::retried(request.0.service, request.method().unwrap_or_default());
         }
-        debug!(service = request.service, method = request.method(), %error, "sending the request again");
+        debug!(service = request.0.service, method = request.method(), %error, "sending the request again");
         tokio::time::sleep_until(next).await;
         Ok(())
     }
@@ -183,7 +184,7 @@ impl<'a> Attempts<'a> {
             ..
         } = *self.policy;
         self.pauses
-            .get_or_insert_with(|| pauses(min_pause, max_pause))
+            .get_or_insert_with(|| Box::new(pauses(min_pause, max_pause)))
             .next()
             .unwrap_or(max_pause) // There is always another.
     }
@@ -279,7 +280,7 @@ async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Re
     loop {
         let mut attempt = request.clone();
         let limit = attempts.limit();
-        attempt.deadline = limit.or(attempt.deadline);
+        attempt.0.deadline = limit.or(attempt.0.deadline);
         let attempt = service::call(inner.clone(), attempt);
         let answer = match limit {
             None => attempt.await,
@@ -363,7 +364,7 @@ mod tests {
             calls: Arc::default(),
         };
         let mut request = Request::new(STORE, method, "store", &()).unwrap();
-        request.deadline = Some(deadline_after(timeout));
+        request.0.deadline = Some(deadline_after(timeout));
         let layered = RetryLayer::new(policy).layer(failing.clone());
         let answer = service::call(layered, request).await;
         let calls = failing.calls.lock().unwrap().clone();

@@ -2,7 +2,7 @@
 //!
 //! A client does not know which server has its request, so it tells them all (`wire/notice.rs`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::cancellation::Cancellation;
+use crate::random_keys::{RandomKeyMap, RandomKeySet};
 use crate::transport::{Deliveries, Message};
 use crate::wire::CancelNotice;
 
@@ -30,9 +31,9 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
-    running: HashMap<CallId, Running>,
+    running: RandomKeyMap<CallId, Running>,
     /// Dropped before they arrived, with the end of their deadlines.
-    expected: HashSet<CallId>,
+    expected: RandomKeySet<CallId>,
     deadlines: VecDeque<(Instant, CallId)>,
 }
 

@@ -1,11 +1,13 @@
 //! The delivery loop of a server: its queues, read through one channel, for as long as the server runs.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
+use futures_util::stream::{SelectAll, Stream, StreamExt};
 use tokio::sync::{RwLock, watch};
 use tracing::{debug, info, warn};
 
@@ -75,7 +77,32 @@ pub(super) struct Lines {
 }
 
 /// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
-type Arrivals = BoxStream<'static, (Consumer, Option<Delivery>)>;
+struct Arrivals {
+    consumer: Consumer,
+    /// `None` after the last one.
+    deliveries: Option<Deliveries>,
+}
+
+impl Stream for Arrivals {
+    type Item = (Consumer, Option<Delivery>);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(deliveries) = &mut self.deliveries else {
+            return Poll::Ready(None);
+        };
+        let arrival = match ready!(deliveries.poll_next_unpin(cx)) {
+            Some(Ok(delivery)) => Some(delivery),
+            ended => {
+                if let Some(Err(error)) = ended {
+                    debug!(%error, "a consumer ended");
+                }
+                self.deliveries = None;
+                None
+            }
+        };
+        Poll::Ready(Some((self.consumer, arrival)))
+    }
+}
 
 /// Which queue is read.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +271,10 @@ impl Serving {
             }
         };
         let deliveries = deliveries.map_err(|error| self.failure(Some(entry), error))?;
-        session.arrivals.push(arrivals(consumer, deliveries));
+        session.arrivals.push(Arrivals {
+            consumer,
+            deliveries: Some(deliveries),
+        });
         Ok(())
     }
 
@@ -317,14 +347,14 @@ impl Serving {
         session: &Session,
         consumer: Consumer,
         delivery: Delivery,
-    ) -> Arrival {
-        Arrival {
+    ) -> Box<Arrival> {
+        Box::new(Arrival {
             serving: self.clone(),
             lines: session.lines.clone(),
             queue: consumer.queue,
             lane: consumer.lane,
             delivery,
-        }
+        })
     }
 
     /// Stops reading, and gives what has not started back to the queues.
@@ -415,22 +445,4 @@ pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), Tra
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the handle was dropped, and the task that waits here is about to be.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// The deliveries of a consumer, and that there are no more.
-fn arrivals(consumer: Consumer, deliveries: Deliveries) -> Arrivals {
-    deliveries
-        .scan((), |(), delivery| {
-            std::future::ready(match delivery {
-                Ok(delivery) => Some(delivery),
-                Err(error) => {
-                    debug!(%error, "a consumer ended");
-                    None
-                }
-            })
-        })
-        .map(Some)
-        .chain(stream::once(std::future::ready(None)))
-        .map(move |arrival| (consumer, arrival))
-        .boxed()
 }

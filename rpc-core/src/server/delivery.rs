@@ -68,7 +68,7 @@ impl Reason {
 }
 
 impl Arrival {
-    pub(super) async fn work(self) {
+    pub(super) async fn work(self: Box<Self>) {
         let message = &self.delivery.message;
         let reply_to = message.reply_to.as_deref();
         if reply_to.is_some_and(|name| !self.serving.may_reply_to(name)) {
@@ -83,6 +83,15 @@ impl Arrival {
         let history = History::of(message, self.delivery.redelivered);
         match self.verdict(history) {
             Verdict::Run => self.run(history.deliveries).await,
+            // Boxed, because it is rare and would make every delivery's task as large as its own.
+            verdict => Box::pin(self.pass_on(verdict, history)).await,
+        }
+    }
+
+    /// Does with a request that was delivered before what is to become of it.
+    async fn pass_on(self: Box<Self>, verdict: Verdict, history: History) {
+        match verdict {
+            Verdict::Run => self.run(history.deliveries).await,
             Verdict::Record => {
                 let queue = self.queue_of(self.lane);
                 self.redirect(queue, history.deliveries).await;
@@ -96,7 +105,7 @@ impl Arrival {
     }
 
     /// Gives back what has not started.
-    pub(super) async fn give_back(self) {
+    pub(super) async fn give_back(self: Box<Self>) {
         let Delivery {
             redelivered,
             ref message,
@@ -151,7 +160,7 @@ impl Arrival {
     }
 
     /// Runs the handler and sends its answer. Whatever the request is like, it is answered and settled.
-    async fn run(self, deliveries: u32) {
+    async fn run(mut self: Box<Self>, deliveries: u32) {
         let at_most_once = self.is_at_most_once();
         let Self {
             serving,
@@ -159,19 +168,19 @@ impl Arrival {
             queue,
             delivery,
             ..
-        } = self;
-        let entry = &serving.queues[queue];
+        } = &mut *self;
+        let entry = &serving.queues[*queue];
         let Delivery {
             tag,
             redelivered,
-            mut message,
+            message,
         } = delivery;
+        let (tag, redelivered) = (*tag, *redelivered);
         let was_delivered = redelivered || deliveries > 0;
         let queue_name = &entry.queue;
-        let observed =
-            Observed::by_server(entry.definition, queue_name, &mut message, was_delivered);
+        let observed = Observed::by_server(entry.definition, queue_name, message, was_delivered);
         let registered = match &serving.calls {
-            Some(calls) => calls.register(&message),
+            Some(calls) => calls.register(message),
             None => Registered::default(),
         };
         let arrived = Arrived {
@@ -179,9 +188,6 @@ impl Arrival {
             deliveries,
             cancellation: registered.cancellation.clone(),
         };
-        let reply_to = message.reply_to.clone();
-        let correlation_id = message.correlation_id.clone();
-        let content_type = message.content_type.clone();
         let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
             .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
@@ -190,7 +196,7 @@ impl Arrival {
             unsettled = None;
             lines.channel.settled().await
         } else if deliveries > 0 {
-            lines.until_replaced().await
+            lines.until_replaced().boxed().await
         } else {
             Ok(())
         };
@@ -232,12 +238,12 @@ impl Arrival {
                 serving.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
-        match reply_to {
+        match message.reply_to.take() {
             Some(reply_to) => {
                 let reply = wire::message_from_answer(
                     answer,
-                    correlation_id,
-                    content_type,
+                    message.correlation_id.take(),
+                    message.content_type.take(),
                     ran,
                     serving.connection.name(),
                 );
@@ -249,7 +255,7 @@ impl Arrival {
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
-    async fn redirect(self, queue: String, deliveries: u32) {
+    async fn redirect(self: Box<Self>, queue: String, deliveries: u32) {
         match self.publish_anew(&queue, deliveries).await {
             Ok(()) => {}
             // With the channel gone, the broker delivers it again.
@@ -268,7 +274,7 @@ impl Arrival {
     }
 
     /// Moves the request to the dead-letter queue and tells its caller.
-    async fn give_up(self, reason: Reason, deliveries: u32) {
+    async fn give_up(self: Box<Self>, reason: Reason, deliveries: u32) {
         let entry = self.entry();
         let dead_letter_queue = entry.dead_letter_queue();
         let letter = wire::dead_letter(

@@ -264,15 +264,15 @@ impl<H: Send + Sync + 'static> Invocation<H> {
 
     /// Decodes the arguments and checks that somebody still waits for the answer.
     fn prepare<A: DeserializeOwned>(mut self) -> Result<Ready<H, A>, RpcError> {
-        let content_type = self.request.content_type;
+        let content_type = self.request.0.content_type;
         let arguments =
-            codec::decode_arguments(&self.request.body, content_type, self.method.arguments)
+            codec::decode_arguments(&self.request.0.body, content_type, self.method.arguments)
                 .map_err(|cause| {
                     RpcError::new(
                         ErrorKind::BadRequest,
                         format!(
                             "the arguments of {}.{} could not be decoded: {cause}",
-                            self.request.service, self.method.name
+                            self.request.0.service, self.method.name
                         ),
                     )
                 })?;
@@ -324,17 +324,17 @@ enum Origin {
 
 impl Limit {
     fn of(request: &mut Request) -> Self {
-        let (origin, deadline) = match &request.delivery {
-            Some(_) => (Origin::Broker, request.deadline),
+        let (origin, deadline) = match &request.0.delivery {
+            Some(_) => (Origin::Broker, request.0.deadline),
             None => {
                 let deadline = request.deadline_or(DEFAULT_TIMEOUT);
-                if let Some(journey) = &request.journey {
+                if let Some(journey) = &request.0.journey {
                     journey.arrived(deadline);
                 }
                 (Origin::Direct, Some(deadline))
             }
         };
-        let delivery = request.delivery.get_or_insert_default();
+        let delivery = request.0.delivery.get_or_insert_default();
         Self {
             deadline,
             cancellation: delivery.cancellation.clone(),
@@ -345,7 +345,7 @@ impl Limit {
     /// That of a request from a broker.
     pub(super) fn of_broker(request: &Request, cancellation: Cancellation) -> Self {
         Self {
-            deadline: request.deadline,
+            deadline: request.0.deadline,
             cancellation,
             origin: Origin::Broker,
         }

@@ -15,7 +15,7 @@ pub(super) struct Workload {
     /// For each queue.
     running: Vec<usize>,
     /// Deliveries of the present channel that have not started.
-    backlog: VecDeque<Arrival>,
+    backlog: VecDeque<Box<Arrival>>,
     per_queue: usize,
     in_all: usize,
 }
@@ -32,7 +32,7 @@ impl Workload {
     }
 
     /// Starts to work on a delivery, or keeps it until that is possible.
-    pub(super) fn add(&mut self, arrival: Arrival) {
+    pub(super) fn add(&mut self, arrival: Box<Arrival>) {
         if self.backlog.is_empty() && self.has_room(&arrival) {
             self.start(arrival);
         } else {
@@ -56,7 +56,7 @@ impl Workload {
     }
 
     /// What has not started, and now will not.
-    pub(super) fn take_backlog(&mut self) -> VecDeque<Arrival> {
+    pub(super) fn take_backlog(&mut self) -> VecDeque<Box<Arrival>> {
         std::mem::take(&mut self.backlog)
     }
 
@@ -89,7 +89,7 @@ impl Workload {
         }
     }
 
-    fn start(&mut self, arrival: Arrival) {
+    fn start(&mut self, arrival: Box<Arrival>) {
         let queue = arrival.queue;
         self.running[queue] += 1;
         self.handlers.spawn(async move {

@@ -109,9 +109,9 @@ impl Observed {
     /// A call that is about to be made: gives its span, and the place of its span in the trace, to the request.
     pub(crate) fn by_client(request: &mut Request) -> Self {
         let span = trace::of_client(request);
-        request.span = span.clone();
-        let method = request.method.as_deref().unwrap_or(OTHER);
-        let measured = Measured::begin(Side::Client, request.service, method);
+        request.0.span = span.clone();
+        let method = request.0.method.as_deref().unwrap_or(OTHER);
+        let measured = Measured::begin(Side::Client, request.0.service, method);
         Self::begun(Side::Client, span, measured)
     }
 
@@ -166,5 +166,5 @@ impl Drop for Observed {
 
 /// Notes on a client's span how its request was published.
 pub(crate) fn published(request: &Request, message: &Message) {
-    trace::published(&request.span, &request.queue, message);
+    trace::published(&request.0.span, &request.0.queue, message);
 }

@@ -6,6 +6,7 @@
 mod notice;
 mod redelivery;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
-use crate::message::{Delivery, Outcome, Request, Response};
+use crate::message::{self, Delivery, Outcome, Request, Response};
 use crate::transport::Message;
 
 /// The names of the request's headers that its server's own calls send on: a list of texts.
@@ -75,7 +76,7 @@ pub(crate) fn message_from_request(
     deadline: Instant,
     envelope: Envelope,
 ) -> Result<Message, RpcError> {
-    if let Some(problem) = request.headers.problem() {
+    if let Some(problem) = request.0.headers.problem() {
         return Err(RpcError::new(ErrorKind::Encode, problem));
     }
     let remaining = deadline.saturating_duration_since(Instant::now());
@@ -83,8 +84,9 @@ pub(crate) fn message_from_request(
         let reason = "the deadline passed before the request could be sent";
         return Err(RpcError::new(ErrorKind::Timeout, reason).not_executed());
     }
-    let mut headers = request.headers.clone();
+    let mut headers = request.0.headers.clone();
     let propagating: Vec<_> = request
+        .0
         .propagating
         .iter()
         .filter(|name| headers.get(name).is_some())
@@ -97,15 +99,15 @@ pub(crate) fn message_from_request(
         correlation_id: Some(envelope.correlation_id),
         reply_to: envelope.reply_to,
         kind: request
-            .method
-            .clone()
-            .filter(|_| content_type != ContentType::Plain),
+            .method()
+            .filter(|_| content_type != ContentType::Plain)
+            .map(str::to_owned),
         content_type: content_type.as_property().map(str::to_owned),
         expiration: envelope.expires.then(|| expiration(remaining)),
         deadline: Some(unix_millis_after(remaining)),
         mandatory: envelope.mandatory,
-        persistent: request.persistent,
-        priority: request.priority,
+        persistent: request.0.persistent,
+        priority: request.0.priority,
         app_id: Some(envelope.app_id),
         user_id: None,
         headers,
@@ -122,11 +124,11 @@ pub(crate) struct Arrived {
     pub(crate) cancellation: Cancellation,
 }
 
-/// A request as its server receives it. The message's addresses stay with the caller of this function.
+/// A request as its server receives it, taken out of a message that keeps its addresses and its content type.
 pub(crate) fn request_from_message(
     service: &'static str,
     queue: &str,
-    message: Message,
+    message: &mut Message,
     arrived: Arrived,
 ) -> Result<Request, RpcError> {
     let text = message.content_type.as_deref();
@@ -141,14 +143,15 @@ pub(crate) fn request_from_message(
                 ),
             )
         })?;
-    let mut headers = message.headers;
+    let mut headers = std::mem::take(&mut message.headers);
     let deadline = deadline(message.deadline, message.expiration);
     headers.remove(redelivery::DELIVERIES_HEADER);
     let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
-    Ok(Request {
+    let method = message.kind.take().filter(|method| !method.is_empty());
+    Ok(Request(Box::new(message::Inner {
         service,
         queue: queue.to_owned(),
-        method: message.kind.filter(|method| !method.is_empty()),
+        method: method.map(Cow::Owned),
         content_type,
         headers,
         propagating,
@@ -158,19 +161,19 @@ pub(crate) fn request_from_message(
         persistent: message.persistent,
         oneway: message.reply_to.is_none(),
         idempotent: false,
-        body: message.body,
+        body: std::mem::take(&mut message.body),
         recode: None,
-        delivery: Some(Delivery {
-            correlation_id: message.correlation_id,
-            app_id: message.app_id,
-            user_id: message.user_id,
+        delivery: Some(Box::new(Delivery {
+            correlation_id: message.correlation_id.clone(),
+            app_id: message.app_id.take(),
+            user_id: message.user_id.take(),
             redelivered: arrived.redelivered || arrived.deliveries > 0,
             deliveries: arrived.deliveries,
             cancellation: arrived.cancellation,
-        }),
+        })),
         journey: None,
         span: Span::none(),
-    })
+    })))
 }
 
 /// Refuses a body that is too large to send.
@@ -331,7 +334,7 @@ fn deadline(header: Option<i64>, expiration: Option<u32>) -> Option<Instant> {
         }
         None => Duration::from_millis(expiration?.into()),
     };
-    Some(crate::message::deadline_after(remaining))
+    Some(message::deadline_after(remaining))
 }
 
 /// How long a request has been under way, by this machine's clock against its sender's: what was left of its time when it was
@@ -385,7 +388,7 @@ mod tests {
 
     fn sent(content_type: ContentType) -> Message {
         let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
-        request.headers.insert("tenant", "a");
+        request.0.headers.insert("tenant", "a");
         let deadline = Instant::now() + Duration::from_secs(5);
         message_from_request(&request, content_type, deadline, envelope()).unwrap()
     }
@@ -419,20 +422,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn propagating_headers_are_listed_by_name() {
         let mut request = Request::new(SERVICE, FIB, "rpc.Fib", &FibArguments { n: 30 }).unwrap();
-        request.headers.insert("tenant", "a");
-        request.headers.insert("local", "b");
+        request.0.headers.insert("tenant", "a");
+        request.0.headers.insert("local", "b");
         request.propagate_header("tenant");
         request.propagate_header("not there");
         let deadline = Instant::now() + Duration::from_secs(5);
-        let message =
+        let mut message =
             message_from_request(&request, ContentType::MessagePack, deadline, envelope()).unwrap();
         assert_eq!(
             message.headers.get("rpc-propagate"),
             Some(&HeaderValue::List(vec!["tenant".into()]))
         );
-        let request = request_from_message("Fib", "rpc.Fib", message, Arrived::default()).unwrap();
-        assert_eq!(Vec::from_iter(request.propagating), ["tenant"]);
-        assert_eq!(request.headers.iter().count(), 2);
+        let request =
+            request_from_message("Fib", "rpc.Fib", &mut message, Arrived::default()).unwrap();
+        assert_eq!(Vec::from_iter(request.0.propagating), ["tenant"]);
+        assert_eq!(request.0.headers.iter().count(), 2);
     }
 
     #[test]
@@ -478,12 +482,12 @@ mod tests {
             redelivered: true,
             ..Arrived::default()
         };
-        let sent = sent(ContentType::MessagePack);
-        let request = request_from_message("Fib", "rpc.Fib", sent, arrived).unwrap();
+        let mut sent = sent(ContentType::MessagePack);
+        let request = request_from_message("Fib", "rpc.Fib", &mut sent, arrived).unwrap();
         assert_eq!(request.method(), Some("fib"));
-        assert_eq!(request.headers.iter().count(), 1);
-        assert!(request.delivery.as_ref().unwrap().redelivered);
-        let remaining = request.deadline.unwrap() - Instant::now();
+        assert_eq!(request.0.headers.iter().count(), 1);
+        assert!(request.0.delivery.as_ref().unwrap().redelivered);
+        let remaining = request.0.deadline.unwrap() - Instant::now();
         assert!(
             (4900..=5000).contains(&remaining.as_millis()),
             "{remaining:?}"

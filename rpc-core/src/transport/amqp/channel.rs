@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, ChannelFlowOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ChannelFlowOptions,
     ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
 use super::properties::{short, to_message, to_table};
-use super::publisher::{self, Address, Outgoing, Publish, Then};
+use super::publisher::{self, Address, Line, Outgoing, Publish, Then};
 use super::refused_or_lost;
 use super::within_limit;
 use crate::task::Task;
@@ -32,7 +32,7 @@ use crate::transport::{
 const NOTICES: &str = "amq.direct";
 
 pub(super) struct AmqpChannel {
-    channel: lapin::Channel,
+    line: Arc<Line>,
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
     mode: ChannelMode,
@@ -51,18 +51,19 @@ impl AmqpChannel {
         let channel = connection.create_channel().await.map_err(refused_or_lost)?;
         let (outgoing, queued) = publisher::queue();
         let (returned, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
+        let line = Arc::new(Line::new(channel));
         let publisher = match mode {
-            ChannelMode::Plain => Task::spawn(publisher::run(channel.clone(), queued, returned)),
+            ChannelMode::Plain => Task::spawn(publisher::run(line.clone(), queued, returned)),
             ChannelMode::Confirm => {
-                channel
+                line.channel
                     .confirm_select(ConfirmSelectOptions::default())
                     .await
                     .map_err(refused_or_lost)?;
-                Task::spawn(publisher::run_confirmed(channel.clone(), queued))
+                Task::spawn(publisher::run_confirmed(line.channel.clone(), queued))
             }
         };
         Ok(Self {
-            channel,
+            line,
             direct_replies,
             mode,
             outgoing,
@@ -81,7 +82,8 @@ impl AmqpChannel {
             Acknowledge::None => true,
             Acknowledge::Each { prefetch } => {
                 // Applies to the consumers that are started after it, each on its own.
-                self.channel
+                self.line
+                    .channel
                     .basic_qos(prefetch, BasicQosOptions { global: false })
                     .await
                     .map_err(refused_or_lost)?;
@@ -93,6 +95,7 @@ impl AmqpChannel {
             ..BasicConsumeOptions::default()
         };
         let deliveries = self
+            .line
             .channel
             .basic_consume(
                 queue_name(queue)?,
@@ -118,7 +121,8 @@ impl AmqpChannel {
         let queue = format!("rpc.notices.{}", Uuid::new_v4());
         self.declare_queue(&queue, QueueKind::Exclusive).await?;
         for topic in topics {
-            self.channel
+            self.line
+                .channel
                 .queue_bind(
                     queue_name(&queue)?,
                     NOTICES.into(),
@@ -132,7 +136,19 @@ impl AmqpChannel {
         self.try_consume(&queue, "notices", Acknowledge::None).await
     }
 
-    /// Hands a message to the publisher; waits while that has too many.
+    /// Publishes a message that nothing comes after; waits while too many are unwritten.
+    fn send_freely(
+        &self,
+        address: Result<Address, TransportError>,
+        message: Message,
+    ) -> Sending<'_, Result<(), TransportError>> {
+        match address.and_then(|address| Publish::new(address, message, Then::Nothing)) {
+            Ok(publish) => self.line.publish(&self.outgoing, publish),
+            Err(error) => Sending::Done(Err(error)),
+        }
+    }
+
+    /// Hands a message to the channel's task; waits while that has too many.
     fn send(
         &self,
         address: Result<Address, TransportError>,
@@ -174,7 +190,7 @@ impl AmqpChannel {
 
 impl Channel for AmqpChannel {
     fn is_open(&self) -> bool {
-        self.channel.status().connected()
+        self.line.channel.status().connected()
     }
 
     fn declare_queue<'a>(
@@ -194,7 +210,8 @@ impl Channel for AmqpChannel {
                     arguments = to_table(queue.arguments())?;
                 }
             }
-            self.channel
+            self.line
+                .channel
                 .queue_declare(queue_name(queue)?, options, arguments)
                 .await
                 .map_err(refused_or_lost)?;
@@ -215,6 +232,7 @@ impl Channel for AmqpChannel {
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
         let cancelling = async move {
             if let Err(error) = self
+                .line
                 .channel
                 .basic_cancel(consumer.into(), BasicCancelOptions::default())
                 .await
@@ -231,14 +249,15 @@ impl Channel for AmqpChannel {
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
         let address = Address::queue(queue, message.mandatory);
-        let (then, confirm) = match self.mode {
-            ChannelMode::Plain => (Then::Nothing, Confirm(None)),
+        let (sending, confirm) = match self.mode {
+            ChannelMode::Plain => (self.send_freely(address, message), Confirm(None)),
             ChannelMode::Confirm => {
                 let (waiting, answer) = oneshot::channel();
-                (Then::Confirm(waiting), Confirm(Some(answer)))
+                let sending = self.send(address, message, Then::Confirm(waiting));
+                (sending, Confirm(Some(answer)))
             }
         };
-        match self.send(address, message, then) {
+        match sending {
             Sending::Done(sent) => Sending::Done(sent.map(|()| confirm)),
             Sending::Waiting(sent) => {
                 Sending::Waiting(async move { sent.await.map(|()| confirm) }.boxed())
@@ -288,7 +307,7 @@ impl Channel for AmqpChannel {
                 let _ = flushed.await;
             }
             // The acknowledgements are only queued by then; the broker's answer to the close comes after them.
-            if let Err(error) = self.channel.close(200, "OK".into()).await {
+            if let Err(error) = self.line.channel.close(200, "OK".into()).await {
                 debug!(%error, "the channel was closed already");
             }
         };
@@ -296,13 +315,14 @@ impl Channel for AmqpChannel {
     }
 
     fn ack(&self, tag: u64) {
-        publisher::ack(&self.channel, tag);
+        self.line.ack(tag);
     }
 
     fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
             // The broker handles the methods of a channel in their order, and this one is answered.
-            self.channel
+            self.line
+                .channel
                 .channel_flow(ChannelFlowOptions { active: true })
                 .await
                 .map_err(refused_or_lost)?;
@@ -312,14 +332,7 @@ impl Channel for AmqpChannel {
     }
 
     fn requeue(&self, tag: u64) {
-        let options = BasicNackOptions {
-            requeue: true,
-            multiple: false,
-        };
-        // Queued on the first poll, like an acknowledgement.
-        if let Some(Err(error)) = self.channel.basic_nack(tag, options).now_or_never() {
-            debug!(%error, "a delivery could not be given back"); // The broker takes it back with the channel.
-        }
+        self.line.requeue(tag);
     }
 
     fn listen<'a>(
@@ -336,7 +349,7 @@ impl Channel for AmqpChannel {
                 routing_key: short("the topic", topic)?,
                 mandatory: false,
             };
-            self.send(Ok(address), message, Then::Nothing).wait().await
+            self.send_freely(Ok(address), message).wait().await
         }
         .boxed()
     }
@@ -356,7 +369,7 @@ fn queue_name(queue: &str) -> Result<ShortString, TransportError> {
 impl fmt::Debug for AmqpChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpChannel")
-            .field("id", &self.channel.id())
+            .field("id", &self.line.channel.id())
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }

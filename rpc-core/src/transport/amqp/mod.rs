@@ -9,6 +9,8 @@ mod connection;
 mod direct;
 mod properties;
 mod publisher;
+mod returns;
+mod settled;
 mod url;
 
 use std::sync::Arc;

@@ -1,33 +1,39 @@
-//! The task through which everything that a channel publishes goes.
+//! How a channel publishes.
+//!
+//! lapin queues a message on the first poll and writes in that order, so a message that nothing comes after is queued right where
+//! it is published. lapin's queue has no bound: every now and then one goes through the channel's task, which waits until it is
+//! written, and only so many may be queued before that.
 //!
 //! lapin puts acknowledgements before publishes that are still queued, so a reply and its acknowledgement keep their order
 //! only if the acknowledgement is queued after the reply was written. Waiting for each write before queueing the next
-//! publish would halve the throughput. So this task takes all that has gathered, queues it at once, waits until it is
-//! written, then acknowledges; what arrives meanwhile is the next batch. The queue before it is bounded, which is the
-//! backpressure that lapin does not have.
+//! publish would halve the throughput. So replies go through the task: it takes all that have gathered, queues them at once, waits
+//! until they are written, then acknowledges, with one acknowledgement for as many as possible (see [`super::settled`]); what
+//! arrives meanwhile is the next batch.
 //!
-//! Returned messages need care too. Without confirms lapin collects them silently, to be asked for: the task asks after a
-//! publish, ever more rarely. With confirms they come attached to confirms, mostly of others; see [`super::confirms`].
+//! Returned messages need care too, see [`super::returns`]. With confirms they come attached to confirms, mostly of others; see
+//! [`super::confirms`].
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicAckOptions, BasicPublishOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
 use lapin::{Confirmation, PublisherConfirm};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
 use tracing::debug;
 
 use super::cause;
 use super::confirms::{ReturnMatcher, Routing};
-use super::properties::{short, to_message, to_properties};
-use crate::transport::{Message, TransportError};
+use super::properties::{short, to_properties};
+use super::returns::ReturnChecks;
+use super::settled::{Ack, SettledTags};
+use crate::transport::{Message, Sending, TransportError};
 
 /// How many messages may wait to be written; further publishers wait.
 const MAX_QUEUED: usize = 1024;
@@ -38,8 +44,8 @@ const MAX_BATCH: usize = 256;
 /// How many confirms may be outstanding.
 const MAX_UNCONFIRMED: usize = 1024;
 
-/// How soon after a publish the task first asks for returned messages.
-const FIRST_CHECK: Duration = Duration::from_millis(1);
+/// How many messages are queued in lapin directly for one that is waited for.
+const DIRECT: usize = 64;
 
 /// What the task is asked to do.
 #[allow(clippy::large_enum_variant)] // Nearly every one is a `Publish`.
@@ -101,36 +107,154 @@ pub(super) enum Then {
     Ack(u64),
 }
 
+/// What a channel and its task share.
+pub(super) struct Line {
+    pub(super) channel: Channel,
+    /// One for each message that may be queued in lapin directly and unwritten.
+    places: Semaphore,
+    /// How many of these are taken by messages that are before whatever the task takes next.
+    taken: AtomicUsize,
+    returns: ReturnChecks,
+    settled: Mutex<SettledTags>,
+}
+
+impl Line {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            places: Semaphore::new(MAX_QUEUED),
+            taken: AtomicUsize::new(0),
+            returns: ReturnChecks::default(),
+            settled: Mutex::default(),
+        }
+    }
+
+    /// Publishes a message that nothing comes after, or has the task do that; waits while too many are unwritten.
+    pub(super) fn publish<'a>(
+        &'a self,
+        task: &'a mpsc::Sender<Outgoing>,
+        publish: Publish,
+    ) -> Sending<'a, Result<(), TransportError>> {
+        match self.places.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                Sending::Done(self.publish_placed(task, publish))
+            }
+            Err(TryAcquireError::Closed) => Sending::Done(Err(closed())),
+            Err(TryAcquireError::NoPermits) => Sending::Waiting(
+                async move {
+                    self.places.acquire().await.map_err(|_| closed())?.forget();
+                    self.publish_placed(task, publish)
+                }
+                .boxed(),
+            ),
+        }
+    }
+
+    fn publish_placed(
+        &self,
+        task: &mpsc::Sender<Outgoing>,
+        publish: Publish,
+    ) -> Result<(), TransportError> {
+        if publish.address.mandatory {
+            self.returns.published();
+        }
+        // With the task's queue full, it will soon give places back in any case.
+        if self.taken.load(Ordering::Relaxed) >= DIRECT
+            && let Ok(place) = task.try_reserve()
+        {
+            self.taken.fetch_add(1, Ordering::Relaxed);
+            place.send(Outgoing::Publish(publish));
+            return Ok(());
+        }
+        let Publish {
+            address,
+            properties,
+            body,
+            ..
+        } = publish;
+        let written = write(&self.channel, address, properties, &body);
+        if let Some(Err(error)) = written.now_or_never() {
+            return Err(TransportError::lost(cause(&error)));
+        }
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Queues an acknowledgement. lapin does so on the first poll; when it is written is of no interest.
+    pub(super) fn ack(&self, tag: u64) {
+        self.queue_ack(Ack {
+            tag,
+            multiple: false,
+        });
+        // After that, so that no other acknowledgement stands for this one before it.
+        self.settled().add(tag);
+    }
+
+    /// Gives a delivery back, in the same way.
+    pub(super) fn requeue(&self, tag: u64) {
+        let options = BasicNackOptions {
+            requeue: true,
+            multiple: false,
+        };
+        if let Some(Err(error)) = self.channel.basic_nack(tag, options).now_or_never() {
+            debug!(%error, "a delivery could not be given back"); // The broker takes it back with the channel.
+        }
+        self.settled().add(tag);
+    }
+
+    fn ack_all(&self, tags: &mut [u64]) {
+        let acks = self.settled().acks(tags);
+        acks.for_each(|ack| self.queue_ack(ack));
+    }
+
+    fn queue_ack(&self, ack: Ack) {
+        let Ack { tag, multiple } = ack;
+        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
+        if let Some(Err(error)) = acknowledging.now_or_never() {
+            debug!(%error, "a delivery could not be acknowledged"); // The broker will deliver it again.
+        }
+    }
+
+    fn settled(&self) -> MutexGuard<'_, SettledTags> {
+        // Nothing under the lock leaves it half changed.
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> TransportError {
+    TransportError::lost("the channel was closed")
+}
+
 /// Starts the task for a channel without confirms.
 pub(super) async fn run(
-    channel: Channel,
-    mut outgoing: mpsc::Receiver<Outgoing>,
+    line: Arc<Line>,
+    outgoing: mpsc::Receiver<Outgoing>,
     returns: mpsc::UnboundedSender<Message>,
 ) {
+    tokio::select! {
+        () = write_and_ack(&line, outgoing) => {}
+        () = line.returns.run(&line.channel, &returns) => {}
+    }
+}
+
+async fn write_and_ack(line: &Line, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut batch = Vec::new();
-    let mut checks = ReturnChecks::default();
-    loop {
-        tokio::select! {
-            received = outgoing.recv_many(&mut batch, MAX_BATCH) => {
-                if received == 0 {
-                    return;
-                }
-                let Batch { publishes, flushes } = Batch::take(&mut batch);
-                checks.published(&publishes);
-                match write_all(&channel, publishes).await {
-                    Ok(delivered) => delivered.into_iter().for_each(|tag| ack(&channel, tag)),
-                    // The channel is gone, which its consumers report to those concerned.
-                    Err(error) => debug!(%error, "messages could not be published"),
-                }
-                flushes.into_iter().for_each(flushed);
-            }
-            () = checks.due() => {
-                // Resolves at once: there are no confirms to wait for.
-                for returned in channel.wait_for_confirms().await.unwrap_or_default() {
-                    let _ = returns.send(returned_message(returned)); // Nobody listens: nobody waits.
-                }
+    let mut delivered = Vec::new();
+    let mut flushes = Vec::new();
+    while outgoing.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let written_with_these = line.taken.swap(0, Ordering::Relaxed);
+        match write_all(&line.channel, &mut batch, &mut delivered, &mut flushes).await {
+            Ok(()) => line.ack_all(&mut delivered),
+            Err(error) => {
+                // The channel is gone, which its consumers report to those concerned.
+                debug!(%error, "messages could not be published");
+                line.places.close();
             }
         }
+        line.places.add_permits(written_with_these);
+        delivered.clear();
+        flushes.drain(..).for_each(flushed);
     }
 }
 
@@ -146,7 +270,7 @@ pub(super) async fn run_confirmed(channel: Channel, mut outgoing: mpsc::Receiver
                     return;
                 }
                 let Batch { publishes, flushes } = Batch::take(&mut batch);
-                for Written { id, then, result } in write(&channel, publishes).await {
+                for Written { id, then, result } in write_each(&channel, publishes).await {
                     let Then::Confirm(waiting) = then else { continue };
                     match result {
                         Ok(confirm) => unconfirmed.push(
@@ -241,43 +365,64 @@ struct Written {
     result: lapin::Result<PublisherConfirm>,
 }
 
+/// Queues a message in lapin on the first poll; resolves when it is written.
+fn write<'a>(
+    channel: &'a Channel,
+    address: Address,
+    properties: BasicProperties,
+    body: &'a [u8],
+) -> impl Future<Output = lapin::Result<PublisherConfirm>> + use<'a> {
+    let options = BasicPublishOptions {
+        mandatory: address.mandatory,
+        immediate: false,
+    };
+    channel.basic_publish(
+        address.exchange,
+        address.routing_key,
+        options,
+        body,
+        properties,
+    )
+}
+
 /// Queues a batch in lapin and waits until all of it is written; hands out what is to be acknowledged then.
 ///
 /// lapin queues a message on the first poll and writes in that order, so the last one speaks for all.
-async fn write_all(channel: &Channel, publishes: Vec<Publish>) -> lapin::Result<Vec<u64>> {
-    let mut delivered = Vec::with_capacity(publishes.len());
-    let mut publishes = publishes.into_iter().peekable();
-    while let Some(Publish {
-        address,
-        properties,
-        body,
-        then,
-    }) = publishes.next()
-    {
-        if let Then::Ack(tag) = then {
-            delivered.push(tag);
-        }
-        let written = channel.basic_publish(
-            address.exchange,
-            address.routing_key,
-            BasicPublishOptions {
-                mandatory: address.mandatory,
-                immediate: false,
-            },
-            &body,
-            properties,
-        );
-        if publishes.peek().is_none() {
-            written.await?;
-        } else if let Some(Err(error)) = written.now_or_never() {
-            return Err(error);
+async fn write_all(
+    channel: &Channel,
+    batch: &mut Vec<Outgoing>,
+    delivered: &mut Vec<u64>,
+    flushes: &mut Vec<oneshot::Sender<()>>,
+) -> lapin::Result<()> {
+    let last = batch
+        .iter()
+        .rposition(|outgoing| matches!(outgoing, Outgoing::Publish(_)));
+    for (index, outgoing) in batch.drain(..).enumerate() {
+        match outgoing {
+            Outgoing::Publish(Publish {
+                address,
+                properties,
+                body,
+                then,
+            }) => {
+                if let Then::Ack(tag) = then {
+                    delivered.push(tag);
+                }
+                let written = write(channel, address, properties, &body);
+                if Some(index) == last {
+                    written.await?;
+                } else if let Some(Err(error)) = written.now_or_never() {
+                    return Err(error);
+                }
+            }
+            Outgoing::Flush(waiting) => flushes.push(waiting),
         }
     }
-    Ok(delivered)
+    Ok(())
 }
 
 /// Queues a batch in lapin and waits until each of it is written and can be confirmed.
-async fn write(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
+async fn write_each(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
     join_all(publishes.into_iter().map(
         async |Publish {
                    address,
@@ -285,71 +430,15 @@ async fn write(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
                    body,
                    then,
                }| {
-            let options = BasicPublishOptions {
-                mandatory: address.mandatory,
-                immediate: false,
-            };
             let id = properties.correlation_id().clone();
-            let result = channel
-                .basic_publish(
-                    address.exchange,
-                    address.routing_key,
-                    options,
-                    &body,
-                    properties,
-                )
-                .await;
+            let result = write(channel, address, properties, &body).await;
             Written { id, then, result }
         },
     ))
     .await
 }
 
-/// Queues an acknowledgement. lapin does so on the first poll; when it is written is of no interest.
-pub(super) fn ack(channel: &Channel, tag: u64) {
-    if let Some(Err(error)) = channel
-        .basic_ack(tag, BasicAckOptions::default())
-        .now_or_never()
-    {
-        debug!(%error, "a delivery could not be acknowledged"); // The broker will deliver it again.
-    }
-}
-
-fn returned_message(returned: BasicReturnMessage) -> Message {
-    let delivery = returned.delivery;
-    to_message(&delivery.properties, delivery.data)
-}
-
 /// Queues for publishing; the receiver goes to [`run`] or [`run_confirmed`].
 pub(super) fn queue() -> (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>) {
     mpsc::channel(MAX_QUEUED)
-}
-
-/// When to ask lapin for returned messages: the pauses grow with the time since the last request, so that a return is
-/// noticed after at most a quarter more time than it took, and an idle channel is left alone.
-#[derive(Default)]
-struct ReturnChecks {
-    last_publish: Option<Instant>,
-    next: Option<Instant>,
-}
-
-impl ReturnChecks {
-    fn published(&mut self, batch: &[Publish]) {
-        if batch.iter().any(|message| message.address.mandatory) {
-            let now = Instant::now();
-            self.last_publish = Some(now);
-            let soon = now + FIRST_CHECK;
-            self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
-        }
-    }
-
-    /// Resolves when it is time to ask.
-    async fn due(&mut self) {
-        let (Some(last_publish), Some(next)) = (self.last_publish, self.next) else {
-            return std::future::pending().await;
-        };
-        tokio::time::sleep_until(next).await;
-        let now = Instant::now();
-        self.next = Some(now + ((now - last_publish) / 4).max(FIRST_CHECK));
-    }
 }
