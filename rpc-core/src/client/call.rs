@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
@@ -208,7 +208,6 @@ impl<R: 'static, S: RpcService> Call<R, S> {
             request.0.deadline = own;
         }
         let parent = Context::current();
-        // One block, because a future that is moved into another doubles it.
         CallFuture(Box::pin(async move {
             let answer = match request {
                 Err(error) => Err(error),
@@ -220,9 +219,14 @@ impl<R: 'static, S: RpcService> Call<R, S> {
                     }
                     let observed = Observed::by_client(&mut request);
                     match (parent, own) {
-                        (None, None) => observed.watch(service::call(service, request)).await,
+                        // Pinned here, because a future that is moved into another doubles it.
+                        (None, None) => {
+                            let answer = pin!(service::call(service, request));
+                            observed.watch(answer).await
+                        }
                         (None, Some(deadline)) => {
-                            let answer = in_time(deadline, service::call(service, request));
+                            let answer = service::call(service, request);
+                            let answer = pin!(in_time(deadline, answer));
                             observed.watch(answer).await
                         }
                         (Some(parent), own) => {

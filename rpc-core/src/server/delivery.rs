@@ -1,6 +1,7 @@
 //! What a server does with one delivery: runs it, passes it on or gives it up, answers, settles.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -187,8 +188,9 @@ impl Arrival {
             deliveries,
             cancellation: registered.cancellation.clone(),
         };
-        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
-            .map(|request| request.propagating(&serving.propagated_headers));
+        let request =
+            wire::request_from_message(entry.service, entry.queue.clone(), message, arrived)
+                .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
         let settled = if at_most_once && request.is_ok() {
             lines.channel.ack(tag);
@@ -204,7 +206,7 @@ impl Arrival {
             debug!(%error, "a request was not run: its channel is lost");
             return;
         }
-        let answer = observed.watch(async {
+        let answering = pin!(async {
             // The dispatcher catches what handlers do; this is for the layers around it.
             let response = AssertUnwindSafe(service::call(entry.handler.clone(), request?))
                 .catch_unwind()
@@ -213,7 +215,7 @@ impl Arrival {
             wire::check_reply(&response, serving.connection.max_message_size())?;
             Ok(response)
         });
-        let answer = answer.await;
+        let answer = observed.watch(answering).await;
         let ran = if was_delivered {
             Ran::Earlier
         } else if registered.cancellation.has_begun() {
