@@ -14,6 +14,9 @@ use crate::error::BoxError;
 /// How deep values may be nested, in MessagePack and (by `serde_json`'s own limit) in JSON.
 const MAX_DEPTH: usize = 128;
 
+/// How many bytes a body has room for at first.
+const USUAL_SIZE: usize = 64;
+
 /// What the bytes of a body are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -75,7 +78,11 @@ pub(crate) fn encode<T: Serialize>(
     content_type: ContentType,
 ) -> Result<Bytes, BoxError> {
     match content_type {
-        ContentType::MessagePack => Ok(rmp_serde::to_vec_named(value)?.into()),
+        ContentType::MessagePack => {
+            let mut body = Vec::with_capacity(USUAL_SIZE);
+            rmp_serde::encode::write_named(&mut body, value)?;
+            Ok(body.into())
+        }
         ContentType::Json | ContentType::Plain => json::encode(value),
     }
 }

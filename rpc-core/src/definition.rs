@@ -173,6 +173,14 @@ impl Queues {
         self.prefixed(method.queue.unwrap_or(&self.common))
     }
 
+    /// The same, to be kept.
+    pub(crate) fn shared_of_method(&self, method: &Method) -> Arc<str> {
+        match method.queue {
+            None if self.prefix.is_empty() => self.common.clone(),
+            _ => self.of_method(method).into(),
+        }
+    }
+
     /// All of them, each once. The service's own is among them even if every method has another: requests that name no
     /// method, or come from clients that know nothing of a method's queue, arrive there.
     pub(crate) fn distinct(&self) -> BTreeSet<Cow<'_, str>> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ pub struct Request(pub(crate) Box<Inner>);
 #[derive(Clone)]
 pub(crate) struct Inner {
     pub(crate) service: &'static str,
-    pub(crate) queue: String,
+    pub(crate) queue: Arc<str>,
     pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
@@ -82,7 +83,7 @@ impl Request {
     pub(crate) fn new<A: Serialize + DeserializeOwned>(
         service: &'static Service,
         method: &'static Method,
-        queue: &str,
+        queue: impl Into<Arc<str>>,
         arguments: &A,
     ) -> Result<Self, RpcError> {
         let content_type = ContentType::MessagePack;
@@ -90,7 +91,7 @@ impl Request {
             .map_err(|cause| encode_error(service.name, method.name, cause))?;
         Ok(Self(Box::new(Inner {
             service: service.name,
-            queue: queue.to_owned(),
+            queue: queue.into(),
             method: Some(method.name.into()),
             content_type,
             headers: Headers::new(),

@@ -3,17 +3,17 @@
 use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
-use super::journey::{self, Journey};
+use super::Journey;
 use crate::Client;
 use crate::context::Context;
 use crate::error::RpcError;
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{Request, Response, deadline_after};
-use crate::service::RpcService;
+use crate::service::{self, RpcService};
 use crate::telemetry::Observed;
 
 /// A call of a remote method: set what is special about it, then `.await` it.
@@ -212,7 +212,6 @@ impl<R: 'static, S: RpcService> Call<R, S> {
             }
         }
         let parent = Context::current();
-        // One block, because a future that is moved into another doubles it.
         CallFuture(Box::pin(async move {
             let answer = match request {
                 Err(error) => Err(error),
@@ -223,11 +222,14 @@ impl<R: 'static, S: RpcService> Call<R, S> {
                         parent.hand_on(&mut request);
                     }
                     let observed = Observed::by_client(&mut request);
-                    let answer = journey::call(service, request);
-                    match parent {
-                        None => observed.watch(answer).await,
-                        Some(parent) => {
-                            let answer = async move { parent.within(own, answer).await };
+                    match (request.0.journey.clone(), parent) {
+                        // Pinned here, because a future that is moved into another doubles it.
+                        (None, None) => {
+                            let answer = pin!(service::call(service, request));
+                            observed.watch(answer).await
+                        }
+                        (journey, parent) => {
+                            let answer = surrounded(journey, parent, own, service, request);
                             Box::pin(observed.watch(answer)).await
                         }
                     }
@@ -244,6 +246,26 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
 
     fn into_future(self) -> CallFuture<R> {
         self.send(|decode, answer| decode(answer))
+    }
+}
+
+/// A call that goes through layers, is part of another one, or both.
+async fn surrounded<S: RpcService>(
+    journey: Option<Journey>,
+    parent: Option<Context>,
+    own: Option<tokio::time::Instant>,
+    service: S,
+    request: Request,
+) -> Result<Response, RpcError> {
+    let answer = async {
+        match journey {
+            None => service::call(service, request).await,
+            Some(journey) => journey.through_layers(service, request).await,
+        }
+    };
+    match parent {
+        None => answer.await,
+        Some(parent) => parent.within(own, answer).await,
     }
 }
 

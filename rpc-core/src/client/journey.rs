@@ -40,39 +40,37 @@ impl Journey {
         // Another attempt of a call that is sent again finds what the first has set.
         let _ = self.0.end.set(end);
     }
-}
 
-/// Calls a service and the layers around it. The service keeps the deadline itself and knows more about the call when it passes;
-/// being polled first it wins. This covers the layers.
-pub(super) async fn call<S: RpcService>(
-    mut service: S,
-    request: Request,
-) -> Result<Response, RpcError> {
-    let Some(journey) = request.0.journey.clone() else {
-        return service::call(service, request).await;
-    };
-    let mut end = request.deadline_or(DEFAULT_TIMEOUT);
-    if end <= Instant::now() {
-        return Err(RpcError::passed_before_it_was_made());
-    }
-    let too_late = || {
-        RpcError::new(
-            ErrorKind::Timeout,
-            "the deadline passed in a layer around the client",
-        )
-    };
-    timeout_at(end, service::ready(&mut service))
-        .await
-        .unwrap_or_else(|_| Err(too_late().not_executed()))?;
-    let mut answer = pin!(service.call(request));
-    loop {
-        match timeout_at(end, &mut answer).await {
-            Ok(answer) => return answer.map_err(RpcError::from_layer),
-            // A client may allow more time than this could know.
-            Err(_) => match journey.0.end.get() {
-                Some(later) if *later > end => end = *later,
-                _ => return Err(too_late()),
-            },
+    /// Calls a service with layers around it. The service keeps the deadline itself and knows more about the call when it passes;
+    /// being polled first it wins. This covers the layers.
+    pub(super) async fn through_layers<S: RpcService>(
+        self,
+        mut service: S,
+        request: Request,
+    ) -> Result<Response, RpcError> {
+        let mut end = request.deadline_or(DEFAULT_TIMEOUT);
+        if end <= Instant::now() {
+            return Err(RpcError::passed_before_it_was_made());
+        }
+        let too_late = || {
+            RpcError::new(
+                ErrorKind::Timeout,
+                "the deadline passed in a layer around the client",
+            )
+        };
+        timeout_at(end, service::ready(&mut service))
+            .await
+            .unwrap_or_else(|_| Err(too_late().not_executed()))?;
+        let mut answer = pin!(service.call(request));
+        loop {
+            match timeout_at(end, &mut answer).await {
+                Ok(answer) => return answer.map_err(RpcError::from_layer),
+                // A client may allow more time than this could know.
+                Err(_) => match self.0.end.get() {
+                    Some(later) if *later > end => end = *later,
+                    _ => return Err(too_late()),
+                },
+            }
         }
     }
 }
@@ -105,7 +103,10 @@ mod tests {
     /// How the call of a service ends, and how long that takes.
     async fn outcome<S: RpcService>(service: S) -> (Result<Response, RpcError>, Duration) {
         let begun = Instant::now();
-        (call(service, request()).await, begun.elapsed())
+        let request = request();
+        let journey = request.0.journey.clone().unwrap();
+        let answer = journey.through_layers(service, request).await;
+        (answer, begun.elapsed())
     }
 
     #[tokio::test(start_paused = true)]

@@ -260,7 +260,10 @@ impl Client {
         let limit = inner.connection.max_message_size();
         wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
         telemetry::published(request, &message);
-        Ok((waiter, channel.publish(request.0.queue.clone(), message)))
+        Ok((
+            waiter,
+            channel.publish(request.0.queue.to_string(), message),
+        ))
     }
 }
 

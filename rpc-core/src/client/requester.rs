@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::stream::StreamExt;
 use tokio::sync::mpsc;
+use tokio::task::coop::cooperative;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -163,7 +164,9 @@ async fn receive(
     let _guard = EndOnDrop(in_flight.clone());
     let cause = loop {
         tokio::select! {
-            reply = replies.next() => match reply {
+            biased;
+            // Leaves off now and then, so that returned requests have their turn however many replies there are.
+            reply = cooperative(replies.next()) => match reply {
                 Some(Ok(delivery)) => {
                     let mut message = delivery.message;
                     let correlation_id = message.correlation_id.take();

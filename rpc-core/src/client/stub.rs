@@ -55,8 +55,8 @@ impl<S: RpcService> Stub<S> {
     where
         A: Serialize + DeserializeOwned,
     {
-        let queue = self.queues.of_method(method);
-        let request = Request::new(self.definition, method, &queue, &arguments);
+        let queue = self.queues.shared_of_method(method);
+        let request = Request::new(self.definition, method, queue, &arguments);
         Call::new(self.service.clone(), request, method.timeout, decode)
     }
 }

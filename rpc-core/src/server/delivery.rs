@@ -1,6 +1,7 @@
 //! What a server does with one delivery: runs it, passes it on or gives it up, answers, settles.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -188,8 +189,9 @@ impl Arrival {
             deliveries,
             cancellation: registered.cancellation.clone(),
         };
-        let request = wire::request_from_message(entry.service, &entry.queue, message, arrived)
-            .map(|request| request.propagating(&serving.propagated_headers));
+        let request =
+            wire::request_from_message(entry.service, entry.queue.clone(), message, arrived)
+                .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
         let settled = if at_most_once && request.is_ok() {
             lines.channel.ack(tag);
@@ -205,25 +207,27 @@ impl Arrival {
             debug!(%error, "a request was not run: its channel is lost");
             return;
         }
-        let answer = observed.watch(async {
-            let request = request?;
-            let response = if entry.is_layered {
-                let limit = Limit::of_broker(&request, registered.cancellation.clone());
-                let answer = AssertUnwindSafe(service::call(entry.handler.clone(), request))
-                    .catch_unwind()
-                    .map(|answer| {
-                        // The dispatcher catches what handlers do.
-                        let layer = "a layer of the server";
-                        answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
-                    });
-                limit.apply_until_begun(answer).boxed().await??
-            } else {
-                service::call(entry.handler.clone(), request).await?
-            };
-            wire::check_reply(&response, serving.connection.max_message_size())?;
-            Ok(response)
-        });
-        let answer = answer.await;
+        let answer = {
+            let answering = pin!(async {
+                let request = request?;
+                let response = if entry.is_layered {
+                    let limit = Limit::of_broker(&request, registered.cancellation.clone());
+                    let answer = AssertUnwindSafe(service::call(entry.handler.clone(), request))
+                        .catch_unwind()
+                        .map(|answer| {
+                            // The dispatcher catches what handlers do.
+                            let layer = "a layer of the server";
+                            answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
+                        });
+                    limit.apply_until_begun(answer).boxed().await??
+                } else {
+                    service::call(entry.handler.clone(), request).await?
+                };
+                wire::check_reply(&response, serving.connection.max_message_size())?;
+                Ok(response)
+            });
+            observed.watch(answering).await
+        };
         let ran = if was_delivered {
             Ran::Earlier
         } else if registered.cancellation.has_begun() {

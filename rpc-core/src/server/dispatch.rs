@@ -59,7 +59,7 @@ pub struct Dispatcher<H> {
     handler: Arc<H>,
     definition: &'static Service,
     queues: Queues,
-    queue_options: QueueOptions,
+    queue_options: Arc<QueueOptions>,
 }
 
 impl<H> Dispatcher<H> {
@@ -69,7 +69,7 @@ impl<H> Dispatcher<H> {
             handler: Arc::new(handler),
             definition,
             queues: Queues::of(definition),
-            queue_options: QueueOptions::default(),
+            queue_options: Arc::default(),
         }
     }
 
@@ -90,7 +90,7 @@ impl<H> Dispatcher<H> {
     /// Declares the queues with options.
     #[must_use]
     pub fn with_queue_options(mut self, options: QueueOptions) -> Self {
-        self.queue_options = options;
+        self.queue_options = Arc::new(options);
         self
     }
 

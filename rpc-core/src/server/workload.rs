@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::delivery::Arrival;
 
@@ -33,6 +33,9 @@ impl Workload {
 
     /// Starts to work on a delivery, or keeps it until that is possible.
     pub(super) fn add(&mut self, arrival: Box<Arrival>) {
+        while let Some(ended) = self.handlers.try_join_next() {
+            self.ended(ended);
+        }
         if self.backlog.is_empty() && self.has_room(&arrival) {
             self.start(arrival);
         } else {
@@ -41,17 +44,25 @@ impl Workload {
         }
     }
 
-    /// Waits until a handler ends, and starts what waited for that. Never resolves while none runs.
+    /// Waits until a handler ends, and starts what waited for that. Never resolves while nothing waits: a server that is woken
+    /// for every handler that ends spends a good deal of its time on that.
     pub(super) async fn progress(&mut self) {
+        if self.backlog.is_empty() {
+            return std::future::pending().await;
+        }
         match self.handlers.join_next().await {
             Some(ended) => {
-                // Handlers are not aborted and catch their panics.
-                if let Ok(queue) = ended {
-                    self.running[queue] -= 1;
-                }
+                self.ended(ended);
                 self.start_what_waits();
             }
             None => std::future::pending().await,
+        }
+    }
+
+    fn ended(&mut self, ended: Result<usize, JoinError>) {
+        // Handlers are not aborted and catch their panics.
+        if let Ok(queue) = ended {
+            self.running[queue] -= 1;
         }
     }
 

@@ -8,6 +8,7 @@ mod redelivery;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,7 @@ pub(crate) struct Arrived {
 /// A request as its server receives it, taken out of a message that keeps its addresses and its content type.
 pub(crate) fn request_from_message(
     service: &'static str,
-    queue: &str,
+    queue: Arc<str>,
     message: &mut Message,
     arrived: Arrived,
 ) -> Result<Request, RpcError> {
@@ -150,7 +151,7 @@ pub(crate) fn request_from_message(
     let method = message.kind.take().filter(|method| !method.is_empty());
     Ok(Request(Box::new(message::Inner {
         service,
-        queue: queue.to_owned(),
+        queue,
         method: method.map(Cow::Owned),
         content_type,
         headers,
@@ -434,7 +435,8 @@ mod tests {
             Some(&HeaderValue::List(vec!["tenant".into()]))
         );
         let request =
-            request_from_message("Fib", "rpc.Fib", &mut message, Arrived::default()).unwrap();
+            request_from_message("Fib", "rpc.Fib".into(), &mut message, Arrived::default())
+                .unwrap();
         assert_eq!(Vec::from_iter(request.0.propagating), ["tenant"]);
         assert_eq!(request.0.headers.iter().count(), 2);
     }
@@ -483,7 +485,7 @@ mod tests {
             ..Arrived::default()
         };
         let mut sent = sent(ContentType::MessagePack);
-        let request = request_from_message("Fib", "rpc.Fib", &mut sent, arrived).unwrap();
+        let request = request_from_message("Fib", "rpc.Fib".into(), &mut sent, arrived).unwrap();
         assert_eq!(request.method(), Some("fib"));
         assert_eq!(request.0.headers.iter().count(), 1);
         assert!(request.0.delivery.as_ref().unwrap().redelivered);

@@ -243,6 +243,13 @@ async fn write_and_ack(line: &Line, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut delivered = Vec::new();
     let mut flushes = Vec::new();
     while outgoing.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        // The first of several that are about to come wakes this task. The others are not to wait until it is written.
+        tokio::task::yield_now().await;
+        while batch.len() < MAX_BATCH
+            && let Ok(next) = outgoing.try_recv()
+        {
+            batch.push(next);
+        }
         let written_with_these = line.taken.swap(0, Ordering::Relaxed);
         match write_all(&line.channel, &mut batch, &mut delivered, &mut flushes).await {
             Ok(()) => line.ack_all(&mut delivered),

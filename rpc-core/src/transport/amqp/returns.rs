@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::properties::to_message;
 use crate::transport::Message;
 
-/// How soon after a publish lapin is asked first.
-const FIRST_CHECK: Duration = Duration::from_millis(1);
+/// How soon after a publish lapin is asked first: a client that waits for each answer before the next call would otherwise be
+/// woken as often by this as by its replies.
+const FIRST_CHECK: Duration = Duration::from_millis(4);
 
 /// When to ask: the pauses grow with the time since the last publish, so that a return is noticed after at most a quarter more
 /// time than it took, and an idle channel is left alone.
