@@ -66,8 +66,8 @@ pub trait Returns<const FALLIBLE: bool>: Answer<FALLIBLE> + Send + 'static {
     /// Encodes it.
     fn into_response(self, content_type: ContentType) -> Result<Response, RpcError>;
 
-    /// Decodes it.
-    fn from_answer(answer: Result<Response, RpcError>) -> Self::Awaited;
+    /// Decodes it; `unreadable` becomes true if that is not possible.
+    fn from_answer(answer: Result<Response, RpcError>, unreadable: &mut bool) -> Self::Awaited;
 }
 
 impl<T: Value> Returns<false> for T {
@@ -75,14 +75,20 @@ impl<T: Value> Returns<false> for T {
         Response::encode(Outcome::Result, content_type, &self)
     }
 
-    fn from_answer(answer: Result<Response, RpcError>) -> Result<T, RpcError> {
+    fn from_answer(
+        answer: Result<Response, RpcError>,
+        unreadable: &mut bool,
+    ) -> Result<T, RpcError> {
         let response = answer?;
         match response.outcome {
-            Outcome::Result => response.decode(),
-            Outcome::Error => Err(RpcError::new(
-                ErrorKind::BadReply,
-                "the server answered with an error of its own, but the method declares none",
-            )),
+            Outcome::Result => read(&response, unreadable),
+            Outcome::Error => {
+                *unreadable = true;
+                Err(RpcError::new(
+                    ErrorKind::BadReply,
+                    "the server answered with an error of its own, but the method declares none",
+                ))
+            }
         }
     }
 }
@@ -95,13 +101,22 @@ impl<T: Value, E: Value> Returns<true> for Result<T, E> {
         }
     }
 
-    fn from_answer(answer: Result<Response, RpcError>) -> Result<T, CallError<E>> {
+    fn from_answer(
+        answer: Result<Response, RpcError>,
+        unreadable: &mut bool,
+    ) -> Result<T, CallError<E>> {
         let response = answer?;
         match response.outcome {
-            Outcome::Result => Ok(response.decode()?),
-            Outcome::Error => Err(CallError::App(response.decode()?)),
+            Outcome::Result => Ok(read(&response, unreadable)?),
+            Outcome::Error => Err(CallError::App(read(&response, unreadable)?)),
         }
     }
+}
+
+fn read<T: Value>(response: &Response, unreadable: &mut bool) -> Result<T, RpcError> {
+    let value = response.decode();
+    *unreadable = value.is_err();
+    value
 }
 
 /// States that an argument can be sent.

@@ -391,6 +391,31 @@ async fn calls_are_counted_by_method_and_outcome() {
     assert_eq!(numbers.get("rpc.server.redeliveries Bench/add"), None);
 }
 
+/// The bench service as a client knows it that is mistaken.
+#[rpc(name = "Bench")]
+trait Misread {
+    async fn add(a: u64, b: u64) -> String;
+    async fn divide(dividend: i64, divisor: i64) -> i64;
+}
+
+#[tokio::test]
+async fn a_reply_that_cannot_be_read_is_no_result() {
+    let setup = broker().await.bench().await;
+    let misread = MisreadClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let (numbers, _recording) = record();
+    for error in [
+        misread.add(1, 2).await.unwrap_err(),
+        misread.divide(1, 0).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::BadReply);
+    }
+    let numbers = numbers.take();
+    for method in ["add", "divide"] {
+        let of_client = format!("rpc.client.call.duration Bench/{method} bad_reply");
+        assert_eq!(numbers.get(&of_client), Some(&1.0), "{numbers:?}");
+    }
+}
+
 #[tokio::test]
 async fn calls_in_flight_and_dropped_calls_are_counted() {
     let setup = broker().await.bench().await;

@@ -62,7 +62,7 @@ pub struct Call<R, S = Client> {
 }
 
 /// How what awaiting gives is made of the answer.
-type Decode<R> = fn(Result<Response, RpcError>) -> R;
+pub(super) type Decode<R> = fn(Result<Response, RpcError>, &mut bool) -> R;
 
 /// When the caller gives up.
 enum Limit {
@@ -179,19 +179,19 @@ impl<R: 'static, S: RpcService> Call<R, S> {
     /// # }
     /// ```
     pub fn with_headers(self) -> CallFuture<(R, Headers)> {
-        self.send(|decode, mut answer| {
+        self.send(|decode, mut answer, unreadable| {
             let headers = match &mut answer {
                 Ok(response) => std::mem::take(&mut response.headers),
                 Err(_) => Headers::new(),
             };
-            (decode(answer), headers)
+            (decode(answer, unreadable), headers)
         })
     }
 
     /// Sends the request when it is polled. Its time counts from here, and it is part of the call that is handled here.
     fn send<T: 'static>(
         self,
-        finish: fn(Decode<R>, Result<Response, RpcError>) -> T,
+        finish: fn(Decode<R>, Result<Response, RpcError>, &mut bool) -> T,
     ) -> CallFuture<T> {
         let Self {
             service,
@@ -213,29 +213,33 @@ impl<R: 'static, S: RpcService> Call<R, S> {
         }
         let parent = Context::current();
         CallFuture(Box::pin(async move {
-            let answer = match request {
-                Err(error) => Err(error),
-                Ok(mut request) => {
-                    // One that was made outside of a scope may be run inside.
-                    let parent = parent.or_else(Context::current);
-                    if let Some(parent) = &parent {
-                        parent.hand_on(&mut request);
-                    }
-                    let observed = Observed::by_client(&mut request);
-                    match (request.0.journey.clone(), parent) {
-                        // Pinned here, because a future that is moved into another doubles it.
-                        (None, None) => {
-                            let answer = pin!(service::call(service, request));
-                            observed.watch(answer).await
-                        }
-                        (journey, parent) => {
-                            let answer = surrounded(journey, parent, own, service, request);
-                            Box::pin(observed.watch(answer)).await
-                        }
-                    }
+            let mut unreadable = false;
+            let mut request = match request {
+                Ok(request) => request,
+                Err(error) => return finish(decode, Err(error), &mut unreadable),
+            };
+            // One that was made outside of a scope may be run inside.
+            let parent = parent.or_else(Context::current);
+            if let Some(parent) = &parent {
+                parent.hand_on(&mut request);
+            }
+            let mut observed = Observed::by_client(&mut request);
+            let answer = match (request.0.journey.clone(), parent) {
+                // Pinned here, because a future that is moved into another doubles it.
+                (None, None) => {
+                    let answer = pin!(service::call(service, request));
+                    observed.follow(answer).await
+                }
+                (journey, parent) => {
+                    let answer = surrounded(journey, parent, own, service, request);
+                    Box::pin(observed.follow(answer)).await
                 }
             };
-            finish(decode, answer)
+            let answer = finish(decode, answer, &mut unreadable);
+            if unreadable {
+                observed.unreadable();
+            }
+            answer
         }))
     }
 }
@@ -245,7 +249,7 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        self.send(|decode, answer| decode(answer))
+        self.send(|decode, answer, unreadable| decode(answer, unreadable))
     }
 }
 

@@ -5,10 +5,9 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::call::Call;
+use crate::client::call::{Call, Decode};
 use crate::definition::{Method, Queues, Service};
-use crate::error::RpcError;
-use crate::message::{Request, Response};
+use crate::message::Request;
 use crate::service::RpcService;
 
 /// The inside of a generated client.
@@ -46,12 +45,7 @@ impl<S> Stub<S> {
 
 impl<S: RpcService> Stub<S> {
     /// Encodes the arguments, so that the call owns nothing of the caller's.
-    pub fn call<A, R>(
-        &self,
-        method: &'static Method,
-        arguments: A,
-        decode: fn(Result<Response, RpcError>) -> R,
-    ) -> Call<R, S>
+    pub fn call<A, R>(&self, method: &'static Method, arguments: A, decode: Decode<R>) -> Call<R, S>
     where
         A: Serialize + DeserializeOwned,
     {

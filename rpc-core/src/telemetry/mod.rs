@@ -81,7 +81,7 @@ use tracing::{Instrument, Span};
 pub(crate) use self::context::TRACE_HEADERS;
 use self::metrics::Measured;
 use crate::definition::Service;
-use crate::error::RpcError;
+use crate::error::{ErrorKind, RpcError};
 use crate::message::{Request, Response};
 use crate::transport::Message;
 
@@ -139,9 +139,17 @@ impl Observed {
         }
     }
 
-    /// Runs the call in its span, and takes note of how it ends.
+    /// Runs the call in its span, which ends with it, and takes note of how.
     pub(crate) async fn watch(
         mut self,
+        call: impl Future<Output = Result<Response, RpcError>>,
+    ) -> Result<Response, RpcError> {
+        self.follow(call).await
+    }
+
+    /// Runs the call in its span, and takes note of how it ends.
+    pub(crate) async fn follow(
+        &mut self,
         call: impl Future<Output = Result<Response, RpcError>>,
     ) -> Result<Response, RpcError> {
         let answer = call.instrument(self.span.clone()).await;
@@ -154,6 +162,11 @@ impl Observed {
             },
         };
         answer
+    }
+
+    /// Takes note that the reply was not what the caller expects.
+    pub(crate) fn unreadable(&mut self) {
+        self.status = ErrorKind::BadReply.as_str();
     }
 }
 
