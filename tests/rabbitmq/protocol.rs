@@ -105,13 +105,14 @@ impl Example {
     fn properties(&self) -> BasicProperties {
         let property = |name: &str| self.properties.get(name).map(|value| value.as_str().into());
         let mut properties = BasicProperties::default();
-        let set: [(&str, fn(BasicProperties, ShortString) -> BasicProperties); 4] = [
+        type Set = fn(BasicProperties, ShortString) -> BasicProperties;
+        let setters: [(&str, Set); 4] = [
             ("type", BasicProperties::with_type),
             ("content_type", BasicProperties::with_content_type),
             ("correlation_id", BasicProperties::with_correlation_id),
             ("expiration", BasicProperties::with_expiration),
         ];
-        for (name, set) in set {
+        for (name, set) in setters {
             if let Some(value) = property(name) {
                 properties = set(properties, value);
             }
