@@ -97,7 +97,7 @@ impl<R, S> Call<R, S> {
     /// Waits at most this long, counted from the `.await`; replaces every default, and an earlier deadline. In a handler the
     /// call ends with the handler's own time in any case, see [`Context`](crate::Context#what-nested-calls-inherit).
     ///
-    /// Zero fails at once with [`ErrorKind::Timeout`] and sends nothing. The broker and the server are told, so a
+    /// Zero fails at once with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and sends nothing. The broker and the server are told, so a
     /// request that nobody waits for any more is not run. Longer than 30 years is cut to 30 years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limit = Limit::After(timeout);
@@ -113,7 +113,7 @@ impl<R, S> Call<R, S> {
     /// Sends a header with the request; the handler reads it with [`Context::header`](crate::Context::header).
     ///
     /// The name is at most 255 bytes long and does not begin with `rpc-`; with another the call fails with
-    /// [`ErrorKind::Encode`].
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode).
     pub fn header(self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.change(|request| request.set_header(name.into(), value.into()))
     }

@@ -20,7 +20,7 @@
 //! | `rpc.system.name` | `rpc-core` |
 //! | `rpc.method` | `Fib/fib`; `_OTHER` for a request whose method the service does not have |
 //! | `rpc.method_original` | the name in such a request |
-//! | `rpc.response.status_code` | `result`, `error` (the service's own error), the code of a fault, or the snake_case name of an [`ErrorKind`](crate::ErrorKind); `dropped` for a call that was dropped |
+//! | `rpc.response.status_code` | `result`, `error` (the service's own error), the code of a fault, or the snake_case name of an [`ErrorKind`]; `dropped` for a call that was dropped |
 //! | `error.type` | the same, unless it is `result` |
 //! | `messaging.system` | `rabbitmq`, the embedded broker included; on a client only once a request is published |
 //! | `messaging.operation.type`, `messaging.operation.name` | `send` and `publish`, or `process` and `consume` |
