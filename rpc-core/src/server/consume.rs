@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
 use super::delivery::{Arrival, Lane};
+use super::replies::Replies;
 use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
@@ -31,7 +32,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a stopping server waits for its broker before it turns to its handlers.
-const GIVE_BACK_LIMIT: Duration = Duration::from_secs(5);
+const BROKER_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a server does for as long as it runs, whatever happens to its connection.
 pub(super) struct Serving {
@@ -70,6 +71,7 @@ pub(super) struct Lines {
     pub(super) link: Arc<dyn Link>,
     /// Where deliveries come in and are settled.
     pub(super) channel: Arc<dyn Channel>,
+    pub(super) replies: Replies,
     /// For requests that are published anew.
     confirming: LazyChannel,
     /// Shared by those who do that, until they have acknowledged the delivery.
@@ -127,7 +129,7 @@ impl Lines {
     ) -> Result<(), TransportError> {
         let _moving = self.moving.read().await;
         self.publish(queue, message).await?;
-        self.channel.ack(tag);
+        self.channel.ack(&mut [tag]);
         Ok(())
     }
 
@@ -197,6 +199,7 @@ impl Serving {
             lines: Arc::new(Lines {
                 confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
                 moving: RwLock::new(()),
+                replies: Replies::start(channel.clone()),
                 channel,
                 link,
             }),
@@ -371,7 +374,7 @@ impl Serving {
             join_all(unstarted.into_iter().map(Arrival::give_back)).await;
         };
         // A broker that answers nothing takes back what is left with the channel.
-        if tokio::time::timeout(GIVE_BACK_LIMIT, giving_back)
+        if tokio::time::timeout(BROKER_LIMIT, giving_back)
             .await
             .is_err()
         {
@@ -385,6 +388,10 @@ impl Serving {
 impl Session {
     /// Ends it once the broker has every reply.
     pub(super) async fn close(&mut self) {
+        let flushing = tokio::time::timeout(BROKER_LIMIT, self.lines.replies.flush());
+        if flushing.await.is_err() {
+            warn!("replies could not be sent: the broker takes nothing");
+        }
         self.lines.channel.close().await;
     }
 }

@@ -13,10 +13,11 @@ use super::builder::QueueEntry;
 use super::cancel::Registered;
 use super::consume::{Lines, Serving, ensure_queue};
 use super::dispatch::{Limit, panicked};
+use super::replies::Answer;
 use crate::error::{ErrorKind, RpcError};
 use crate::service;
 use crate::telemetry::{Observed, metrics};
-use crate::transport::{Delivery, Message, TransportError};
+use crate::transport::{Delivery, Message, Reply, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
 /// How long a server keeps a request that should be given up and cannot.
@@ -78,7 +79,7 @@ impl Arrival {
                 reply_to, "refusing a request: replies to there are not allowed"
             );
             self.serving.refused.fetch_add(1, Ordering::Relaxed);
-            self.lines.channel.ack(self.delivery.tag);
+            self.lines.channel.ack(&mut [self.delivery.tag]);
             return;
         }
         let history = History::of(message, self.delivery.redelivered);
@@ -194,7 +195,7 @@ impl Arrival {
                 .map(|request| request.propagating(&serving.propagated_headers));
         let mut unsettled = Some(tag);
         let settled = if at_most_once && request.is_ok() {
-            lines.channel.ack(tag);
+            lines.channel.ack(&mut [tag]);
             unsettled = None;
             lines.channel.settled().await
         } else if deliveries > 0 {
@@ -251,10 +252,14 @@ impl Arrival {
                     ran,
                     serving.connection.name(),
                 );
-                let sending = lines.channel.reply(unsettled, reply_to, reply);
-                sending.wait().await;
+                let reply = Reply {
+                    queue: reply_to,
+                    message: reply,
+                };
+                let tag = unsettled;
+                lines.replies.send(Answer { reply, tag }).await;
             }
-            None => unsettled.into_iter().for_each(|tag| lines.channel.ack(tag)),
+            None => lines.channel.ack(unsettled.as_mut_slice()),
         }
     }
 
@@ -352,10 +357,14 @@ impl Arrival {
                     Ran::Earlier,
                     name,
                 );
-                let sending = self.lines.channel.reply(Some(tag), reply_to, reply);
-                sending.wait().await;
+                let reply = Reply {
+                    queue: reply_to,
+                    message: reply,
+                };
+                let tag = Some(tag);
+                self.lines.replies.send(Answer { reply, tag }).await;
             }
-            None => self.lines.channel.ack(tag),
+            None => self.lines.channel.ack(&mut [tag]),
         }
     }
 }

@@ -54,6 +54,13 @@ pub(crate) struct Delivery {
     pub(crate) message: Message,
 }
 
+/// A message to a caller.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) queue: String,
+    pub(crate) message: Message,
+}
+
 /// The header in which quorum queues count how often a message was delivered and not settled
 /// (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>). RabbitMQ 4 does not count what was given back.
 pub(crate) const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -190,15 +197,19 @@ pub(crate) trait Channel: Debug + Send + Sync {
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>>;
 
-    /// Publishes the reply to a delivery, then acknowledges it, unless that was done before: the broker never sees the second
-    /// without the first. A reply that cannot be routed is dropped by the broker.
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()>;
+    /// Publishes replies: done once all are on their way, so that what is acknowledged then is acknowledged after them. One that
+    /// cannot be sent, or routed, is dropped.
+    fn reply(&self, replies: Vec<Reply>) -> BoxFuture<'_, ()>;
 
-    /// Closes the channel once the broker has every reply and acknowledgement before it, or after a time limit.
+    /// Whether replies to an address take a while each, as those that go through a connection of their own do. Nobody else's
+    /// should have to wait for them.
+    fn is_direct(&self, queue: &str) -> bool;
+
+    /// Closes the channel once the broker has every acknowledgement before it, or after a time limit.
     fn close(&self) -> BoxFuture<'_, ()>;
 
-    /// Acknowledges a delivery.
-    fn ack(&self, tag: u64);
+    /// Acknowledges deliveries; may sort them.
+    fn ack(&self, tags: &mut [u64]);
 
     /// Waits until the broker has handled all acknowledgements before this: whatever happens to this process then, nobody is
     /// given those deliveries again (unless the broker itself dies and its disk does not know of them yet).

@@ -18,13 +18,13 @@ use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
 use super::properties::{short, to_message, to_table};
-use super::publisher::{self, Address, Line, Outgoing, Publish, Then};
+use super::publisher::{self, Address, Line, Publish, Waiting, closed};
 use super::refused_or_lost;
 use super::within_limit;
 use crate::task::Task;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Sending,
-    TransportError,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Reply,
+    Sending, TransportError,
 };
 
 /// The exchange for notices, which every virtual host has (<https://www.rabbitmq.com/docs/exchanges#predeclared>). Nobody has
@@ -36,7 +36,7 @@ pub(super) struct AmqpChannel {
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
     mode: ChannelMode,
-    outgoing: mpsc::Sender<Outgoing>,
+    queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     /// Ends with the channel.
     _publisher: Task,
@@ -49,24 +49,24 @@ impl AmqpChannel {
         direct_replies: Option<Arc<DirectReplies>>,
     ) -> Result<Self, TransportError> {
         let channel = connection.create_channel().await.map_err(refused_or_lost)?;
-        let (outgoing, queued) = publisher::queue();
+        let (queued, to_publish) = publisher::queue();
         let (returned, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
         let line = Arc::new(Line::new(channel));
         let publisher = match mode {
-            ChannelMode::Plain => Task::spawn(publisher::run(line.clone(), queued, returned)),
+            ChannelMode::Plain => Task::spawn(publisher::run(line.clone(), to_publish, returned)),
             ChannelMode::Confirm => {
                 line.channel
                     .confirm_select(ConfirmSelectOptions::default())
                     .await
                     .map_err(refused_or_lost)?;
-                Task::spawn(publisher::run_confirmed(line.channel.clone(), queued))
+                Task::spawn(publisher::run_confirmed(line.channel.clone(), to_publish))
             }
         };
         Ok(Self {
             line,
             direct_replies,
             mode,
-            outgoing,
+            queued,
             returns: Mutex::new(Some(returns)),
             _publisher: publisher,
         })
@@ -142,31 +142,31 @@ impl AmqpChannel {
         address: Result<Address, TransportError>,
         message: Message,
     ) -> Sending<'_, Result<(), TransportError>> {
-        match address.and_then(|address| Publish::new(address, message, Then::Nothing)) {
-            Ok(publish) => self.line.publish(&self.outgoing, publish),
+        match address.and_then(|address| Publish::new(address, message, None)) {
+            Ok(publish) => self.line.publish(&self.queued, publish),
             Err(error) => Sending::Done(Err(error)),
         }
     }
 
-    /// Hands a message to the channel's task; waits while that has too many.
-    fn send(
+    /// Hands a message to the channel's task, for the broker to confirm; waits while that has too many.
+    fn send_confirmed(
         &self,
         address: Result<Address, TransportError>,
         message: Message,
-        then: Then,
+        waiting: Waiting,
     ) -> Sending<'_, Result<(), TransportError>> {
-        let publish = match address.and_then(|address| Publish::new(address, message, then)) {
-            Ok(publish) => Outgoing::Publish(publish),
-            Err(error) => return Sending::Done(Err(error)),
-        };
-        let closed = || TransportError::lost("the channel was closed");
-        match self.outgoing.try_reserve() {
+        let publish =
+            match address.and_then(|address| Publish::new(address, message, Some(waiting))) {
+                Ok(publish) => publish,
+                Err(error) => return Sending::Done(Err(error)),
+            };
+        match self.queued.try_reserve() {
             Ok(place) => {
                 place.send(publish);
                 Sending::Done(Ok(()))
             }
             Err(TrySendError::Full(())) => {
-                let sending = self.outgoing.send(publish);
+                let sending = self.queued.send(publish);
                 Sending::Waiting(async move { sending.await.map_err(|_| closed()) }.boxed())
             }
             Err(TrySendError::Closed(())) => Sending::Done(Err(closed())),
@@ -182,7 +182,7 @@ impl AmqpChannel {
     ) -> Result<Confirm, TransportError> {
         let (waiting, answer) = oneshot::channel();
         let address = Address::queue(queue, mandatory);
-        let sending = self.send(address, message, Then::Confirm(waiting));
+        let sending = self.send_confirmed(address, message, waiting);
         sending.wait().await?;
         Ok(Confirm(Some(answer)))
     }
@@ -253,7 +253,7 @@ impl Channel for AmqpChannel {
             ChannelMode::Plain => (self.send_freely(address, message), Confirm(None)),
             ChannelMode::Confirm => {
                 let (waiting, answer) = oneshot::channel();
-                let sending = self.send(address, message, Then::Confirm(waiting));
+                let sending = self.send_confirmed(address, message, waiting);
                 (sending, Confirm(Some(answer)))
             }
         };
@@ -265,48 +265,38 @@ impl Channel for AmqpChannel {
         }
     }
 
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
-        if let Some(direct_replies) = &self.direct_replies
-            && direct::is_direct(&queue)
-        {
-            return Sending::Waiting(
-                async move {
-                    let sent = direct_replies.publish(queue, message).await;
-                    // Whatever became of it: the next server would fare no better.
-                    tag.into_iter().for_each(|tag| self.ack(tag));
-                    if let Err(error) = sent {
-                        warn!(%error, "a reply could not be sent");
+    fn reply(&self, replies: Vec<Reply>) -> BoxFuture<'_, ()> {
+        async move {
+            let mut publishes = Vec::with_capacity(replies.len());
+            for Reply { queue, message } in replies {
+                let sent = match &self.direct_replies {
+                    Some(direct_replies) if direct::is_direct(&queue) => {
+                        direct_replies.publish(queue, message).await
                     }
-                }
-                .boxed(),
-            );
-        }
-        let then = tag.map_or(Then::Nothing, Then::Ack);
-        let replied = move |sent: Result<(), TransportError>| {
-            if let Err(error) = sent {
-                warn!(%error, "a reply could not be sent");
-                if let (TransportError::Invalid(_), Some(tag)) = (error, tag) {
-                    self.ack(tag);
+                    _ => Address::queue(queue, false)
+                        .and_then(|address| Publish::new(address, message, None))
+                        .map(|publish| publishes.push(publish)),
+                };
+                // Whatever became of it: the next server would fare no better.
+                if let Err(error) = sent {
+                    warn!(%error, "a reply could not be sent");
                 }
             }
-        };
-        match self.send(Address::queue(queue, false), message, then) {
-            Sending::Done(sent) => {
-                replied(sent);
-                Sending::Done(())
+            if let Err(error) = self.line.write_all(&mut publishes).await {
+                // The channel is gone, which its consumers report to those concerned.
+                debug!(%error, "replies could not be published");
             }
-            Sending::Waiting(sent) => Sending::Waiting(async move { replied(sent.await) }.boxed()),
         }
+        .boxed()
+    }
+
+    fn is_direct(&self, queue: &str) -> bool {
+        direct::is_direct(queue)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         let closing = async {
-            let (waiting, flushed) = oneshot::channel();
-            // An error means that the channel is gone, and what it had to write with it.
-            if self.outgoing.send(Outgoing::Flush(waiting)).await.is_ok() {
-                let _ = flushed.await;
-            }
-            // The acknowledgements are only queued by then; the broker's answer to the close comes after them.
+            // Acknowledgements are only queued by now; the broker's answer to the close comes after them.
             if let Err(error) = self.line.channel.close(200, "OK".into()).await {
                 debug!(%error, "the channel was closed already");
             }
@@ -314,8 +304,8 @@ impl Channel for AmqpChannel {
         within_limit("the channel", closing).boxed()
     }
 
-    fn ack(&self, tag: u64) {
-        self.line.ack(tag);
+    fn ack(&self, tags: &mut [u64]) {
+        self.line.ack(tags);
     }
 
     fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -6,9 +6,8 @@
 //!
 //! lapin puts acknowledgements before publishes that are still queued, so a reply and its acknowledgement keep their order
 //! only if the acknowledgement is queued after the reply was written. Waiting for each write before queueing the next
-//! publish would halve the throughput. So replies go through the task: it takes all that have gathered, queues them at once, waits
-//! until they are written, then acknowledges, with one acknowledgement for as many as possible (see [`super::settled`]); what
-//! arrives meanwhile is the next batch.
+//! publish would halve the throughput. So replies come many at a time ([`Line::write_all`]), and are acknowledged with one
+//! acknowledgement for as many as possible (see [`super::settled`]).
 //!
 //! Returned messages need care too, see [`super::returns`]. With confirms they come attached to confirms, mostly of others; see
 //! [`super::confirms`].
@@ -47,34 +46,30 @@ const MAX_UNCONFIRMED: usize = 1024;
 /// How many messages are queued in lapin directly for one that is waited for.
 const DIRECT: usize = 64;
 
-/// What the task is asked to do.
-#[allow(clippy::large_enum_variant)] // Nearly every one is a `Publish`.
-pub(super) enum Outgoing {
-    Publish(Publish),
-    /// Says when everything before it has been written and acknowledged.
-    Flush(oneshot::Sender<()>),
-}
-
 /// A message on its way out.
 pub(super) struct Publish {
     pub(super) address: Address,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
-    pub(super) then: Then,
+    /// Somebody who waits for the broker's answer.
+    pub(super) confirm: Option<Waiting>,
 }
+
+/// Waits for the broker's answer to a message.
+pub(super) type Waiting = oneshot::Sender<Result<(), TransportError>>;
 
 impl Publish {
     pub(super) fn new(
         address: Address,
         message: Message,
-        then: Then,
+        confirm: Option<Waiting>,
     ) -> Result<Self, TransportError> {
         let (properties, body) = to_properties(message)?;
         Ok(Self {
             address,
             properties,
             body,
-            then,
+            confirm,
         })
     }
 }
@@ -96,15 +91,6 @@ impl Address {
             mandatory,
         })
     }
-}
-
-/// What comes after the message was written.
-pub(super) enum Then {
-    Nothing,
-    /// Somebody waits for the broker's answer.
-    Confirm(oneshot::Sender<Result<(), TransportError>>),
-    /// The delivery with this tag is acknowledged.
-    Ack(u64),
 }
 
 /// What a channel and its task share.
@@ -132,7 +118,7 @@ impl Line {
     /// Publishes a message that nothing comes after, or has the task do that; waits while too many are unwritten.
     pub(super) fn publish<'a>(
         &'a self,
-        task: &'a mpsc::Sender<Outgoing>,
+        task: &'a mpsc::Sender<Publish>,
         publish: Publish,
     ) -> Sending<'a, Result<(), TransportError>> {
         match self.places.try_acquire() {
@@ -153,7 +139,7 @@ impl Line {
 
     fn publish_placed(
         &self,
-        task: &mpsc::Sender<Outgoing>,
+        task: &mpsc::Sender<Publish>,
         publish: Publish,
     ) -> Result<(), TransportError> {
         if publish.address.mandatory {
@@ -164,7 +150,7 @@ impl Line {
             && let Ok(place) = task.try_reserve()
         {
             self.taken.fetch_add(1, Ordering::Relaxed);
-            place.send(Outgoing::Publish(publish));
+            place.send(publish);
             return Ok(());
         }
         let Publish {
@@ -181,14 +167,37 @@ impl Line {
         Ok(())
     }
 
-    /// Queues an acknowledgement. lapin does so on the first poll; when it is written is of no interest.
-    pub(super) fn ack(&self, tag: u64) {
-        self.queue_ack(Ack {
-            tag,
-            multiple: false,
-        });
-        // After that, so that no other acknowledgement stands for this one before it.
-        self.settled().add(tag);
+    /// Queues messages in lapin and waits until all of them are written.
+    pub(super) async fn write_all(&self, publishes: &mut Vec<Publish>) -> lapin::Result<()> {
+        // Written in their order, so the last one speaks for all.
+        let Some(last) = publishes.pop() else {
+            return Ok(());
+        };
+        for publish in publishes.drain(..) {
+            let written = write(
+                &self.channel,
+                publish.address,
+                publish.properties,
+                &publish.body,
+            );
+            if let Some(Err(error)) = written.now_or_never() {
+                return Err(error);
+            }
+        }
+        write(&self.channel, last.address, last.properties, &last.body).await?;
+        Ok(())
+    }
+
+    /// Queues acknowledgements. lapin does so on the first poll; when they are written is of no interest.
+    pub(super) fn ack(&self, tags: &mut [u64]) {
+        // Locked until they are queued: no other acknowledgement may stand for one of these before it.
+        let mut settled = self.settled();
+        for Ack { tag, multiple } in settled.acks(tags) {
+            let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
+            if let Some(Err(error)) = acknowledging.now_or_never() {
+                debug!(%error, "a delivery could not be acknowledged"); // The broker will deliver it again.
+            }
+        }
     }
 
     /// Gives a delivery back, in the same way.
@@ -197,22 +206,10 @@ impl Line {
             requeue: true,
             multiple: false,
         };
+        let mut settled = self.settled();
+        settled.add(tag);
         if let Some(Err(error)) = self.channel.basic_nack(tag, options).now_or_never() {
             debug!(%error, "a delivery could not be given back"); // The broker takes it back with the channel.
-        }
-        self.settled().add(tag);
-    }
-
-    fn ack_all(&self, tags: &mut [u64]) {
-        let acks = self.settled().acks(tags);
-        acks.for_each(|ack| self.queue_ack(ack));
-    }
-
-    fn queue_ack(&self, ack: Ack) {
-        let Ack { tag, multiple } = ack;
-        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
-        if let Some(Err(error)) = acknowledging.now_or_never() {
-            debug!(%error, "a delivery could not be acknowledged"); // The broker will deliver it again.
         }
     }
 
@@ -222,63 +219,49 @@ impl Line {
     }
 }
 
-fn closed() -> TransportError {
+pub(super) fn closed() -> TransportError {
     TransportError::lost("the channel was closed")
 }
 
-/// Starts the task for a channel without confirms.
+/// The task of a channel without confirms.
 pub(super) async fn run(
     line: Arc<Line>,
-    outgoing: mpsc::Receiver<Outgoing>,
+    queued: mpsc::Receiver<Publish>,
     returns: mpsc::UnboundedSender<Message>,
 ) {
     tokio::select! {
-        () = write_and_ack(&line, outgoing) => {}
+        () = keep_pace(&line, queued) => {}
         () = line.returns.run(&line.channel, &returns) => {}
     }
 }
 
-async fn write_and_ack(line: &Line, mut outgoing: mpsc::Receiver<Outgoing>) {
+/// Gives the places back of what was queued in lapin, once it is written.
+async fn keep_pace(line: &Line, mut queued: mpsc::Receiver<Publish>) {
     let mut batch = Vec::new();
-    let mut delivered = Vec::new();
-    let mut flushes = Vec::new();
-    while outgoing.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        // The first of several that are about to come wakes this task. The others are not to wait until it is written.
-        tokio::task::yield_now().await;
-        while batch.len() < MAX_BATCH
-            && let Ok(next) = outgoing.try_recv()
-        {
-            batch.push(next);
-        }
+    while queued.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let written_with_these = line.taken.swap(0, Ordering::Relaxed);
-        match write_all(&line.channel, &mut batch, &mut delivered, &mut flushes).await {
-            Ok(()) => line.ack_all(&mut delivered),
-            Err(error) => {
-                // The channel is gone, which its consumers report to those concerned.
-                debug!(%error, "messages could not be published");
-                line.places.close();
-            }
+        if let Err(error) = line.write_all(&mut batch).await {
+            // The channel is gone, which its consumers report to those concerned.
+            debug!(%error, "messages could not be published");
+            line.places.close();
         }
         line.places.add_permits(written_with_these);
-        delivered.clear();
-        flushes.drain(..).for_each(flushed);
     }
 }
 
-/// Starts the task for a channel with confirms.
-pub(super) async fn run_confirmed(channel: Channel, mut outgoing: mpsc::Receiver<Outgoing>) {
+/// The task of a channel with confirms.
+pub(super) async fn run_confirmed(channel: Channel, mut queued: mpsc::Receiver<Publish>) {
     let mut batch = Vec::new();
     let mut matcher = Matcher::new();
     let mut unconfirmed = FuturesUnordered::<BoxFuture<'static, Settled>>::new();
     loop {
         tokio::select! {
-            received = outgoing.recv_many(&mut batch, MAX_BATCH), if unconfirmed.len() < MAX_UNCONFIRMED => {
+            received = queued.recv_many(&mut batch, MAX_BATCH), if unconfirmed.len() < MAX_UNCONFIRMED => {
                 if received == 0 {
                     return;
                 }
-                let Batch { publishes, flushes } = Batch::take(&mut batch);
-                for Written { id, then, result } in write_each(&channel, publishes).await {
-                    let Then::Confirm(waiting) = then else { continue };
+                for Written { id, waiting, result } in write_each(&channel, batch.drain(..)).await {
+                    let Some(waiting) = waiting else { continue };
                     match result {
                         Ok(confirm) => unconfirmed.push(
                             async move { Settled { id, waiting, confirmation: confirm.await } }.boxed()
@@ -286,7 +269,6 @@ pub(super) async fn run_confirmed(channel: Channel, mut outgoing: mpsc::Receiver
                         Err(error) => { let _ = waiting.send(Err(TransportError::lost(cause(&error)))); }
                     }
                 }
-                flushes.into_iter().for_each(flushed);
             }
             Some(first) = unconfirmed.next() => {
                 settle(first, &mut matcher);
@@ -305,12 +287,12 @@ pub(super) async fn run_confirmed(channel: Channel, mut outgoing: mpsc::Receiver
     }
 }
 
-type Matcher = ReturnMatcher<Option<ShortString>, oneshot::Sender<Result<(), TransportError>>>;
+type Matcher = ReturnMatcher<Option<ShortString>, Waiting>;
 
 /// A confirm that has arrived.
 struct Settled {
     id: Option<ShortString>,
-    waiting: oneshot::Sender<Result<(), TransportError>>,
+    waiting: Waiting,
     confirmation: lapin::Result<Confirmation>,
 }
 
@@ -339,36 +321,10 @@ fn returned_id(message: BasicReturnMessage) -> Option<ShortString> {
     message.delivery.properties.correlation_id().clone()
 }
 
-/// What has gathered, sorted by kind.
-struct Batch {
-    publishes: Vec<Publish>,
-    flushes: Vec<oneshot::Sender<()>>,
-}
-
-impl Batch {
-    fn take(gathered: &mut Vec<Outgoing>) -> Self {
-        let mut batch = Self {
-            publishes: Vec::with_capacity(gathered.len()),
-            flushes: Vec::new(),
-        };
-        for outgoing in gathered.drain(..) {
-            match outgoing {
-                Outgoing::Publish(publish) => batch.publishes.push(publish),
-                Outgoing::Flush(waiting) => batch.flushes.push(waiting),
-            }
-        }
-        batch
-    }
-}
-
-fn flushed(waiting: oneshot::Sender<()>) {
-    let _ = waiting.send(()); // Nobody waits any more.
-}
-
 /// A message that lapin has written to the socket, or could not.
 struct Written {
     id: Option<ShortString>,
-    then: Then,
+    waiting: Option<Waiting>,
     result: lapin::Result<PublisherConfirm>,
 }
 
@@ -392,60 +348,27 @@ fn write<'a>(
     )
 }
 
-/// Queues a batch in lapin and waits until all of it is written; hands out what is to be acknowledged then.
-///
-/// lapin queues a message on the first poll and writes in that order, so the last one speaks for all.
-async fn write_all(
-    channel: &Channel,
-    batch: &mut Vec<Outgoing>,
-    delivered: &mut Vec<u64>,
-    flushes: &mut Vec<oneshot::Sender<()>>,
-) -> lapin::Result<()> {
-    let last = batch
-        .iter()
-        .rposition(|outgoing| matches!(outgoing, Outgoing::Publish(_)));
-    for (index, outgoing) in batch.drain(..).enumerate() {
-        match outgoing {
-            Outgoing::Publish(Publish {
-                address,
-                properties,
-                body,
-                then,
-            }) => {
-                if let Then::Ack(tag) = then {
-                    delivered.push(tag);
-                }
-                let written = write(channel, address, properties, &body);
-                if Some(index) == last {
-                    written.await?;
-                } else if let Some(Err(error)) = written.now_or_never() {
-                    return Err(error);
-                }
-            }
-            Outgoing::Flush(waiting) => flushes.push(waiting),
-        }
-    }
-    Ok(())
-}
-
 /// Queues a batch in lapin and waits until each of it is written and can be confirmed.
-async fn write_each(channel: &Channel, publishes: Vec<Publish>) -> Vec<Written> {
-    join_all(publishes.into_iter().map(
-        async |Publish {
-                   address,
-                   properties,
-                   body,
-                   then,
-               }| {
-            let id = properties.correlation_id().clone();
-            let result = write(channel, address, properties, &body).await;
-            Written { id, then, result }
-        },
-    ))
+async fn write_each(channel: &Channel, publishes: impl Iterator<Item = Publish>) -> Vec<Written> {
+    join_all(publishes.map(async |publish| {
+        let Publish {
+            address,
+            properties,
+            body,
+            confirm: waiting,
+        } = publish;
+        let id = properties.correlation_id().clone();
+        let result = write(channel, address, properties, &body).await;
+        Written {
+            id,
+            waiting,
+            result,
+        }
+    }))
     .await
 }
 
 /// Queues for publishing; the receiver goes to [`run`] or [`run_confirmed`].
-pub(super) fn queue() -> (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>) {
+pub(super) fn queue() -> (mpsc::Sender<Publish>, mpsc::Receiver<Publish>) {
     mpsc::channel(MAX_QUEUED)
 }

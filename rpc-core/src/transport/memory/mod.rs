@@ -29,7 +29,7 @@ use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
 use self::faults::Publisher;
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
-    QueueKind, Sending, Transport, TransportError,
+    QueueKind, Reply, Sending, Transport, TransportError,
 };
 use crate::error::OpenError;
 use crate::queue::{QueueOptions, QueueType};
@@ -281,17 +281,20 @@ impl Channel for MemoryChannel {
         Sending::Done(self.try_publish(queue, message))
     }
 
-    fn reply(&self, tag: Option<u64>, queue: String, message: Message) -> Sending<'_, ()> {
+    fn reply(&self, replies: Vec<Reply>) -> BoxFuture<'_, ()> {
         if let Ok(mut state) = self.open() {
-            // One that does not fit into AMQP is not sent, and its delivery settled all the same.
-            if arguments::check_message(&queue, &message).is_ok() {
-                state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
-            }
-            if let Some(tag) = tag {
-                state.settle(self.id, tag, false);
+            for Reply { queue, message } in replies {
+                // One that does not fit into AMQP is not sent.
+                if arguments::check_message(&queue, &message).is_ok() {
+                    state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
+                }
             }
         }
-        Sending::Done(())
+        ready(()).boxed()
+    }
+
+    fn is_direct(&self, _: &str) -> bool {
+        false
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -299,8 +302,11 @@ impl Channel for MemoryChannel {
         ready(()).boxed()
     }
 
-    fn ack(&self, tag: u64) {
-        self.broker.state().settle(self.id, tag, false);
+    fn ack(&self, tags: &mut [u64]) {
+        let mut state = self.broker.state();
+        for tag in tags {
+            state.settle(self.id, *tag, false);
+        }
     }
 
     fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -1,0 +1,99 @@
+//! The way of replies out of a server.
+//!
+//! A task takes all that have gathered, sends them, and acknowledges their deliveries once they are written; what gathers
+//! meanwhile goes next. So replies and acknowledgements keep their order, and nobody waits for a write.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::task::Task;
+use crate::transport::{Channel, Reply};
+
+/// How many replies may wait to be sent; further handlers wait.
+const MAX_WAITING: usize = 1024;
+
+/// How many replies are sent at once.
+const MAX_AT_ONCE: usize = 256;
+
+/// Where handlers put their replies.
+pub(super) struct Replies {
+    channel: Arc<dyn Channel>,
+    waiting: mpsc::Sender<Outgoing>,
+    _task: Task,
+}
+
+#[allow(clippy::large_enum_variant)] // Nearly every one is a reply.
+enum Outgoing {
+    Answer(Answer),
+    /// Says when everything before it has been sent and acknowledged.
+    Flush(oneshot::Sender<()>),
+}
+
+/// A reply, and what is settled with it.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// The delivery, unless it was acknowledged before.
+    pub(super) tag: Option<u64>,
+}
+
+impl Replies {
+    pub(super) fn start(channel: Arc<dyn Channel>) -> Self {
+        let (waiting, outgoing) = mpsc::channel(MAX_WAITING);
+        Self {
+            _task: Task::spawn(send(channel.clone(), outgoing)),
+            channel,
+            waiting,
+        }
+    }
+
+    /// Sends a reply, then acknowledges its delivery: soon, or before this returns.
+    pub(super) async fn send(&self, mut answer: Answer) {
+        if self.channel.is_direct(&answer.reply.queue) {
+            self.channel.reply(vec![answer.reply]).await;
+            self.channel.ack(answer.tag.as_mut_slice());
+        } else {
+            // An error means that the session is over: the broker gives the request to a server again.
+            let _ = self.waiting.send(Outgoing::Answer(answer)).await;
+        }
+    }
+
+    /// Waits until everything before this was sent and acknowledged.
+    pub(super) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.waiting.send(Outgoing::Flush(done)).await.is_ok() {
+            let _ = flushed.await; // An error means the same as above.
+        }
+    }
+}
+
+async fn send(channel: Arc<dyn Channel>, mut outgoing: mpsc::Receiver<Outgoing>) {
+    let mut gathered = Vec::new();
+    let mut tags = Vec::new();
+    while outgoing.recv_many(&mut gathered, MAX_AT_ONCE).await > 0 {
+        // The first of several that are about to come wakes this task. The others are not to wait until it is written.
+        tokio::task::yield_now().await;
+        while gathered.len() < MAX_AT_ONCE
+            && let Ok(next) = outgoing.try_recv()
+        {
+            gathered.push(next);
+        }
+        let mut replies = Vec::with_capacity(gathered.len());
+        let mut flushes = Vec::new();
+        for next in gathered.drain(..) {
+            match next {
+                Outgoing::Answer(Answer { reply, tag }) => {
+                    replies.push(reply);
+                    tags.extend(tag);
+                }
+                Outgoing::Flush(done) => flushes.push(done),
+            }
+        }
+        channel.reply(replies).await;
+        channel.ack(&mut tags);
+        tags.clear();
+        for done in flushes {
+            let _ = done.send(()); // Nobody waits any more.
+        }
+    }
+}
