@@ -126,7 +126,8 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     }
 }
 
-fn decode_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
+/// Decodes a value, which may borrow from the body.
+pub(crate) fn decode_message_pack<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BoxError> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
     deserializer.set_max_depth(MAX_DEPTH);
     let value = T::deserialize(&mut deserializer)?;

@@ -45,6 +45,7 @@ pub struct ClientBuilder {
     mandatory: bool,
     expiration: bool,
     retry: RetryPolicy,
+    coalesce: Option<usize>,
     max_in_flight: usize,
 }
 
@@ -97,6 +98,7 @@ impl ClientBuilder {
             mandatory: true,
             expiration: true,
             retry: RetryPolicy::new(),
+            coalesce: None,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         }
     }
@@ -211,6 +213,14 @@ impl ClientBuilder {
         self
     }
 
+    /// How many calls may share a message. Default: replies share messages, requests do not.
+    ///
+    /// 1: nothing does, which is for tests that look at single messages, and for finding out what it is worth. 0 counts as 1.
+    pub fn coalesce(mut self, limit: usize) -> Self {
+        self.coalesce = Some(limit.max(1));
+        self
+    }
+
     /// Makes the client. Sends nothing yet.
     pub fn build(self) -> Client {
         Client(Arc::new(Inner {
@@ -223,6 +233,7 @@ impl ClientBuilder {
             mandatory: self.mandatory,
             expiration: self.expiration,
             retry: self.retry,
+            coalesce: self.coalesce,
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,
         }))

@@ -26,7 +26,7 @@ pub struct DroppedReplies {
     pub late: u64,
     /// The correlation id is not one that this client makes.
     pub foreign: u64,
-    /// There is no correlation id.
+    /// There is no correlation id, or it is a batch of replies that cannot be read.
     pub malformed: u64,
 }
 
@@ -125,8 +125,7 @@ impl InFlight {
     pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
         self.silence.broken();
         let Some(text) = correlation_id else {
-            DropCounter::count(&self.dropped.malformed, "malformed");
-            return;
+            return self.malformed();
         };
         let Some(id) = parse_id(text) else {
             DropCounter::count(&self.dropped.foreign, "foreign");
@@ -136,6 +135,11 @@ impl InFlight {
         if waiting.is_none_or(|waiting| waiting.send(answer).is_err()) {
             DropCounter::count(&self.dropped.late, "late");
         }
+    }
+
+    /// Counts a reply that makes no sense.
+    pub(crate) fn malformed(&self) {
+        DropCounter::count(&self.dropped.malformed, "malformed");
     }
 
     /// Fails every call, those in flight and those to come.

@@ -64,6 +64,8 @@ struct Inner {
     mandatory: bool,
     expiration: bool,
     retry: RetryPolicy,
+    /// How many calls share a message at most; unless set, replies share them and requests do not.
+    coalesce: Option<usize>,
     /// One for each call in flight that there may be.
     slots: Semaphore,
     max_in_flight: usize,
@@ -255,6 +257,7 @@ impl Client {
             app_id: inner.connection.name().to_owned(),
             mandatory: inner.mandatory,
             expires: inner.expiration,
+            batches: inner.coalesce != Some(1),
         };
         let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
         let limit = inner.connection.max_message_size();
@@ -352,6 +355,7 @@ impl fmt::Debug for Client {
             .field("mandatory", &self.0.mandatory)
             .field("expiration", &self.0.expiration)
             .field("retry", &self.0.retry)
+            .field("coalesce", &self.0.coalesce)
             .field("max_in_flight", &self.0.max_in_flight)
             .finish()
     }

@@ -6,6 +6,7 @@ use futures_util::stream::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::coop::cooperative;
 use tokio::time::Instant;
+use tracing::debug;
 use uuid::Uuid;
 
 use super::cancel::Canceller;
@@ -167,11 +168,7 @@ async fn receive(
             biased;
             // Leaves off now and then, so that returned requests have their turn however many replies there are.
             reply = cooperative(replies.next()) => match reply {
-                Some(Ok(delivery)) => {
-                    let mut message = delivery.message;
-                    let correlation_id = message.correlation_id.take();
-                    in_flight.answer(correlation_id.as_deref(), wire::answer_from_message(message));
-                }
+                Some(Ok(delivery)) => hand_out(&in_flight, delivery.message),
                 Some(Err(error)) => break error.to_string(),
                 None => break "the reply queue is gone".to_owned(),
             },
@@ -181,6 +178,27 @@ async fn receive(
         }
     };
     in_flight.end(Ended::Lost(Arc::new(cause.into())));
+}
+
+/// Gives what has arrived to those who wait for it.
+fn hand_out(in_flight: &InFlight, mut message: Message) {
+    if !wire::is_batch(&message) {
+        let correlation_id = message.correlation_id.take();
+        let answer = wire::answer_from_message(message);
+        return in_flight.answer(correlation_id.as_deref(), answer);
+    }
+    match wire::replies_of(&message.body) {
+        Ok((_, replies)) => {
+            for reply in replies {
+                let correlation_id = reply.correlation_id;
+                in_flight.answer(Some(correlation_id), wire::answer_from_batch(reply));
+            }
+        }
+        Err(error) => {
+            debug!(%error, "a batch of replies could not be read");
+            in_flight.malformed();
+        }
+    }
 }
 
 pub(crate) fn unroutable() -> RpcError {

@@ -59,6 +59,14 @@ pub(super) struct Limits {
     pub(super) deliveries: Option<u32>,
 }
 
+impl Limits {
+    /// How many requests it takes in one message: a quarter of what it works on at once, so that what a client has under way, four
+    /// messages at most, does not keep more than one server busy while others are idle.
+    fn batch(self) -> u16 {
+        (self.prefetch / 4).max(1)
+    }
+}
+
 /// The queues being read over one link. A lost link ends it, and another takes its place.
 pub(super) struct Session {
     lines: Arc<Lines>,
@@ -199,7 +207,7 @@ impl Serving {
             lines: Arc::new(Lines {
                 confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
                 moving: RwLock::new(()),
-                replies: Replies::start(channel.clone()),
+                replies: Replies::start(channel.clone(), self.limits.batch()),
                 channel,
                 link,
             }),

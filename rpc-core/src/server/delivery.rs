@@ -256,8 +256,12 @@ impl Arrival {
                     queue: reply_to,
                     message: reply,
                 };
-                let tag = unsettled;
-                lines.replies.send(Answer { reply, tag }).await;
+                let answer = Answer {
+                    reply,
+                    batches: message.batches,
+                    tag: unsettled,
+                };
+                lines.replies.send(answer).await;
             }
             None => lines.channel.ack(unsettled.as_mut_slice()),
         }
@@ -344,6 +348,7 @@ impl Arrival {
             reply_to,
             correlation_id,
             content_type,
+            batches,
             ..
         } = self.delivery.message;
         let tag = self.delivery.tag;
@@ -361,8 +366,12 @@ impl Arrival {
                     queue: reply_to,
                     message: reply,
                 };
-                let tag = Some(tag);
-                self.lines.replies.send(Answer { reply, tag }).await;
+                let answer = Answer {
+                    reply,
+                    batches,
+                    tag: Some(tag),
+                };
+                self.lines.replies.send(answer).await;
             }
             None => self.lines.channel.ack(&mut [tag]),
         }

@@ -1,14 +1,18 @@
 //! The way of replies out of a server.
 //!
 //! A task takes all that have gathered, sends them, and acknowledges their deliveries once they are written; what gathers
-//! meanwhile goes next. So replies and acknowledgements keep their order, and nobody waits for a write.
+//! meanwhile goes next. So replies and acknowledgements keep their order, and nobody waits for a write. Those for the same client
+//! share a message, if it can read that.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
 
 use crate::task::Task;
-use crate::transport::{Channel, Reply};
+use crate::telemetry::metrics;
+use crate::transport::{Channel, Message, Reply};
+use crate::wire::Batch;
 
 /// How many replies may wait to be sent; further handlers wait.
 const MAX_WAITING: usize = 1024;
@@ -33,15 +37,18 @@ enum Outgoing {
 /// A reply, and what is settled with it.
 pub(super) struct Answer {
     pub(super) reply: Reply,
+    /// Whether it may share a message with others.
+    pub(super) batches: bool,
     /// The delivery, unless it was acknowledged before.
     pub(super) tag: Option<u64>,
 }
 
 impl Replies {
-    pub(super) fn start(channel: Arc<dyn Channel>) -> Self {
+    /// For a server that takes so many requests in one message.
+    pub(super) fn start(channel: Arc<dyn Channel>, takes: u16) -> Self {
         let (waiting, outgoing) = mpsc::channel(MAX_WAITING);
         Self {
-            _task: Task::spawn(send(channel.clone(), outgoing)),
+            _task: Task::spawn(send(channel.clone(), takes, outgoing)),
             channel,
             waiting,
         }
@@ -67,7 +74,7 @@ impl Replies {
     }
 }
 
-async fn send(channel: Arc<dyn Channel>, mut outgoing: mpsc::Receiver<Outgoing>) {
+async fn send(channel: Arc<dyn Channel>, takes: u16, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut gathered = Vec::new();
     let mut tags = Vec::new();
     while outgoing.recv_many(&mut gathered, MAX_AT_ONCE).await > 0 {
@@ -78,22 +85,94 @@ async fn send(channel: Arc<dyn Channel>, mut outgoing: mpsc::Receiver<Outgoing>)
         {
             gathered.push(next);
         }
-        let mut replies = Vec::with_capacity(gathered.len());
+        let mut replies = Coalesced::new(takes);
         let mut flushes = Vec::new();
         for next in gathered.drain(..) {
             match next {
-                Outgoing::Answer(Answer { reply, tag }) => {
-                    replies.push(reply);
+                Outgoing::Answer(Answer {
+                    reply,
+                    batches,
+                    tag,
+                }) => {
+                    replies.add(reply, batches);
                     tags.extend(tag);
                 }
                 Outgoing::Flush(done) => flushes.push(done),
             }
         }
-        channel.reply(replies).await;
+        channel.reply(replies.finish()).await;
         channel.ack(&mut tags);
         tags.clear();
         for done in flushes {
             let _ = done.send(()); // Nobody waits any more.
         }
+    }
+}
+
+/// Replies that become as few messages as possible.
+struct Coalesced {
+    takes: u16,
+    /// One for each client that reads batches: few have replies in one round.
+    groups: Vec<Group>,
+    messages: Vec<Reply>,
+}
+
+/// What goes to one client.
+struct Group {
+    queue: String,
+    replies: Vec<Message>,
+}
+
+impl Coalesced {
+    fn new(takes: u16) -> Self {
+        Self {
+            takes,
+            groups: Vec::new(),
+            messages: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, reply: Reply, batches: bool) {
+        if !batches || !Batch::is_for(&reply.message) {
+            self.messages.push(reply);
+            return;
+        }
+        let Reply { queue, message } = reply;
+        match self.groups.iter_mut().find(|group| group.queue == queue) {
+            Some(group) => group.replies.push(message),
+            None => self.groups.push(Group {
+                queue,
+                replies: vec![message],
+            }),
+        }
+    }
+
+    fn finish(mut self) -> Vec<Reply> {
+        for Group { queue, replies } in self.groups {
+            let mut send = |message, calls| {
+                metrics::replies_sent(calls);
+                let queue = queue.clone();
+                self.messages.push(Reply { queue, message });
+            };
+            if replies.len() == 1 {
+                replies.into_iter().for_each(|alone| send(alone, 1));
+                continue;
+            }
+            let mut batch = Batch::new(self.takes);
+            for reply in replies {
+                if batch.is_full(&reply) {
+                    let full = std::mem::replace(&mut batch, Batch::new(self.takes));
+                    let calls = full.calls();
+                    send(full.into_message(), calls);
+                }
+                if let Err(error) = batch.push(&reply) {
+                    debug!(%error, "a reply does not fit into a batch");
+                    send(reply, 1);
+                }
+            }
+            let calls = batch.calls();
+            send(batch.into_message(), calls);
+        }
+        self.messages
     }
 }

@@ -60,6 +60,7 @@
 //! | `rpc.server.queue.duration` | histogram, seconds | method | from publish to start; see below |
 //! | `rpc.server.redeliveries` | counter | method | requests that were started and had been delivered before |
 //! | `rpc.server.given_up` | counter | method, `reason`: `delivery-limit` or `at-most-once` | requests that went to the dead-letter queue |
+//! | `rpc.server.batch.size` | histogram, calls | | calls whose replies share a message, for each message to a client that reads such |
 //! | `rpc.connection.reconnects` | counter | | connections made again after a loss |
 //!
 //! "Method" are the labels `rpc.system.name`, `rpc.service` (`Fib`) and `rpc.method` (`Fib/fib`), "outcome" are

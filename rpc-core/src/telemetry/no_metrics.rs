@@ -24,4 +24,6 @@ pub(crate) fn given_up(_: &'static str, _: &str, _: &'static str) {}
 
 pub(crate) fn reply_dropped(_: &'static str) {}
 
+pub(crate) fn replies_sent(_: usize) {}
+
 pub(crate) fn reconnected() {}

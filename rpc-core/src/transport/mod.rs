@@ -33,6 +33,8 @@ pub(crate) struct Message {
     pub(crate) expiration: Option<u32>,
     /// When nobody waits any longer: milliseconds since the Unix epoch. The header `rpc-deadline`.
     pub(crate) deadline: Option<i64>,
+    /// Whether several replies may come in one message. The header `rpc-batches`.
+    pub(crate) batches: bool,
     /// Whether a publisher wants it back if no queue takes it.
     pub(crate) mandatory: bool,
     pub(crate) persistent: bool,
@@ -45,6 +47,9 @@ pub(crate) struct Message {
 
 /// The header of [`Message::deadline`].
 pub(crate) const DEADLINE_HEADER: &str = "rpc-deadline";
+
+/// The header of [`Message::batches`].
+pub(crate) const BATCHES_HEADER: &str = "rpc-batches";
 
 /// A message that was handed to a consumer and, unless it consumes without acknowledgements, waits to be settled.
 #[derive(Debug)]

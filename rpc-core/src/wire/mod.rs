@@ -3,6 +3,7 @@
 //! Whatever changes here changes what other programs send and receive: it needs a test of the bytes and a line in the
 //! changelog.
 
+mod batch;
 mod notice;
 mod redelivery;
 
@@ -11,10 +12,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::Span;
 
+pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of};
 pub(crate) use self::notice::{CancelNotice, notices_for};
 pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
@@ -68,6 +71,8 @@ pub(crate) struct Envelope {
     pub(crate) mandatory: bool,
     /// Whether it expires in the queue.
     pub(crate) expires: bool,
+    /// Whether its reply may come in a batch.
+    pub(crate) batches: bool,
 }
 
 /// A request as its caller sends it, `deadline` being its own or the client's default.
@@ -106,6 +111,7 @@ pub(crate) fn message_from_request(
         content_type: content_type.as_property().map(str::to_owned),
         expiration: envelope.expires.then(|| expiration(remaining)),
         deadline: Some(unix_millis_after(remaining)),
+        batches: envelope.batches && content_type != ContentType::Plain,
         mandatory: envelope.mandatory,
         persistent: request.0.persistent,
         priority: request.0.priority,
@@ -258,15 +264,30 @@ pub(crate) fn message_from_answer(
 
 /// A reply as its caller receives it.
 pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError> {
-    let content_type = ContentType::parse(message.content_type.as_deref()).ok_or_else(|| {
+    let (kind, content_type) = (message.kind.as_deref(), message.content_type.as_deref());
+    answer(kind, content_type, message.headers, message.body)
+}
+
+/// The same, for one that came in a batch.
+pub(crate) fn answer_from_batch(reply: BatchedReply<'_>) -> Result<Response, RpcError> {
+    answer(reply.kind, reply.content_type, reply.headers, reply.body)
+}
+
+fn answer(
+    kind: Option<&str>,
+    content_type: Option<&str>,
+    headers: Headers,
+    body: Bytes,
+) -> Result<Response, RpcError> {
+    let content_type = ContentType::parse(content_type).ok_or_else(|| {
         bad_reply(format!(
             "the reply has content type '{}'",
-            message.content_type.unwrap_or_default()
+            content_type.unwrap_or_default()
         ))
     })?;
-    let mut response = Response::new(Outcome::Result, content_type, message.body);
-    response.headers = message.headers;
-    match message.kind.as_deref() {
+    let mut response = Response::new(Outcome::Result, content_type, body);
+    response.headers = headers;
+    match kind {
         // A server of the RPC tutorial sets no type.
         None | Some("" | RESULT) => Ok(response),
         Some(ERROR) => {
@@ -377,7 +398,6 @@ fn since_epoch() -> Duration {
 mod tests {
     use super::*;
     use crate::definition::{Method, Service};
-    use bytes::Bytes;
 
     #[derive(Serialize, Deserialize)]
     struct FibArguments {
@@ -401,6 +421,7 @@ mod tests {
             app_id: "app".to_owned(),
             mandatory: true,
             expires: true,
+            batches: true,
         }
     }
 

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 
 use crate::headers::{HeaderValue, Headers};
-use crate::transport::{DEADLINE_HEADER, Message, TransportError};
+use crate::transport::{BATCHES_HEADER, DEADLINE_HEADER, Message, TransportError};
 
 /// AMQP's delivery mode for messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -39,10 +39,13 @@ pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes)
     if let Some(user) = message.user_id {
         properties = properties.with_user_id(short("the user id", user)?);
     }
-    if !message.headers.is_empty() || message.deadline.is_some() {
+    if !message.headers.is_empty() || message.deadline.is_some() || message.batches {
         let mut table = to_table(message.headers)?;
         if let Some(deadline) = message.deadline {
             table.insert(DEADLINE_HEADER.into(), AMQPValue::LongLongInt(deadline));
+        }
+        if message.batches {
+            table.insert(BATCHES_HEADER.into(), AMQPValue::Boolean(true));
         }
         properties = properties.with_headers(table);
     }
@@ -51,11 +54,7 @@ pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes)
 
 pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message {
     let owned = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
-    let (headers, deadline) = match properties.headers() {
-        Some(table) => to_headers_and_deadline(table),
-        None => (Headers::new(), None),
-    };
-    Message {
+    let mut message = Message {
         correlation_id: owned(properties.correlation_id()),
         reply_to: owned(properties.reply_to()),
         kind: owned(properties.kind()),
@@ -64,15 +63,20 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
             .expiration()
             .as_ref()
             .and_then(|text| text.as_str().parse().ok()),
-        deadline,
+        deadline: None,
+        batches: false,
         mandatory: false,
         persistent: *properties.delivery_mode() == Some(PERSISTENT),
         priority: *properties.priority(),
         app_id: owned(properties.app_id()),
         user_id: owned(properties.user_id()),
-        headers,
+        headers: Headers::new(),
         body: body.into(),
+    };
+    if let Some(table) = properties.headers() {
+        take_headers(&mut message, table);
     }
+    message
 }
 
 /// A short string of AMQP holds 255 bytes, and lapin panics on more.
@@ -106,18 +110,15 @@ fn to_field(value: HeaderValue) -> Result<AMQPValue, TransportError> {
     })
 }
 
-/// The protocol's own header is apart from the user's. One that makes no sense is none.
-fn to_headers_and_deadline(table: &FieldTable) -> (Headers, Option<i64>) {
-    let mut deadline = None;
-    let mut headers = Headers::new();
+/// Those of the protocol that are in nearly every message are apart from the others. One that makes no sense is none.
+fn take_headers(message: &mut Message, table: &FieldTable) {
     for (name, value) in table.inner() {
-        if name.as_str() == DEADLINE_HEADER {
-            deadline = to_value(value).as_int();
-        } else {
-            headers.insert(name.as_str(), to_value(value));
+        match name.as_str() {
+            DEADLINE_HEADER => message.deadline = to_value(value).as_int(),
+            BATCHES_HEADER => message.batches = to_value(value).as_bool() == Some(true),
+            name => message.headers.insert(name, to_value(value)),
         }
     }
-    (headers, deadline)
 }
 
 fn to_headers(table: &FieldTable) -> Headers {
@@ -187,6 +188,7 @@ mod tests {
             content_type: Some("application/msgpack".to_owned()),
             expiration: Some(1500),
             deadline: Some(1_700_000_000_000),
+            batches: true,
             mandatory: false,
             persistent: true,
             priority: Some(3),

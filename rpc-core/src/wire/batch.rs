@@ -1,0 +1,385 @@
+//! Several calls in one message: requests for the same queue, or replies for the same client.
+//!
+//! A broker's work is for messages, not for bytes. What is large, or special to the broker, still goes alone.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::codec;
+use crate::error::BoxError;
+use crate::headers::{HeaderValue, Headers};
+use crate::transport::Message;
+
+/// The type of a batch, for people and for tools.
+const BATCH: &str = "batch";
+
+/// The content type of a batch. A server that does not know it runs nothing, and says so.
+const CONTENT_TYPE: &str = "application/vnd.rpc-batch+msgpack";
+
+/// The longest body in a batch, in bytes: of a longer one the copy costs more than a message.
+const MAX_BODY: usize = 8 << 10;
+
+/// How long a batch becomes, in bytes, before another is begun.
+const MAX_LEN: usize = 64 << 10;
+
+/// How many calls a batch holds at most.
+pub(crate) const MAX_CALLS: usize = 1024;
+
+/// What the rest of an entry takes at most, beside its body and its headers, and roughly.
+const USUAL_LEN: usize = 128;
+
+/// Messages of one kind, written into one.
+pub(crate) struct Batch {
+    body: Vec<u8>,
+    /// Where the number of calls is.
+    count_at: usize,
+    calls: u16,
+}
+
+/// A call in a batch: of a request or a reply what it does not share with the others.
+#[derive(Serialize, Deserialize)]
+struct Entry<'a> {
+    correlation_id: &'a str,
+    kind: Option<&'a str>,
+    content_type: Option<&'a str>,
+    deadline: Option<i64>,
+    #[serde(borrow)]
+    headers: Option<Table<'a>>,
+    #[serde(serialize_with = "as_bytes")]
+    body: &'a [u8],
+}
+
+/// The whole of a batch.
+#[derive(Deserialize)]
+struct Contents<'a>(
+    /// How many requests the sender takes in one batch.
+    u16,
+    #[serde(borrow)] Vec<Entry<'a>>,
+);
+
+impl Batch {
+    /// An empty one, from somebody who takes so many requests in one batch.
+    pub(crate) fn new(takes: u16) -> Self {
+        let mut body = Vec::with_capacity(1024);
+        body.push(0x92); // An array of two,
+        body.push(0xcd); // a number,
+        body.extend(takes.to_be_bytes());
+        body.push(0xdc); // and an array of so many.
+        let count_at = body.len();
+        body.extend([0, 0]);
+        Self {
+            body,
+            count_at,
+            calls: 0,
+        }
+    }
+
+    /// Whether a message can be in a batch at all.
+    pub(crate) fn is_for(message: &Message) -> bool {
+        message.body.len() <= MAX_BODY
+            && message.correlation_id.is_some()
+            && message.priority.is_none()
+            && !message.persistent
+            && message.headers.iter().all(|(_, value)| has_form(value))
+    }
+
+    /// How many calls are in it.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.into()
+    }
+
+    /// Whether another message has to go into another batch.
+    pub(crate) fn is_full(&self, next: &Message) -> bool {
+        self.calls() == MAX_CALLS || self.body.len() + next.body.len() + USUAL_LEN > MAX_LEN
+    }
+
+    /// Adds a message, of those that [can](Self::is_for) be in it.
+    pub(crate) fn push(&mut self, message: &Message) -> Result<(), BoxError> {
+        let len = self.body.len();
+        let entry = Entry {
+            correlation_id: message.correlation_id.as_deref().unwrap_or_default(),
+            kind: message.kind.as_deref(),
+            content_type: message.content_type.as_deref(),
+            deadline: message.deadline,
+            headers: (!message.headers.is_empty()).then(|| Table(Cow::Borrowed(&message.headers))),
+            body: &message.body,
+        };
+        rmp_serde::encode::write(&mut self.body, &entry)
+            .inspect_err(|_| self.body.truncate(len))?;
+        self.calls += 1;
+        Ok(())
+    }
+
+    /// The message that it becomes.
+    pub(crate) fn into_message(mut self) -> Message {
+        let count = self.count_at..self.count_at + 2;
+        self.body[count].copy_from_slice(&self.calls.to_be_bytes());
+        Message {
+            kind: Some(BATCH.to_owned()),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            body: self.body.into(),
+            ..Message::default()
+        }
+    }
+}
+
+/// Whether a message is a batch.
+pub(crate) fn is_batch(message: &Message) -> bool {
+    message.content_type.as_deref() == Some(CONTENT_TYPE)
+}
+
+/// A reply that came in a batch.
+pub(crate) struct BatchedReply<'a> {
+    pub(crate) correlation_id: &'a str,
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) content_type: Option<&'a str>,
+    pub(crate) headers: Headers,
+    pub(crate) body: Bytes,
+}
+
+/// The replies in a batch, and how many requests their server takes in one.
+pub(crate) fn replies_of(
+    batch: &Bytes,
+) -> Result<(u16, impl Iterator<Item = BatchedReply<'_>>), BoxError> {
+    let Contents(takes, entries) = codec::decode_message_pack(batch)?;
+    let replies = entries.into_iter().map(|entry| BatchedReply {
+        correlation_id: entry.correlation_id,
+        kind: entry.kind,
+        content_type: entry.content_type,
+        headers: entry.headers.map(Table::into_headers).unwrap_or_default(),
+        body: batch.slice_ref(entry.body),
+    });
+    Ok((takes, replies))
+}
+
+fn as_bytes<S: Serializer>(body: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(body)
+}
+
+/// Whether a header can be written in MessagePack's own types.
+fn has_form(value: &HeaderValue) -> bool {
+    match value {
+        HeaderValue::Timestamp(_) => false,
+        HeaderValue::List(values) => values.iter().all(has_form),
+        HeaderValue::Table(headers) => headers.iter().all(|(_, value)| has_form(value)),
+        _ => true,
+    }
+}
+
+/// Headers as a map.
+struct Table<'a>(Cow<'a, Headers>);
+
+/// A header's value.
+struct Value<'a>(Cow<'a, HeaderValue>);
+
+impl Table<'_> {
+    fn into_headers(self) -> Headers {
+        self.0.into_owned()
+    }
+}
+
+impl Serialize for Table<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = self.0.iter();
+        serializer.collect_map(values.map(|(name, value)| (name, Value(Cow::Borrowed(value)))))
+    }
+}
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &*self.0 {
+            HeaderValue::Void => serializer.serialize_unit(),
+            HeaderValue::Bool(flag) => serializer.serialize_bool(*flag),
+            HeaderValue::Int(number) => serializer.serialize_i64(*number),
+            HeaderValue::Float(number) => serializer.serialize_f64(*number),
+            HeaderValue::String(text) => serializer.serialize_str(text),
+            HeaderValue::Bytes(bytes) => serializer.serialize_bytes(bytes),
+            HeaderValue::List(values) => {
+                serializer.collect_seq(values.iter().map(|value| Value(Cow::Borrowed(value))))
+            }
+            HeaderValue::Table(headers) => Table(Cow::Borrowed(headers)).serialize(serializer),
+            HeaderValue::Timestamp(_) => Err(S::Error::custom("a timestamp cannot be in a batch")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Table<'_> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)?.0.into_owned() {
+            HeaderValue::Table(headers) => Ok(Self(Cow::Owned(headers))),
+            _ => Err(D::Error::custom("headers are a map")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value<'_> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = deserializer.deserialize_any(ValueVisitor)?;
+        Ok(Self(Cow::Owned(value)))
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = HeaderValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a header's value")
+    }
+
+    fn visit_unit<E>(self) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::Void)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::Bool(flag))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::Int(number))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<HeaderValue, E> {
+        let number = i64::try_from(number).map_err(|_| E::custom("a number beyond 63 bits"))?;
+        Ok(HeaderValue::Int(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::Float(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::String(text.to_owned()))
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<HeaderValue, E> {
+        Ok(HeaderValue::Bytes(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HeaderValue, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Value(value)) = seq.next_element()? {
+            values.push(value.into_owned());
+        }
+        Ok(HeaderValue::List(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderValue, A::Error> {
+        let mut headers = Headers::new();
+        while let Some((name, Value(value))) = map.next_entry::<String, Value<'_>>()? {
+            headers.insert(name, value.into_owned());
+        }
+        Ok(HeaderValue::Table(headers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(correlation_id: &str, body: &'static [u8]) -> Message {
+        Message {
+            correlation_id: Some(correlation_id.to_owned()),
+            kind: Some("result".to_owned()),
+            content_type: Some("application/msgpack".to_owned()),
+            body: body.into(),
+            ..Message::default()
+        }
+    }
+
+    fn batch(replies: &[Message]) -> Message {
+        let mut batch = Batch::new(16);
+        for reply in replies {
+            assert!(Batch::is_for(reply));
+            batch.push(reply).unwrap();
+        }
+        batch.into_message()
+    }
+
+    #[test]
+    fn replies_come_out_of_a_batch_as_they_went_in() {
+        let mut with_headers = reply("b", b"two");
+        let nested: Headers = [("inner".to_owned(), true.into())].into_iter().collect();
+        let headers = [
+            ("void".to_owned(), HeaderValue::Void),
+            ("int".to_owned(), i64::MIN.into()),
+            ("large".to_owned(), i64::MAX.into()),
+            ("float".to_owned(), 0.5.into()),
+            ("text".to_owned(), "a".into()),
+            ("bytes".to_owned(), vec![0xff_u8].into()),
+            (
+                "list".to_owned(),
+                HeaderValue::List(vec![1.into(), "b".into()]),
+            ),
+            ("table".to_owned(), HeaderValue::Table(nested)),
+        ];
+        with_headers.headers = headers.into_iter().collect();
+        let sent = [reply("a", b"one"), with_headers];
+        let message = batch(&sent);
+        assert!(is_batch(&message));
+        let (takes, received) = replies_of(&message.body).unwrap();
+        assert_eq!(takes, 16);
+        let received: Vec<_> = received.collect();
+        assert_eq!(received.len(), sent.len());
+        for (received, sent) in received.iter().zip(sent) {
+            assert_eq!(
+                Some(received.correlation_id),
+                sent.correlation_id.as_deref()
+            );
+            assert_eq!(received.kind, sent.kind.as_deref());
+            assert_eq!(received.content_type, sent.content_type.as_deref());
+            assert_eq!(received.headers, sent.headers);
+            assert_eq!(received.body, sent.body);
+        }
+    }
+
+    #[test]
+    fn what_is_large_or_special_to_the_broker_goes_alone() {
+        let long = Message {
+            body: vec![0; MAX_BODY + 1].into(),
+            ..reply("a", b"")
+        };
+        let nameless = Message {
+            correlation_id: None,
+            ..reply("a", b"")
+        };
+        let urgent = Message {
+            priority: Some(1),
+            ..reply("a", b"")
+        };
+        let kept = Message {
+            persistent: true,
+            ..reply("a", b"")
+        };
+        let mut dated = reply("a", b"");
+        let times = HeaderValue::List(vec![HeaderValue::Timestamp(1)]);
+        dated.headers.insert("times", times);
+        for message in [long, nameless, urgent, kept, dated] {
+            assert!(!Batch::is_for(&message), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_batch_is_an_error() {
+        let whole = batch(&[reply("a", b"one"), reply("b", b"two")]).body;
+        for len in 0..whole.len() {
+            assert!(replies_of(&whole.slice(..len)).is_err(), "{len}");
+        }
+        for body in [
+            &b"\x92\x01\x91\xa1a"[..],
+            b"\xc0",
+            b"\x92\x01\xdd\xff\xff\xff\xff",
+        ] {
+            assert!(replies_of(&body.into()).is_err(), "{body:?}");
+        }
+        let mut deep = b"\x92\x01\x91\x96\xa1a\xc0\xc0\xc0\x81\xa1h".to_vec();
+        deep.extend([0x91; 100_000]);
+        assert!(replies_of(&deep.into()).is_err());
+    }
+}
