@@ -16,6 +16,7 @@ use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
+use crate::wire::NOTICE_PREFIX;
 
 /// How many requests of a queue a server works on at once, unless set.
 const DEFAULT_PREFETCH: u16 = 64;
@@ -23,8 +24,8 @@ const DEFAULT_PREFETCH: u16 = 64;
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
-/// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition (`rpc.cancel.`).
-const MAX_QUEUE_NAME: usize = 255 - 11;
+/// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition.
+const MAX_QUEUE_NAME: usize = 255 - NOTICE_PREFIX.len();
 
 /// How long a stopping server waits for its handlers, unless set.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

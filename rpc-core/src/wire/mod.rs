@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::Span;
 
-pub(crate) use self::notice::{CancelNotice, notices_for};
+pub(crate) use self::notice::{CancelNotice, NOTICE_PREFIX, notices_for};
 pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
