@@ -1,5 +1,6 @@
 //! tower layers on both sides.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -321,7 +322,7 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
         let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
         async move {
             if is_first {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
             answer
         }
@@ -339,38 +340,12 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
     assert_eq!(store.get().await.unwrap(), 7);
 }
 
-/// A layer that lets nobody through.
-fn closed() -> impl tower::Layer<LayeredBench, Service = Closed> + Clone + Send + Sync + 'static {
-    layer_fn(|_| Closed)
-}
-
-type LayeredBench = tower::util::BoxCloneSyncService<Request, Response, RpcError>;
-
-#[derive(Clone)]
-struct Closed;
-
-impl tower::Service<Request> for Closed {
-    type Response = Response;
-    type Error = RpcError;
-    type Future = std::future::Pending<Result<Response, RpcError>>;
-
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), RpcError>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request) -> Self::Future {
-        std::future::pending()
-    }
-}
-
 #[tokio::test]
 async fn what_a_layer_of_the_server_holds_back_is_given_up_with_its_call() {
+    let closed = layer_fn(|_| tower::service_fn(|_| pending::<Result<Response, RpcError>>()));
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(closed()).prefetch(1))
+        .bench_with(|server| server.layer(closed).prefetch(1))
         .await;
     // Each has the server to itself, so the second is only given up because the first was.
     let briefly = Duration::from_millis(100);

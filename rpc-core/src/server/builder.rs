@@ -16,6 +16,7 @@ use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
+use crate::wire::NOTICE_PREFIX;
 
 /// How many requests of a queue a server works on at once, unless set.
 const DEFAULT_PREFETCH: u16 = 64;
@@ -23,8 +24,8 @@ const DEFAULT_PREFETCH: u16 = 64;
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
-/// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition (`rpc.cancel.`).
-const MAX_QUEUE_NAME: usize = 255 - 11;
+/// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition.
+const MAX_QUEUE_NAME: usize = 255 - NOTICE_PREFIX.len();
 
 /// How long a stopping server waits for its handlers, unless set.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,6 +72,10 @@ pub(super) struct QueueEntry {
     pub(super) service: &'static str,
     pub(super) definition: &'static Definition,
     pub(super) queue: Arc<str>,
+    /// Where requests wait for their last attempt.
+    pub(super) retry_queue: String,
+    /// Where requests go that are not run again.
+    pub(super) dead_letter_queue: String,
     pub(super) options: QueueOptions,
     pub(super) handler: LayeredService,
     /// Whether there are layers around it.
@@ -78,19 +83,6 @@ pub(super) struct QueueEntry {
 }
 
 impl QueueEntry {
-    /// Where requests wait for their last attempt.
-    pub(super) fn retry_queue(&self) -> String {
-        format!("{}.retry", self.queue)
-    }
-
-    /// Where requests go that are not run again.
-    pub(super) fn dead_letter_queue(&self) -> String {
-        match &self.options.dead_letter_queue {
-            Some(queue) => queue.clone(),
-            None => format!("{}.dead", self.queue),
-        }
-    }
-
     /// Whether the last of so many attempts is made alone; the only one is not.
     pub(super) fn isolates(&self, deliveries: Option<u32>) -> bool {
         deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
@@ -98,13 +90,13 @@ impl QueueEntry {
 
     /// Whether a name is that of one of its queues.
     pub(super) fn owns(&self, queue: &str) -> bool {
-        queue == &*self.queue || queue == self.retry_queue() || queue == self.dead_letter_queue()
+        queue == &*self.queue || queue == self.retry_queue || queue == self.dead_letter_queue
     }
 
     /// Why it cannot be served, whatever the broker says.
     pub(super) fn flaw(&self) -> Option<String> {
         let length = self.queue.len();
-        let dead_letters = self.dead_letter_queue();
+        let dead_letters = self.dead_letter_queue.as_str();
         if self.queue.is_empty() {
             // Which AMQP takes for the wish that the broker invents one.
             Some("it has no name".to_owned())
@@ -114,7 +106,7 @@ impl QueueEntry {
             ))
         } else if dead_letters.is_empty() {
             Some("its `dead_letter_queue` has no name".to_owned())
-        } else if dead_letters == *self.queue || dead_letters == self.retry_queue() {
+        } else if dead_letters == &*self.queue || dead_letters == self.retry_queue {
             Some(format!(
                 "what it gives up would come back to it: its `dead_letter_queue` is '{dead_letters}'"
             ))
@@ -289,6 +281,11 @@ impl ServerBuilder {
             added.queues.into_iter().map(move |queue| QueueEntry {
                 service: added.service,
                 definition: added.definition,
+                retry_queue: format!("{queue}.retry"),
+                dead_letter_queue: match &added.options.dead_letter_queue {
+                    Some(named) => named.clone(),
+                    None => format!("{queue}.dead"),
+                },
                 queue: queue.into(),
                 options: added.options.clone(),
                 handler: handler.clone(),

@@ -277,7 +277,7 @@ impl Serving {
                 };
                 session
                     .lines
-                    .consume(&entry.retry_queue(), &options, &consumer.name(), 1)
+                    .consume(&entry.retry_queue, &options, &consumer.name(), 1)
                     .await
             }
         };

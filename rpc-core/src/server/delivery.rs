@@ -132,7 +132,7 @@ impl Arrival {
     fn queue_of(&self, lane: Lane) -> String {
         match lane {
             Lane::Main => self.entry().queue.to_string(),
-            Lane::Retry => self.entry().retry_queue(),
+            Lane::Retry => self.entry().retry_queue.clone(),
         }
     }
 
@@ -289,17 +289,17 @@ impl Arrival {
     /// Moves the request to the dead-letter queue and tells its caller.
     async fn give_up(self: Box<Self>, reason: Reason, deliveries: u32) {
         let entry = self.entry();
-        let dead_letter_queue = entry.dead_letter_queue();
+        let dead_letter_queue = &entry.dead_letter_queue;
         let letter = wire::dead_letter(
             self.delivery.message.clone(),
             deliveries,
             reason.as_str(),
             &entry.queue,
         );
-        let kept = match self.lines.publish(&dead_letter_queue, letter.clone()).await {
+        let kept = match self.lines.publish(dead_letter_queue, letter.clone()).await {
             Err(TransportError::Unroutable) if !entry.options.passive => {
-                match ensure_queue(&*self.lines.link, &dead_letter_queue).await {
-                    Ok(()) => self.lines.publish(&dead_letter_queue, letter).await,
+                match ensure_queue(&*self.lines.link, dead_letter_queue).await {
+                    Ok(()) => self.lines.publish(dead_letter_queue, letter).await,
                     Err(error) => Err(error),
                 }
             }

@@ -164,8 +164,8 @@ impl Server {
             }
             if let Some(first) = self.queues[..index].iter().find(|first| {
                 first.queue == second.queue
-                    || first.retry_queue() == *second.queue
-                    || second.retry_queue() == *first.queue
+                    || *first.retry_queue == *second.queue
+                    || *second.retry_queue == *first.queue
             }) {
                 return Err(ServeError::QueueTaken {
                     queue: second.queue.to_string(),

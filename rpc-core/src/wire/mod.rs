@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of};
-pub(crate) use self::notice::{CancelNotice, notices_for};
+pub(crate) use self::notice::{CancelNotice, NOTICE_PREFIX, notices_for};
 pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};

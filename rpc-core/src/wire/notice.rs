@@ -9,9 +9,12 @@ use crate::transport::Message;
 /// The type of a notice that calls were dropped.
 const CANCEL: &str = "cancel";
 
+/// What the topics of notices begin with.
+pub(crate) const NOTICE_PREFIX: &str = "rpc.cancel.";
+
 /// The topic of the notices for the servers of a queue.
 pub(crate) fn notices_for(queue: &str) -> String {
-    format!("rpc.cancel.{queue}")
+    format!("{NOTICE_PREFIX}{queue}")
 }
 
 /// Says that calls were dropped by their callers.
