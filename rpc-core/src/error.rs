@@ -175,6 +175,22 @@ impl RpcError {
         self
     }
 
+    /// The same error for another call.
+    pub(crate) fn copied(&self) -> Self {
+        let Inner {
+            kind,
+            message,
+            may_have_executed,
+            source,
+        } = &*self.0;
+        Self(Box::new(Inner {
+            kind: *kind,
+            message: message.clone(),
+            may_have_executed: *may_have_executed,
+            source: source.as_ref().map(|source| source.to_string().into()),
+        }))
+    }
+
     /// What became of the call.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -96,7 +96,8 @@ async fn serve(options: &Options) -> Outcome {
     match spec.contender {
         Contender::Ours => {
             let connection = Connection::open(url).await?;
-            let mut server = ours::serve(&connection, queue, options.services).await?;
+            let mut server =
+                ours::serve(&connection, queue, spec.traffic, options.services).await?;
             ready();
             Ok(server.ended().await?)
         }
@@ -138,7 +139,7 @@ async fn call(options: &Options) -> Outcome<Report> {
         }
         Contender::Embedded => {
             let connection = Connection::open("memory:").await?;
-            let _server = ours::serve(&connection, queue, *services).await?;
+            let _server = ours::serve(&connection, queue, traffic, *services).await?;
             let run = |window| {
                 ours::call(
                     &connection,

@@ -57,6 +57,10 @@ pub struct Traffic {
     pub quorum: bool,
     /// Requests are acknowledged.
     pub acks: bool,
+    /// Replies may share messages.
+    pub batches: bool,
+    /// Requests may, too.
+    pub coalesce: bool,
 }
 
 impl Default for Traffic {
@@ -71,6 +75,8 @@ impl Default for Traffic {
             persistent: false,
             quorum: false,
             acks: true,
+            batches: true,
+            coalesce: false,
         }
     }
 }
@@ -87,6 +93,8 @@ impl Traffic {
             "persistent" => &mut self.persistent,
             "quorum" => &mut self.quorum,
             "acks" => &mut self.acks,
+            "batches" => &mut self.batches,
+            "coalesce" => &mut self.coalesce,
             _ => return None,
         })
     }

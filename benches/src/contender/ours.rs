@@ -11,7 +11,14 @@ use crate::load::{Load, Samples, Window};
 pub trait Echo {
     /// Gives it back.
     async fn echo(body: Bytes) -> Bytes;
+    /// The same, by a method that may be run twice.
+    #[rpc(idempotent)]
+    async fn echo_again(body: Bytes) -> Bytes;
 }
+
+/// How many requests share a message at most, and a prefetch with which servers take as many.
+const TOGETHER: usize = 64;
+const PREFETCH_TOGETHER: u16 = 256;
 
 /// The handler: all that is measured is what is around it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +26,10 @@ pub struct Echoing;
 
 impl Echo for Echoing {
     async fn echo(&self, body: Bytes) -> Bytes {
+        body
+    }
+
+    async fn echo_again(&self, body: Bytes) -> Bytes {
         body
     }
 }
@@ -29,8 +40,16 @@ fn nth_queue(queue: &str, index: usize) -> String {
 }
 
 /// Serves so many services, each with a queue of its own.
-pub async fn serve(connection: &Connection, queue: &str, services: usize) -> Outcome<ServerHandle> {
+pub async fn serve(
+    connection: &Connection,
+    queue: &str,
+    traffic: Traffic,
+    services: usize,
+) -> Outcome<ServerHandle> {
     let mut server = Server::builder(connection);
+    if traffic.coalesce {
+        server = server.prefetch(PREFETCH_TOGETHER);
+    }
     for index in 0..services {
         server = server.service(EchoDispatcher::new(Echoing).with_queue(nth_queue(queue, index)));
     }
@@ -49,9 +68,14 @@ pub async fn call(
 ) -> Samples {
     let client = |index| {
         let builder = connection.client_builder().confirms(traffic.confirms);
-        let builder = builder
+        let mut builder = builder
             .mandatory(traffic.mandatory)
             .expiration(traffic.expiration);
+        if traffic.coalesce {
+            builder = builder.coalesce(TOGETHER);
+        } else if !traffic.batches {
+            builder = builder.coalesce(1);
+        }
         EchoClient::new(builder.build()).with_queue(nth_queue(queue, index % services))
     };
     let clients: Vec<_> = (0..clients.max(services)).map(client).collect();
@@ -60,7 +84,10 @@ pub async fn call(
         let client = clients[index % clients.len()].clone();
         let body = body.clone();
         move || {
-            let mut call = client.echo(body.clone());
+            let mut call = match traffic.coalesce {
+                false => client.echo(body.clone()),
+                true => client.echo_again(body.clone()),
+            };
             if traffic.persistent {
                 call = call.persistent();
             }

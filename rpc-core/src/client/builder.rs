@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::coalesce::{Coalescer, Settings};
 use super::{Client, DEFAULT_TIMEOUT, Inner};
 use crate::codec::ContentType;
 use crate::connection::Connection;
@@ -223,6 +224,15 @@ impl ClientBuilder {
 
     /// Makes the client. Sends nothing yet.
     pub fn build(self) -> Client {
+        let limit = self.coalesce.filter(|limit| *limit > 1);
+        let coalescer = limit.map(|limit| {
+            Coalescer::new(Settings {
+                limit,
+                app_id: self.connection.name().to_owned(),
+                mandatory: self.mandatory,
+                confirms: self.confirms,
+            })
+        });
         Client(Arc::new(Inner {
             connection: self.connection,
             timeout: self.timeout,
@@ -233,7 +243,8 @@ impl ClientBuilder {
             mandatory: self.mandatory,
             expiration: self.expiration,
             retry: self.retry,
-            coalesce: self.coalesce,
+            batches: self.coalesce != Some(1),
+            coalescer: coalescer.filter(|_| self.content_type != ContentType::Plain),
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,
         }))

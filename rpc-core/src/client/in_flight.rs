@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::coalesce::Unanswered;
 use super::silence::Silence;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
@@ -65,8 +66,18 @@ pub(crate) struct InFlight {
 #[derive(Debug, Default)]
 struct Table {
     /// The ids are made here; those that arrive are only looked up.
-    calls: RandomKeyMap<Uuid, oneshot::Sender<Answer>>,
+    calls: RandomKeyMap<Uuid, Pending>,
+    /// The calls of batches that may come back as a whole.
+    batches: RandomKeyMap<Uuid, Vec<Uuid>>,
     ended: Option<Ended>,
+}
+
+/// A call that waits.
+#[derive(Debug)]
+struct Pending {
+    answer: oneshot::Sender<Answer>,
+    /// Its message, where that is of interest. Dropped while nothing is locked: it has more to tell then.
+    message: Option<Arc<Unanswered>>,
 }
 
 /// Why no more answers can come.
@@ -103,14 +114,21 @@ impl InFlight {
     }
 
     /// Registers a new call under a fresh id.
-    pub(crate) fn register(self: &Arc<Self>) -> Result<Waiter, RpcError> {
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        message: Option<Arc<Unanswered>>,
+    ) -> Result<Waiter, RpcError> {
         let id = Uuid::new_v4();
         let (sender, answer) = oneshot::channel();
+        let pending = Pending {
+            answer: sender,
+            message,
+        };
         let mut table = self.table();
         match &table.ended {
             Some(ended) => Err(ended.error().not_executed()),
             None => {
-                table.calls.insert(id, sender);
+                table.calls.insert(id, pending);
                 Ok(Waiter {
                     id,
                     answer,
@@ -121,8 +139,39 @@ impl InFlight {
         }
     }
 
-    /// Gives an answer to the call that waits for it; counts it if none does.
-    pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
+    /// Calls share a message from now on.
+    pub(super) fn share(&self, calls: &[Uuid], message: Unanswered) {
+        let batch = message.batch();
+        let message = Arc::new(message);
+        let mut table = self.table();
+        for id in calls {
+            if let Some(pending) = table.calls.get_mut(id) {
+                pending.message = Some(message.clone());
+            }
+        }
+        if let Some(batch) = batch {
+            table.batches.insert(batch, calls.to_vec());
+        }
+    }
+
+    /// Nothing will come back for a batch as a whole.
+    pub(super) fn forget_batch(&self, batch: Uuid) {
+        self.table().batches.remove(&batch);
+    }
+
+    /// Fails those of the calls that still wait.
+    pub(super) fn fail(&self, calls: &[Uuid], error: &RpcError) {
+        for id in calls {
+            let pending = self.table().calls.remove(id);
+            if let Some(pending) = pending {
+                let _ = pending.answer.send(Err(error.copied())); // The call may be over.
+            }
+        }
+    }
+
+    /// Gives an answer to the call that waits for it; counts it if none does. `taken` is how many requests the server takes in
+    /// one message, if it says so.
+    pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer, taken: Option<u16>) {
         self.silence.broken();
         let Some(text) = correlation_id else {
             return self.malformed();
@@ -131,10 +180,33 @@ impl InFlight {
             DropCounter::count(&self.dropped.foreign, "foreign");
             return;
         };
-        let waiting = self.table().calls.remove(&id);
-        if waiting.is_none_or(|waiting| waiting.send(answer).is_err()) {
+        let pending = self.table().calls.remove(&id);
+        let is_late = match (pending, answer) {
+            (
+                Some(Pending {
+                    answer: waiting,
+                    message,
+                }),
+                answer,
+            ) => {
+                let is_late = waiting.send(answer).is_err();
+                if let Some(message) = message {
+                    message.answered(taken);
+                }
+                is_late
+            }
+            (None, Err(error)) => !self.fail_batch(id, &error),
+            (None, Ok(_)) => true,
+        };
+        if is_late {
             DropCounter::count(&self.dropped.late, "late");
         }
+    }
+
+    /// Fails the calls of a batch that comes back as a whole; whether there is one of that id.
+    fn fail_batch(&self, id: Uuid, error: &RpcError) -> bool {
+        let calls = self.table().batches.remove(&id);
+        calls.inspect(|calls| self.fail(calls, error)).is_some()
     }
 
     /// Counts a reply that makes no sense.
@@ -152,8 +224,8 @@ impl InFlight {
             table.ended = Some(ended.clone());
             std::mem::take(&mut table.calls)
         };
-        for (_, waiting) in calls {
-            let _ = waiting.send(Err(ended.error())); // The call may be over.
+        for (_, pending) in calls {
+            let _ = pending.answer.send(Err(ended.error())); // The call may be over.
         }
     }
 
@@ -167,7 +239,13 @@ impl InFlight {
     }
 }
 
-/// A correlation id of this crate: a UUID in its usual form, as [`Waiter::correlation_id`] writes it.
+/// An id as it is sent.
+pub(super) fn correlation_id(id: Uuid) -> String {
+    let mut buffer = Uuid::encode_buffer();
+    id.hyphenated().encode_lower(&mut buffer).to_owned()
+}
+
+/// A correlation id of this crate: a UUID in its usual form, as [`correlation_id`] writes it.
 fn parse_id(text: &str) -> Option<Uuid> {
     const HYPHENATED: usize = 36;
     if text.len() == HYPHENATED {
@@ -193,10 +271,10 @@ impl Waiter {
     }
 
     pub(crate) fn correlation_id(&self) -> String {
-        let mut buffer = Uuid::encode_buffer();
-        self.id.hyphenated().encode_lower(&mut buffer).to_owned()
+        correlation_id(self.id)
     }
 
+    /// Waits for the call's fate.
     pub(crate) async fn answer(&mut self) -> Answer {
         let answer = (&mut self.answer).await;
         self.is_over = true;
@@ -214,7 +292,8 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.is_over {
-            self.in_flight.table().calls.remove(&self.id);
+            let pending = self.in_flight.table().calls.remove(&self.id);
+            drop(pending); // With nothing locked.
         }
     }
 }
@@ -236,10 +315,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_reaches_the_call_of_its_id_alone() {
         let in_flight = Arc::new(InFlight::new(Arc::default()));
-        let mut first = in_flight.register().unwrap();
-        let mut second = in_flight.register().unwrap();
-        in_flight.answer(Some(&second.correlation_id()), response(b"2"));
-        in_flight.answer(Some(&first.correlation_id()), response(b"1"));
+        let mut first = in_flight.register(None).unwrap();
+        let mut second = in_flight.register(None).unwrap();
+        in_flight.answer(Some(&second.correlation_id()), response(b"2"), None);
+        in_flight.answer(Some(&first.correlation_id()), response(b"1"), None);
         assert_eq!(&first.answer().await.unwrap().body[..], b"1");
         assert_eq!(&second.answer().await.unwrap().body[..], b"2");
         assert_eq!(in_flight.dropped.read(), DroppedReplies::default());
@@ -248,12 +327,12 @@ mod tests {
     #[tokio::test]
     async fn late_duplicate_foreign_and_malformed_replies_are_counted() {
         let in_flight = Arc::new(InFlight::new(Arc::default()));
-        let waiter = in_flight.register().unwrap();
+        let waiter = in_flight.register(None).unwrap();
         let id = waiter.correlation_id();
         drop(waiter);
-        in_flight.answer(Some(&id), response(b""));
-        in_flight.answer(Some("1"), response(b""));
-        in_flight.answer(None, response(b""));
+        in_flight.answer(Some(&id), response(b""), None);
+        in_flight.answer(Some("1"), response(b""), None);
+        in_flight.answer(None, response(b""), None);
         assert_eq!(
             in_flight.dropped.read(),
             DroppedReplies {
@@ -262,10 +341,10 @@ mod tests {
                 malformed: 1
             }
         );
-        let mut answered = in_flight.register().unwrap();
+        let mut answered = in_flight.register(None).unwrap();
         let id = answered.correlation_id();
-        in_flight.answer(Some(&id), response(b"once"));
-        in_flight.answer(Some(&id), response(b"twice"));
+        in_flight.answer(Some(&id), response(b"once"), None);
+        in_flight.answer(Some(&id), response(b"twice"), None);
         assert_eq!(&answered.answer().await.unwrap().body[..], b"once");
         assert_eq!(in_flight.dropped.read().late, 2);
     }
@@ -273,19 +352,19 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_call_leaves_nothing_behind() {
         let in_flight = Arc::new(InFlight::new(Arc::default()));
-        drop(in_flight.register().unwrap());
+        drop(in_flight.register(None).unwrap());
         assert!(in_flight.table().calls.is_empty());
     }
 
     #[tokio::test]
     async fn the_end_fails_the_calls_in_flight_and_those_to_come() {
         let in_flight = Arc::new(InFlight::new(Arc::default()));
-        let mut waiting = in_flight.register().unwrap();
+        let mut waiting = in_flight.register(None).unwrap();
         in_flight.end(Ended::Lost(Arc::new("reset by peer".into())));
         let error = waiting.answer().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(error.may_have_executed());
-        let error = in_flight.register().unwrap_err();
+        let error = in_flight.register(None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(!error.may_have_executed());
     }

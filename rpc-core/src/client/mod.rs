@@ -7,6 +7,7 @@ mod builder;
 mod call;
 mod cancel;
 mod clock;
+mod coalesce;
 mod in_flight;
 mod journey;
 mod requester;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::builder::ClientBuilder;
 use self::builder::Defaults;
 pub use self::call::{Call, CallFuture};
+use self::coalesce::{Coalescer, Gate, Turn, Unanswered};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
 use self::in_flight::Waiter;
@@ -41,7 +43,7 @@ use crate::message::{Outcome, Request, Response};
 use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
 use crate::telemetry;
-use crate::transport::{Channel, ChannelMode, Confirm, Sending, TransportError};
+use crate::transport::{Channel, ChannelMode, Confirm, Message, Sending, TransportError};
 use crate::wire::{self, Envelope};
 
 /// How long a call may take if nobody says otherwise.
@@ -64,8 +66,10 @@ struct Inner {
     mandatory: bool,
     expiration: bool,
     retry: RetryPolicy,
-    /// How many calls share a message at most; unless set, replies share them and requests do not.
-    coalesce: Option<usize>,
+    /// Whether replies may share messages.
+    batches: bool,
+    /// Where requests wait for each other, if they are to.
+    coalescer: Option<Coalescer>,
     /// One for each call in flight that there may be.
     slots: Semaphore,
     max_in_flight: usize,
@@ -199,13 +203,31 @@ impl Client {
             Some(requester) => requester,
             None => inner.connection.requester().boxed().await?,
         };
+        let coalescer = inner.coalescer.as_ref();
+        let mut unanswered = None;
+        if let Some(gate) = coalescer.and_then(|coalescer| coalescer.gate(&requester, request)) {
+            match gate.enter() {
+                Turn::Now(message) => unanswered = Some(message),
+                Turn::Later => {
+                    let sharing =
+                        self.exchange_with_others(&requester, &gate, request, deadline, sent);
+                    match sharing.boxed().await {
+                        // A server that knows no batches has not run any of this one.
+                        Err(error) if error.kind() == ErrorKind::UnsupportedContentType => {
+                            gate.refused();
+                        }
+                        answer => return answer,
+                    }
+                }
+            }
+        }
         let channel = match self.mode(request) {
             ChannelMode::Plain => requester.channel.clone(),
             ChannelMode::Confirm => requester.confirm_channel().boxed().await?,
         };
-        let (mut waiter, sending) = self.publish(&requester, &*channel, request, deadline)?;
+        let (mut waiter, sending) =
+            self.publish(&requester, &*channel, request, deadline, unanswered)?;
         let confirm = sending.wait().await.map_err(requester::not_sent)?;
-        sent.store(true, Ordering::Relaxed);
         let sent = SentCall {
             requester: &requester,
             queue: &request.0.queue,
@@ -213,6 +235,8 @@ impl Client {
             deadline,
             cancels: inner.cancellation,
             ended: request.0.oneway,
+            ticket: None,
+            sent,
         };
         if request.0.oneway {
             return match requester.confirmed(confirm).boxed().await {
@@ -248,25 +272,65 @@ impl Client {
         channel: &'a dyn Channel,
         request: &Request,
         deadline: Instant,
+        unanswered: Option<Arc<Unanswered>>,
     ) -> Result<(Waiter, Sending<'a, Result<Confirm, TransportError>>), RpcError> {
+        let waiter = requester.in_flight.register(unanswered)?;
+        let mut message = self.message(request, &waiter, deadline)?;
+        message.reply_to = (!request.0.oneway).then(|| requester.reply_to.clone());
+        message.app_id = Some(self.0.connection.name().to_owned());
+        Ok((
+            waiter,
+            channel.publish(request.0.queue.to_string(), message),
+        ))
+    }
+
+    /// The message of a registered call, but for what it may share with others.
+    fn message(
+        &self,
+        request: &Request,
+        waiter: &Waiter,
+        deadline: Instant,
+    ) -> Result<Message, RpcError> {
         let inner = &*self.0;
-        let waiter = requester.in_flight.register()?;
         let envelope = Envelope {
             correlation_id: waiter.correlation_id(),
-            reply_to: (!request.0.oneway).then(|| requester.reply_to.clone()),
-            app_id: inner.connection.name().to_owned(),
             mandatory: inner.mandatory,
             expires: inner.expiration,
-            batches: inner.coalesce != Some(1),
+            batches: inner.batches,
         };
         let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
         let limit = inner.connection.max_message_size();
         wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
         telemetry::published(request, &message);
-        Ok((
-            waiter,
-            channel.publish(request.0.queue.to_string(), message),
-        ))
+        Ok(message)
+    }
+
+    /// The same as [`exchange`](Self::exchange) for a request that shares a message with others.
+    async fn exchange_with_others(
+        &self,
+        requester: &Requester,
+        gate: &Gate,
+        request: &Request,
+        deadline: Instant,
+        sent: &AtomicBool,
+    ) -> Result<Response, RpcError> {
+        let mut waiter = requester.in_flight.register(None)?;
+        let message = self.message(request, &waiter, deadline)?;
+        let sent = SentCall {
+            requester,
+            queue: &request.0.queue,
+            id: waiter.id(),
+            deadline,
+            cancels: self.0.cancellation,
+            ended: false,
+            ticket: Some(gate.send(waiter.id(), message, request.0.span.clone())),
+            sent,
+        };
+        let answer = waiter.answer().await;
+        match sent.ended() {
+            true => answer,
+            false => answer.map_err(RpcError::not_executed),
+        }
     }
 }
 
@@ -355,7 +419,7 @@ impl fmt::Debug for Client {
             .field("mandatory", &self.0.mandatory)
             .field("expiration", &self.0.expiration)
             .field("retry", &self.0.retry)
-            .field("coalesce", &self.0.coalesce)
+            .field("coalesces", &self.0.coalescer.is_some())
             .field("max_in_flight", &self.0.max_in_flight)
             .finish()
     }

@@ -1,6 +1,7 @@
 //! What the clients of a connection share: a channel, a reply queue, and the calls in flight.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::StreamExt;
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::cancel::Canceller;
+use super::coalesce::Ticket;
 use super::in_flight::{DropCounter, Ended, InFlight};
 use super::silence::Silence;
 use crate::error::{ErrorKind, RpcError};
@@ -93,7 +95,7 @@ impl Requester {
 
 /// A call that a server may have by now. When this is dropped before the call [ended](Self::ended), nobody waits for it.
 #[derive(Debug)]
-pub(crate) struct SentCall<'a> {
+pub(super) struct SentCall<'a> {
     pub(crate) requester: &'a Requester,
     pub(crate) queue: &'a str,
     pub(crate) id: Uuid,
@@ -101,16 +103,31 @@ pub(crate) struct SentCall<'a> {
     /// Whether servers are told.
     pub(crate) cancels: bool,
     pub(crate) ended: bool,
+    /// Of one that is still with the client, perhaps.
+    pub(crate) ticket: Option<Arc<Ticket>>,
+    /// Becomes true when a server may get to see the request.
+    pub(crate) sent: &'a AtomicBool,
 }
 
 impl SentCall<'_> {
-    pub(crate) fn ended(mut self) {
+    /// Nobody needs to be told. Returns whether a server may have seen the request.
+    pub(crate) fn ended(mut self) -> bool {
         self.ended = true;
+        self.has_left()
+    }
+
+    /// Whether it has left the client; if not, it will not.
+    fn has_left(&self) -> bool {
+        self.ticket.as_ref().is_none_or(|ticket| !ticket.withdraw())
     }
 }
 
 impl Drop for SentCall<'_> {
     fn drop(&mut self) {
+        if !self.has_left() {
+            return;
+        }
+        self.sent.store(true, Ordering::Relaxed);
         if self.ended {
             return;
         }
@@ -173,7 +190,7 @@ async fn receive(
                 None => break "the reply queue is gone".to_owned(),
             },
             Some(request) = returns.recv() => {
-                in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()));
+                in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()), None);
             }
         }
     };
@@ -185,13 +202,14 @@ fn hand_out(in_flight: &InFlight, mut message: Message) {
     if !wire::is_batch(&message) {
         let correlation_id = message.correlation_id.take();
         let answer = wire::answer_from_message(message);
-        return in_flight.answer(correlation_id.as_deref(), answer);
+        return in_flight.answer(correlation_id.as_deref(), answer, None);
     }
     match wire::replies_of(&message.body) {
-        Ok((_, replies)) => {
+        Ok((taken, replies)) => {
             for reply in replies {
                 let correlation_id = reply.correlation_id;
-                in_flight.answer(Some(correlation_id), wire::answer_from_batch(reply));
+                let answer = wire::answer_from_batch(reply);
+                in_flight.answer(Some(correlation_id), answer, Some(taken));
             }
         }
         Err(error) => {

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
 use super::delivery::{Arrival, Lane};
+use super::receipt::{Receipt, Settlement};
 use super::replies::Replies;
 use super::workload::Workload;
 use crate::backoff::pauses;
@@ -131,14 +132,23 @@ impl Lines {
     /// Publishes a message in place of a delivery, then acknowledges that.
     pub(super) async fn replace(
         &self,
-        tag: u64,
+        receipt: &mut Option<Receipt>,
         queue: &str,
         message: Message,
     ) -> Result<(), TransportError> {
         let _moving = self.moving.read().await;
         self.publish(queue, message).await?;
-        self.channel.ack(&mut [tag]);
+        self.settle(receipt.take().and_then(Receipt::settle));
         Ok(())
+    }
+
+    /// Tells the broker what became of a delivery, once all of it is known.
+    pub(super) fn settle(&self, settlement: Option<Settlement>) {
+        match settlement {
+            Some(Settlement::Acknowledge(tag)) => self.channel.ack(&mut [tag]),
+            Some(Settlement::GiveBack(tag)) => self.channel.requeue(tag),
+            None => {}
+        }
     }
 
     /// Waits until the broker knows of everything that was replaced: what has taken the place of a delivery may arrive before
@@ -331,7 +341,9 @@ impl Serving {
                 }
                 () = workload.progress() => {}
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
-                    Some(delivery) => workload.add(self.arrival(session, consumer, delivery)),
+                    Some(delivery) => {
+                        self.arrive(session, consumer, delivery, |arrival| workload.add(arrival));
+                    }
                     None => {
                         if !session.lines.channel.is_open() {
                             // What waited came through that channel: the broker gives it to a server again.
@@ -353,19 +365,41 @@ impl Serving {
         }
     }
 
-    fn arrival(
+    /// Hands over the request of a delivery, or each of a batch.
+    fn arrive(
         self: &Arc<Self>,
         session: &Session,
         consumer: Consumer,
         delivery: Delivery,
-    ) -> Box<Arrival> {
-        Box::new(Arrival {
-            serving: self.clone(),
-            lines: session.lines.clone(),
-            queue: consumer.queue,
-            lane: consumer.lane,
-            delivery,
-        })
+        mut hand_over: impl FnMut(Box<Arrival>),
+    ) {
+        let Delivery {
+            tag,
+            redelivered,
+            message,
+        } = delivery;
+        let mut hand_over = |message, receipt| {
+            hand_over(Box::new(Arrival {
+                serving: self.clone(),
+                lines: session.lines.clone(),
+                queue: consumer.queue,
+                lane: consumer.lane,
+                receipt: Some(receipt),
+                redelivered,
+                message,
+            }));
+        };
+        if wire::is_batch(&message)
+            && let Ok(requests) = wire::requests_of(&message)
+        {
+            let receipts = Receipt::shares(tag, requests.len());
+            for (message, receipt) in requests.into_iter().zip(receipts) {
+                hand_over(message, receipt);
+            }
+        } else {
+            // One that cannot be read is refused like any other request.
+            hand_over(message, Receipt::Whole(tag));
+        }
     }
 
     /// Stops reading, and gives what has not started back to the queues.
@@ -377,7 +411,11 @@ impl Serving {
                 .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
             join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
             while let Some((consumer, arrival)) = session.arrivals.next().await {
-                unstarted.extend(arrival.map(|delivery| self.arrival(session, consumer, delivery)));
+                if let Some(delivery) = arrival {
+                    self.arrive(session, consumer, delivery, |arrival| {
+                        unstarted.push_back(arrival);
+                    });
+                }
             }
             join_all(unstarted.into_iter().map(Arrival::give_back)).await;
         };

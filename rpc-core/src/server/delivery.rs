@@ -13,11 +13,12 @@ use super::builder::QueueEntry;
 use super::cancel::Registered;
 use super::consume::{Lines, Serving, ensure_queue};
 use super::dispatch::{Limit, panicked};
-use super::replies::Answer;
+use super::receipt::Receipt;
+use super::replies::{Answer, Form};
 use crate::error::{ErrorKind, RpcError};
 use crate::service;
 use crate::telemetry::{Observed, metrics};
-use crate::transport::{Delivery, Message, Reply, TransportError};
+use crate::transport::{Message, Reply, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
 /// How long a server keeps a request that should be given up and cannot.
@@ -39,7 +40,10 @@ pub(super) struct Arrival {
     /// The number of the queue.
     pub(super) queue: usize,
     pub(super) lane: Lane,
-    pub(super) delivery: Delivery,
+    /// Until it is settled.
+    pub(super) receipt: Option<Receipt>,
+    pub(super) redelivered: bool,
+    pub(super) message: Message,
 }
 
 /// What is to become of a delivery.
@@ -70,8 +74,8 @@ impl Reason {
 }
 
 impl Arrival {
-    pub(super) async fn work(self: Box<Self>) {
-        let message = &self.delivery.message;
+    pub(super) async fn work(mut self: Box<Self>) {
+        let message = &self.message;
         let reply_to = message.reply_to.as_deref();
         if reply_to.is_some_and(|name| !self.serving.may_reply_to(name)) {
             warn!(
@@ -79,10 +83,9 @@ impl Arrival {
                 reply_to, "refusing a request: replies to there are not allowed"
             );
             self.serving.refused.fetch_add(1, Ordering::Relaxed);
-            self.lines.channel.ack(&mut [self.delivery.tag]);
-            return;
+            return self.settle();
         }
-        let history = History::of(message, self.delivery.redelivered);
+        let history = self.history();
         match self.verdict(history) {
             Verdict::Run => self.run(history.deliveries).await,
             // Boxed, because it is rare and would make every delivery's task as large as its own.
@@ -107,22 +110,43 @@ impl Arrival {
     }
 
     /// Gives back what has not started.
-    pub(super) async fn give_back(self: Box<Self>) {
-        let Delivery {
-            redelivered,
-            ref message,
-            tag,
-        } = self.delivery;
-        let history = History::of(message, redelivered);
+    pub(super) async fn give_back(mut self: Box<Self>) {
+        let history = self.history();
         // In its place goes a request that nobody was given: that this delivery was in vain must not be held against it. What
         // may not be delivered twice and was stays what it is.
-        if !self.is_at_most_once() || (!redelivered && history.deliveries == 0) {
+        if !self.is_at_most_once() || (!self.redelivered && history.deliveries == 0) {
             let queue = self.queue_of(self.lane);
             if self.publish_anew(&queue, history.deliveries).await.is_ok() {
                 return;
             }
         }
-        self.lines.channel.requeue(tag);
+        self.requeue();
+    }
+
+    fn settle(&mut self) {
+        if let Some(receipt) = self.receipt.take() {
+            self.lines.settle(receipt.settle());
+        }
+    }
+
+    fn requeue(&mut self) {
+        if let Some(receipt) = self.receipt.take() {
+            self.lines.settle(receipt.give_back());
+        }
+    }
+
+    /// Whether it came in a batch, which is delivered again as a whole.
+    fn is_batched(&self) -> bool {
+        self.receipt.as_ref().is_some_and(Receipt::is_share)
+    }
+
+    fn history(&self) -> History {
+        let history = History::of(&self.message, self.redelivered);
+        History {
+            // Whoever counts deliveries counts the batch's. From the second on each request goes its own way.
+            recorded: history.recorded && (history.deliveries == 0 || !self.is_batched()),
+            ..history
+        }
     }
 
     fn entry(&self) -> &QueueEntry {
@@ -137,7 +161,7 @@ impl Arrival {
     }
 
     fn is_at_most_once(&self) -> bool {
-        let method = self.delivery.message.kind.as_deref();
+        let method = self.message.kind.as_deref();
         let method = self
             .entry()
             .definition
@@ -146,10 +170,12 @@ impl Arrival {
     }
 
     fn verdict(&self, history: History) -> Verdict {
-        if wire::is_expired(&self.delivery.message) {
+        if wire::is_expired(&self.message) {
             Verdict::Run // Which only says so to its caller.
         } else if self.is_at_most_once() {
-            if self.delivery.redelivered || history.deliveries > 0 {
+            if self.is_batched() {
+                Verdict::Run // Which refuses it.
+            } else if self.redelivered || history.deliveries > 0 {
                 Verdict::GiveUp(Reason::AtMostOnce)
             } else {
                 Verdict::Run
@@ -164,23 +190,28 @@ impl Arrival {
     /// Runs the handler and sends its answer. Whatever the request is like, it is answered and settled.
     async fn run(mut self: Box<Self>, deliveries: u32) {
         let at_most_once = self.is_at_most_once();
+        let is_batched = self.is_batched();
+        let requests = self.receipt.as_ref().map_or(1, Receipt::requests);
         let Self {
             serving,
             lines,
             queue,
-            delivery,
+            receipt,
+            redelivered,
+            message,
             ..
         } = &mut *self;
         let entry = &serving.queues[*queue];
-        let Delivery {
-            tag,
-            redelivered,
-            message,
-        } = delivery;
-        let (tag, redelivered) = (*tag, *redelivered);
+        let redelivered = *redelivered;
         let was_delivered = redelivered || deliveries > 0;
         let queue_name = &entry.queue;
-        let observed = Observed::by_server(entry.definition, queue_name, message, was_delivered);
+        let observed = Observed::by_server(
+            entry.definition,
+            queue_name,
+            message,
+            was_delivered,
+            requests,
+        );
         let registered = match &serving.calls {
             Some(calls) => calls.register(message),
             None => Registered::default(),
@@ -192,11 +223,13 @@ impl Arrival {
         };
         let request =
             wire::request_from_message(entry.service, entry.queue.clone(), message, arrived)
-                .map(|request| request.propagating(&serving.propagated_headers));
-        let mut unsettled = Some(tag);
+                .and_then(|request| match at_most_once && is_batched {
+                    // To run it at most once its delivery would have to be acknowledged first, and with it the others'.
+                    true => Err(in_a_batch()),
+                    false => Ok(request.propagating(&serving.propagated_headers)),
+                });
         let settled = if at_most_once && request.is_ok() {
-            lines.channel.ack(&mut [tag]);
-            unsettled = None;
+            lines.settle(receipt.take().and_then(Receipt::settle));
             lines.channel.settled().await
         } else if deliveries > 0 {
             lines.until_replaced().boxed().await
@@ -258,17 +291,17 @@ impl Arrival {
                 };
                 let answer = Answer {
                     reply,
-                    batches: message.batches,
-                    tag: unsettled,
+                    form: Form::of(message, is_batched),
+                    receipt: receipt.take(),
                 };
                 lines.replies.send(answer).await;
             }
-            None => lines.channel.ack(unsettled.as_mut_slice()),
+            None => self.settle(),
         }
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
-    async fn redirect(self: Box<Self>, queue: String, deliveries: u32) {
+    async fn redirect(mut self: Box<Self>, queue: String, deliveries: u32) {
         match self.publish_anew(&queue, deliveries).await {
             Ok(()) => {}
             // With the channel gone, the broker delivers it again.
@@ -280,18 +313,17 @@ impl Arrival {
         }
     }
 
-    async fn publish_anew(&self, queue: &str, deliveries: u32) -> Result<(), TransportError> {
-        let message = wire::redirected(self.delivery.message.clone(), deliveries);
-        let tag = self.delivery.tag;
-        self.lines.replace(tag, queue, message).await
+    async fn publish_anew(&mut self, queue: &str, deliveries: u32) -> Result<(), TransportError> {
+        let message = wire::redirected(self.message.clone(), deliveries);
+        self.lines.replace(&mut self.receipt, queue, message).await
     }
 
     /// Moves the request to the dead-letter queue and tells its caller.
-    async fn give_up(self: Box<Self>, reason: Reason, deliveries: u32) {
+    async fn give_up(mut self: Box<Self>, reason: Reason, deliveries: u32) {
         let entry = self.entry();
         let dead_letter_queue = &entry.dead_letter_queue;
         let letter = wire::dead_letter(
-            self.delivery.message.clone(),
+            self.message.clone(),
             deliveries,
             reason.as_str(),
             &entry.queue,
@@ -314,7 +346,7 @@ impl Arrival {
             Err(error) => {
                 error!(queue = &*entry.queue, dead_letter_queue, %error, "a request could not be given up");
                 tokio::time::sleep(STUCK_PAUSE).await;
-                self.lines.channel.requeue(self.delivery.tag);
+                self.requeue();
                 return;
             }
         };
@@ -332,7 +364,7 @@ impl Arrival {
                 ),
             ),
         };
-        let name = self.delivery.message.kind.as_deref();
+        let name = self.message.kind.as_deref();
         let method = entry
             .definition
             .resolve(name.filter(|name| !name.is_empty()));
@@ -340,42 +372,39 @@ impl Arrival {
         metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,
-            method = self.delivery.message.kind,
+            method = self.message.kind,
             %fault,
             "giving up a request"
         );
-        let Message {
-            reply_to,
-            correlation_id,
-            content_type,
-            batches,
-            ..
-        } = self.delivery.message;
-        let tag = self.delivery.tag;
-        match reply_to {
-            Some(reply_to) => {
-                let name = self.serving.connection.name();
-                let reply = wire::message_from_answer(
-                    Err(fault),
-                    correlation_id,
-                    content_type,
-                    Ran::Earlier,
-                    name,
-                );
-                let reply = Reply {
-                    queue: reply_to,
-                    message: reply,
-                };
-                let answer = Answer {
-                    reply,
-                    batches,
-                    tag: Some(tag),
-                };
-                self.lines.replies.send(answer).await;
-            }
-            None => self.lines.channel.ack(&mut [tag]),
-        }
+        let message = &mut self.message;
+        let Some(reply_to) = message.reply_to.take() else {
+            return self.settle();
+        };
+        let reply = wire::message_from_answer(
+            Err(fault),
+            message.correlation_id.take(),
+            message.content_type.take(),
+            Ran::Earlier,
+            self.serving.connection.name(),
+        );
+        let answer = Answer {
+            reply: Reply {
+                queue: reply_to,
+                message: reply,
+            },
+            form: Form::of(message, false),
+            receipt: self.receipt.take(),
+        };
+        self.lines.replies.send(answer).await;
     }
+}
+
+/// The fault of a request that has no place in a batch.
+fn in_a_batch() -> RpcError {
+    RpcError::new(
+        ErrorKind::BadRequest,
+        "a request of an `at_most_once` method cannot be in a batch",
+    )
 }
 
 /// What becomes of a request that may run more than once.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use super::receipt::{Receipt, Settlement};
 use crate::task::Task;
 use crate::telemetry::metrics;
 use crate::transport::{Channel, Message, Reply};
@@ -37,10 +38,30 @@ enum Outgoing {
 /// A reply, and what is settled with it.
 pub(super) struct Answer {
     pub(super) reply: Reply,
-    /// Whether it may share a message with others.
-    pub(super) batches: bool,
-    /// The delivery, unless it was acknowledged before.
-    pub(super) tag: Option<u64>,
+    pub(super) form: Form,
+    /// The request's, unless it was settled before.
+    pub(super) receipt: Option<Receipt>,
+}
+
+/// How a reply travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Alone,
+    /// With others, if there are some.
+    MayShare,
+    /// In a batch, be it the only one there: its client learns from that how many requests this server takes in one.
+    Batch,
+}
+
+impl Form {
+    /// That of the reply to a request.
+    pub(super) fn of(request: &Message, is_batched: bool) -> Self {
+        match (is_batched, request.batches) {
+            (true, _) => Self::Batch,
+            (false, true) => Self::MayShare,
+            (false, false) => Self::Alone,
+        }
+    }
 }
 
 impl Replies {
@@ -55,10 +76,10 @@ impl Replies {
     }
 
     /// Sends a reply, then acknowledges its delivery: soon, or before this returns.
-    pub(super) async fn send(&self, mut answer: Answer) {
+    pub(super) async fn send(&self, answer: Answer) {
         if self.channel.is_direct(&answer.reply.queue) {
             self.channel.reply(vec![answer.reply]).await;
-            self.channel.ack(answer.tag.as_mut_slice());
+            settle(&*self.channel, answer.receipt);
         } else {
             // An error means that the session is over: the broker gives the request to a server again.
             let _ = self.waiting.send(Outgoing::Answer(answer)).await;
@@ -76,7 +97,7 @@ impl Replies {
 
 async fn send(channel: Arc<dyn Channel>, takes: u16, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut gathered = Vec::new();
-    let mut tags = Vec::new();
+    let mut receipts = Vec::new();
     while outgoing.recv_many(&mut gathered, MAX_AT_ONCE).await > 0 {
         // The first of several that are about to come wakes this task. The others are not to wait until it is written.
         tokio::task::yield_now().await;
@@ -91,22 +112,33 @@ async fn send(channel: Arc<dyn Channel>, takes: u16, mut outgoing: mpsc::Receive
             match next {
                 Outgoing::Answer(Answer {
                     reply,
-                    batches,
-                    tag,
+                    form,
+                    receipt,
                 }) => {
-                    replies.add(reply, batches);
-                    tags.extend(tag);
+                    replies.add(reply, form);
+                    receipts.extend(receipt);
                 }
                 Outgoing::Flush(done) => flushes.push(done),
             }
         }
         channel.reply(replies.finish()).await;
-        channel.ack(&mut tags);
-        tags.clear();
+        settle(&*channel, receipts.drain(..));
         for done in flushes {
             let _ = done.send(()); // Nobody waits any more.
         }
     }
+}
+
+/// Settles the deliveries of requests whose replies are written.
+fn settle(channel: &dyn Channel, receipts: impl IntoIterator<Item = Receipt>) {
+    let mut tags = Vec::new();
+    for settlement in receipts.into_iter().filter_map(Receipt::settle) {
+        match settlement {
+            Settlement::Acknowledge(tag) => tags.push(tag),
+            Settlement::GiveBack(tag) => channel.requeue(tag),
+        }
+    }
+    channel.ack(&mut tags);
 }
 
 /// Replies that become as few messages as possible.
@@ -120,6 +152,8 @@ struct Coalesced {
 /// What goes to one client.
 struct Group {
     queue: String,
+    /// Whether it is a batch whatever is in it.
+    is_batch: bool,
     replies: Vec<Message>,
 }
 
@@ -132,29 +166,39 @@ impl Coalesced {
         }
     }
 
-    fn add(&mut self, reply: Reply, batches: bool) {
-        if !batches || !Batch::is_for(&reply.message) {
+    fn add(&mut self, reply: Reply, form: Form) {
+        if form == Form::Alone || !Batch::is_for(&reply.message) {
             self.messages.push(reply);
             return;
         }
         let Reply { queue, message } = reply;
+        let is_batch = form == Form::Batch;
         match self.groups.iter_mut().find(|group| group.queue == queue) {
-            Some(group) => group.replies.push(message),
+            Some(group) => {
+                group.is_batch |= is_batch;
+                group.replies.push(message);
+            }
             None => self.groups.push(Group {
                 queue,
+                is_batch,
                 replies: vec![message],
             }),
         }
     }
 
     fn finish(mut self) -> Vec<Reply> {
-        for Group { queue, replies } in self.groups {
+        for Group {
+            queue,
+            is_batch,
+            replies,
+        } in self.groups
+        {
             let mut send = |message, calls| {
                 metrics::replies_sent(calls);
                 let queue = queue.clone();
                 self.messages.push(Reply { queue, message });
             };
-            if replies.len() == 1 {
+            if replies.len() == 1 && !is_batch {
                 replies.into_iter().for_each(|alone| send(alone, 1));
                 continue;
             }

@@ -18,6 +18,7 @@ const SERVER_ACTIVE: &str = "rpc.server.active_calls";
 const QUEUE_DURATION: &str = "rpc.server.queue.duration";
 const REDELIVERIES: &str = "rpc.server.redeliveries";
 const GIVEN_UP: &str = "rpc.server.given_up";
+const REQUESTS: &str = "rpc.client.batch.size";
 const REPLIES: &str = "rpc.server.batch.size";
 const RECONNECTS: &str = "rpc.connection.reconnects";
 
@@ -33,6 +34,7 @@ pub(crate) fn describe() {
     metrics::describe_histogram!(QUEUE_DURATION, seconds, "Requests, from publish to start.");
     metrics::describe_counter!(REDELIVERIES, "Requests that had been delivered before.");
     metrics::describe_counter!(GIVEN_UP, "Requests that went to the dead-letter queue.");
+    metrics::describe_histogram!(REQUESTS, "Calls whose requests share a message.");
     metrics::describe_histogram!(REPLIES, "Calls whose replies share a message.");
     metrics::describe_counter!(RECONNECTS, "Connections made again after a loss.");
 }
@@ -114,6 +116,10 @@ pub(crate) fn given_up(service: &'static str, method: &str, reason: &'static str
 
 pub(crate) fn reply_dropped(reason: &'static str) {
     counter!(DROPPED_REPLIES, "reason" => reason).increment(1);
+}
+
+pub(crate) fn requests_sent(calls: usize) {
+    histogram!(REQUESTS).record(calls as f64);
 }
 
 pub(crate) fn replies_sent(calls: usize) {

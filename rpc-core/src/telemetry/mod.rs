@@ -27,6 +27,7 @@
 //! | `messaging.destination.name` | the queue |
 //! | `messaging.message.conversation_id` | the correlation id |
 //! | `messaging.message.body.size` | the size of the request's body, in bytes |
+//! | `messaging.batch.message_count` | how many requests share the message, if there are others |
 //! | `trace_id`, `span_id`, `parent_span_id` | without OpenTelemetry: see below |
 //!
 //! # Traces
@@ -60,6 +61,7 @@
 //! | `rpc.server.queue.duration` | histogram, seconds | method | from publish to start; see below |
 //! | `rpc.server.redeliveries` | counter | method | requests that were started and had been delivered before |
 //! | `rpc.server.given_up` | counter | method, `reason`: `delivery-limit` or `at-most-once` | requests that went to the dead-letter queue |
+//! | `rpc.client.batch.size` | histogram, calls | | calls whose requests share a message, for each message of a client that [coalesces](crate::ClientBuilder::coalesce) |
 //! | `rpc.server.batch.size` | histogram, calls | | calls whose replies share a message, for each message to a client that reads such |
 //! | `rpc.connection.reconnects` | counter | | connections made again after a loss |
 //!
@@ -116,18 +118,21 @@ impl Observed {
         Self::begun(Side::Client, span, measured)
     }
 
-    /// A request that is about to be run: gives the place of its span in the trace to the message.
+    /// A request that is about to be run, which came together with so many, itself included: gives the place of its span in the
+    /// trace to the message.
     pub(crate) fn by_server(
         service: &'static Service,
         queue: &str,
         message: &mut Message,
         redelivered: bool,
+        requests: usize,
     ) -> Self {
         let name = message.kind.as_deref().filter(|name| !name.is_empty());
         let method = service.resolve(name).map_or(OTHER, |method| method.name);
         let measured = Measured::begin(Side::Server, service.name, method);
         measured.started(message, redelivered);
         let span = trace::of_server(service.name, method, queue, message);
+        trace::batched(&span, requests);
         Self::begun(Side::Server, span, measured)
     }
 
@@ -181,4 +186,9 @@ impl Drop for Observed {
 /// Notes on a client's span how its request was published.
 pub(crate) fn published(request: &Request, message: &Message) {
     trace::published(&request.0.span, &request.0.queue, message);
+}
+
+/// Notes on a client's span how many requests share its message.
+pub(crate) fn shared(span: &Span, requests: usize) {
+    trace::batched(span, requests);
 }

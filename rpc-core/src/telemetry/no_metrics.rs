@@ -24,6 +24,8 @@ pub(crate) fn given_up(_: &'static str, _: &str, _: &'static str) {}
 
 pub(crate) fn reply_dropped(_: &'static str) {}
 
+pub(crate) fn requests_sent(_: usize) {}
+
 pub(crate) fn replies_sent(_: usize) {}
 
 pub(crate) fn reconnected() {}

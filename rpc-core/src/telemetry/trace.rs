@@ -28,6 +28,7 @@ pub(super) fn of_client(request: &mut Request) -> Span {
         messaging.destination.name = Empty,
         messaging.message.conversation_id = Empty,
         messaging.message.body.size = Empty,
+        messaging.batch.message_count = Empty,
         trace_id = Empty,
         span_id = Empty,
         parent_span_id = Empty,
@@ -63,6 +64,7 @@ pub(super) fn of_server(
         messaging.destination.name = queue,
         messaging.message.conversation_id = message.correlation_id.as_deref(),
         messaging.message.body.size = size(message),
+        messaging.batch.message_count = Empty,
         trace_id = Empty,
         span_id = Empty,
         parent_span_id = Empty,
@@ -87,6 +89,14 @@ pub(super) fn published(span: &Span, queue: &str, message: &Message) {
     span.record("messaging.message.body.size", size(message));
     let id = message.correlation_id.as_deref();
     span.record("messaging.message.conversation_id", id);
+}
+
+/// Notes how many requests share a message, if there are several.
+pub(super) fn batched(span: &Span, requests: usize) {
+    if requests > 1 && is_heard(span) {
+        let count = i64::try_from(requests).unwrap_or(i64::MAX);
+        span.record("messaging.batch.message_count", count);
+    }
 }
 
 pub(super) fn ended(span: &Span, side: Side, status: &'static str) {

@@ -11,9 +11,9 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec;
-use crate::error::BoxError;
+use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
-use crate::transport::Message;
+use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message};
 
 /// The type of a batch, for people and for tools.
 const BATCH: &str = "batch";
@@ -23,9 +23,6 @@ const CONTENT_TYPE: &str = "application/vnd.rpc-batch+msgpack";
 
 /// The longest body in a batch, in bytes: of a longer one the copy costs more than a message.
 const MAX_BODY: usize = 8 << 10;
-
-/// How long a batch becomes, in bytes, before another is begun.
-const MAX_LEN: usize = 64 << 10;
 
 /// How many calls a batch holds at most.
 pub(crate) const MAX_CALLS: usize = 1024;
@@ -63,6 +60,9 @@ struct Contents<'a>(
 );
 
 impl Batch {
+    /// How long it becomes, in bytes and roughly, before another is begun.
+    pub(crate) const MAX_LEN: usize = 64 << 10;
+
     /// An empty one, from somebody who takes so many requests in one batch.
     pub(crate) fn new(takes: u16) -> Self {
         let mut body = Vec::with_capacity(1024);
@@ -81,11 +81,20 @@ impl Batch {
 
     /// Whether a message can be in a batch at all.
     pub(crate) fn is_for(message: &Message) -> bool {
-        message.body.len() <= MAX_BODY
-            && message.correlation_id.is_some()
+        message.correlation_id.is_some()
             && message.priority.is_none()
             && !message.persistent
-            && message.headers.iter().all(|(_, value)| has_form(value))
+            && Self::holds(&message.body, &message.headers)
+    }
+
+    /// Whether a batch has room and forms for such a body and such headers.
+    pub(crate) fn holds(body: &[u8], headers: &Headers) -> bool {
+        body.len() <= MAX_BODY && headers.iter().all(|(_, value)| has_form(value))
+    }
+
+    /// How many bytes a message takes, roughly.
+    pub(crate) fn room_for(message: &Message) -> usize {
+        message.body.len() + USUAL_LEN
     }
 
     /// How many calls are in it.
@@ -95,7 +104,7 @@ impl Batch {
 
     /// Whether another message has to go into another batch.
     pub(crate) fn is_full(&self, next: &Message) -> bool {
-        self.calls() == MAX_CALLS || self.body.len() + next.body.len() + USUAL_LEN > MAX_LEN
+        self.calls() == MAX_CALLS || self.body.len() + Self::room_for(next) > Self::MAX_LEN
     }
 
     /// Adds a message, of those that [can](Self::is_for) be in it.
@@ -155,6 +164,51 @@ pub(crate) fn replies_of(
         body: batch.slice_ref(entry.body),
     });
     Ok((takes, replies))
+}
+
+/// The requests in a batch, each with what they share.
+pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
+    let Contents(_, entries) = codec::decode_message_pack(&batch.body)?;
+    if entries.is_empty() || entries.len() > MAX_CALLS {
+        let count = entries.len();
+        return Err(format!("it holds {count} requests; it may hold 1 to {MAX_CALLS}").into());
+    }
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let requests = entries.into_iter().map(|entry| {
+        let mut headers = entry.headers.map(Table::into_headers).unwrap_or_default();
+        // How often the batch was delivered.
+        for name in [DELIVERY_COUNT, ACQUIRED_COUNT] {
+            if let Some(count) = batch.headers.get(name) {
+                headers.insert(name, count.clone());
+            }
+        }
+        Message {
+            correlation_id: Some(entry.correlation_id.to_owned()),
+            reply_to: batch.reply_to.clone(),
+            kind: owned(entry.kind),
+            content_type: owned(entry.content_type),
+            // Of those without a deadline of their own, for which it is the only one.
+            expiration: batch.expiration.filter(|_| entry.deadline.is_none()),
+            deadline: entry.deadline,
+            batches: true,
+            app_id: batch.app_id.clone(),
+            user_id: batch.user_id.clone(),
+            headers,
+            body: batch.body.slice_ref(entry.body),
+            ..Message::default()
+        }
+    });
+    Ok(requests.collect())
+}
+
+/// Why a batch is refused as a whole.
+pub(super) fn refusal(batch: &Message) -> RpcError {
+    let cause = requests_of(batch).err();
+    let cause = cause.unwrap_or_else(|| "batches are not nested".into());
+    RpcError::new(
+        ErrorKind::BadRequest,
+        format!("the batch cannot be read: {cause}"),
+    )
 }
 
 fn as_bytes<S: Serializer>(body: &[u8], serializer: S) -> Result<S::Ok, S::Error> {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::Span;
 
-pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of};
+pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of, requests_of};
 pub(crate) use self::notice::{CancelNotice, NOTICE_PREFIX, notices_for};
 pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
 use crate::cancellation::Cancellation;
@@ -61,12 +61,9 @@ struct Fault {
     message: String,
 }
 
-/// The addresses of a request.
+/// What is said of a request by its client.
 pub(crate) struct Envelope {
     pub(crate) correlation_id: String,
-    /// Absent for a request that expects no reply.
-    pub(crate) reply_to: Option<String>,
-    pub(crate) app_id: String,
     /// Whether it comes back if no queue takes it.
     pub(crate) mandatory: bool,
     /// Whether it expires in the queue.
@@ -75,7 +72,8 @@ pub(crate) struct Envelope {
     pub(crate) batches: bool,
 }
 
-/// A request as its caller sends it, `deadline` being its own or the client's default.
+/// A request as its caller sends it, `deadline` being its own or the client's default; but for the addresses, which are the
+/// same for all of a client's.
 pub(crate) fn message_from_request(
     request: &Request,
     content_type: ContentType,
@@ -103,7 +101,7 @@ pub(crate) fn message_from_request(
     }
     Ok(Message {
         correlation_id: Some(envelope.correlation_id),
-        reply_to: envelope.reply_to,
+        reply_to: None,
         kind: request
             .method()
             .filter(|_| content_type != ContentType::Plain)
@@ -115,7 +113,7 @@ pub(crate) fn message_from_request(
         mandatory: envelope.mandatory,
         persistent: request.0.persistent,
         priority: request.0.priority,
-        app_id: Some(envelope.app_id),
+        app_id: None,
         user_id: None,
         headers,
         body: request.body_as(content_type)?,
@@ -138,6 +136,9 @@ pub(crate) fn request_from_message(
     message: &mut Message,
     arrived: Arrived,
 ) -> Result<Request, RpcError> {
+    if is_batch(message) {
+        return Err(batch::refusal(message));
+    }
     let text = message.content_type.as_deref();
     let content_type = ContentType::parse(text)
         .filter(|known| known.is_supported())
@@ -417,8 +418,6 @@ mod tests {
     fn envelope() -> Envelope {
         Envelope {
             correlation_id: "id".to_owned(),
-            reply_to: Some("replies".to_owned()),
-            app_id: "app".to_owned(),
             mandatory: true,
             expires: true,
             batches: true,
@@ -429,11 +428,9 @@ mod tests {
     async fn a_request_carries_what_the_protocol_says() {
         let message = sent(ContentType::MessagePack);
         assert_eq!(message.correlation_id.as_deref(), Some("id"));
-        assert_eq!(message.reply_to.as_deref(), Some("replies"));
         assert_eq!(message.kind.as_deref(), Some("fib"));
         assert_eq!(message.content_type.as_deref(), Some("application/msgpack"));
         assert_eq!(message.expiration, Some(5000));
-        assert_eq!(message.app_id.as_deref(), Some("app"));
         assert_eq!(message.headers.get("tenant"), Some(&"a".into()));
         let deadline = message.deadline.unwrap();
         let ahead = deadline - unix_millis_after(Duration::ZERO);
