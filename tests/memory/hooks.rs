@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rpc_core::testing::{EmbeddedBroker, Fate, QueueState};
-use rpc_core::{Connection, ErrorKind};
+use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::{eventually, unique_queue};
+use tokio::task::JoinSet;
 
-use crate::suite::{BenchClient, Probe, Setup, serve};
+use crate::suite::{BenchClient, Probe, Setup, serve, start};
 
 async fn setup() -> (EmbeddedBroker, Setup) {
     let broker = EmbeddedBroker::named(unique_queue("hooks"));
@@ -105,6 +106,62 @@ async fn a_decision_that_panics_delivers_the_message() {
     })
     .await;
     setup.server.shutdown().await.unwrap();
+}
+
+#[rpc]
+trait Twice {
+    #[rpc(idempotent)]
+    async fn twice(n: u64) -> u64;
+}
+
+struct Doubling;
+impl Twice for Doubling {
+    async fn twice(&self, n: u64) -> u64 {
+        2 * n
+    }
+}
+
+/// How many messages go to a service and come back for a hundred calls at once.
+async fn messages(coalesce: Option<usize>) -> (usize, usize) {
+    let broker = EmbeddedBroker::named(unique_queue("hooks"));
+    let connection = Connection::open(&broker.url()).await.unwrap();
+    let dispatcher = TwiceDispatcher::new(Doubling).with_queue("twice");
+    let _server = start(&connection, dispatcher).await;
+    let builder = connection.client_builder();
+    let builder = match coalesce {
+        None => builder,
+        Some(limit) => builder.coalesce(limit),
+    };
+    let twice = TwiceClient::new(builder.build()).with_queue("twice");
+    let counts = Arc::new(Mutex::new((0, 0)));
+    let counted = counts.clone();
+    broker.on_publish(move |message| {
+        let mut counted = counted.lock().unwrap();
+        match message.queue {
+            "twice" => counted.0 += 1,
+            _ => counted.1 += 1,
+        }
+        Fate::Deliver
+    });
+    let mut calls = JoinSet::new();
+    for n in 0..100 {
+        calls.spawn(twice.twice(n).into_future());
+    }
+    while let Some(call) = calls.join_next().await {
+        call.unwrap().unwrap();
+    }
+    let counts = *counts.lock().unwrap();
+    counts
+}
+
+#[tokio::test]
+async fn calls_share_messages_as_far_as_their_client_wants() {
+    assert_eq!(messages(Some(1)).await, (100, 100));
+    let (requests, replies) = messages(None).await;
+    assert_eq!(requests, 100);
+    assert!(replies <= 25, "{replies}");
+    let (requests, replies) = messages(Some(64)).await;
+    assert!(requests <= 25 && replies <= 25, "{requests} {replies}");
 }
 
 #[tokio::test]

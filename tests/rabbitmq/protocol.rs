@@ -2,17 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::QueueBindOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use rpc_core::{CallError, Client, Connection, ErrorKind};
+use rpc_core::{CallError, Client, Connection, ErrorKind, rpc};
 use rpc_tests::broker::shared_node;
 use rpc_tests::unique_queue;
 
 use super::peer::Peer;
 use super::{AdderClient, serve};
+
+#[rpc]
+trait Shelf {
+    #[rpc(idempotent)]
+    async fn twice(n: u64) -> u64;
+}
 
 /// A message as PROTOCOL.md writes it.
 #[derive(Clone, Default, Debug, PartialEq)]
@@ -34,7 +41,7 @@ impl Example {
                 (title.to_owned(), Self::parse(message))
             })
             .collect();
-        assert_eq!(examples.len(), 9, "two examples have one title");
+        assert_eq!(examples.len(), 11, "two examples have one title");
         examples
     }
 
@@ -146,6 +153,116 @@ async fn a_server_answers_the_requests_of_the_protocol_with_its_replies() {
             .remove("app_id")
             .expect("the server's name");
         assert_eq!(reply, examples[&format!("reply {name}")], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_takes_the_batch_of_the_protocol_apart_and_answers_in_batches() {
+    let node = shared_node().await;
+    let queue = unique_queue("adder");
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let examples = Example::all();
+    let (request, expected) = (&examples["request batch"], &examples["reply batch"]);
+    peer.request(&queue, request.properties(), &request.body)
+        .await;
+    // The array of two, and the number of calls, which come together or not.
+    const HEAD: usize = 7;
+    let second = expected
+        .body
+        .windows(3)
+        .rposition(|entry| entry == b"\x96\xa1b");
+    let (first, second) = expected.body[HEAD..].split_at(second.expect("two") - HEAD);
+    let mut received = Vec::new();
+    while received.len() < first.len() + second.len() {
+        let batch = Example::of(&peer.receive().await);
+        assert_eq!(batch.properties["type"], expected.properties["type"]);
+        assert_eq!(
+            batch.properties["content_type"],
+            expected.properties["content_type"]
+        );
+        assert_eq!(batch.body[..HEAD - 1], expected.body[..HEAD - 1]);
+        received.extend_from_slice(&batch.body[HEAD..]);
+    }
+    let orders = [[first, second].concat(), [second, first].concat()];
+    assert!(orders.contains(&received), "{received:x?}");
+    server.shutdown().await.unwrap();
+    let left = node.queue(&queue).await.expect("the queue");
+    assert_eq!(left.messages, 0);
+}
+
+#[tokio::test]
+async fn what_no_batch_may_hold_is_refused() {
+    let node = shared_node().await;
+    let queue = unique_queue("adder");
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let batch = &Example::all()["request batch"];
+    for body in [&batch.body[..20], b"", b"\x92\x00\x90", b"\xc1"] {
+        let reply = peer.call(&queue, batch.properties(), body).await;
+        let reply = Example::of(&reply);
+        assert_eq!(reply.properties["type"], "fault");
+        let id = &batch.properties["correlation_id"];
+        assert_eq!(reply.properties["correlation_id"], *id);
+        let body = String::from_utf8_lossy(&reply.body);
+        assert!(body.contains("bad_request"), "{body}");
+    }
+    assert_eq!(server.refused_requests(), 4);
+}
+
+/// A server that knows nothing of batches.
+#[tokio::test]
+async fn a_client_whose_batch_is_refused_sends_single_requests_from_then_on() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut server = Peer::serving(node, &queue).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let client = connection.client_builder().coalesce(64).build();
+    let shelf = ShelfClient::new(client).with_queue(&queue);
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        calls.spawn(shelf.twice(n).into_future());
+    }
+    let (mut singles, mut batches) = (0, 0);
+    while singles < 40 {
+        let request = server.receive().await;
+        let properties = Example::of(&request).properties;
+        let reply_to = &properties["reply_to"];
+        let reply = BasicProperties::default()
+            .with_correlation_id(properties["correlation_id"].as_str().into());
+        if properties["content_type"] == "application/msgpack" {
+            singles += 1;
+            let reply = reply
+                .with_type("result".into())
+                .with_content_type("application/msgpack".into());
+            server.publish(reply_to, reply, b"\x07").await;
+        } else {
+            batches += 1;
+            let reply = reply
+                .with_type("fault".into())
+                .with_content_type("application/json".into());
+            let fault = br#"{"code":"unsupported_content_type","message":"what is that?"}"#;
+            server.publish(reply_to, reply, fault).await;
+        }
+    }
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap().unwrap(), 7);
+    }
+    assert!(batches > 0);
+    // It remembers.
+    for n in 0..20 {
+        calls.spawn(
+            shelf
+                .twice(n)
+                .timeout(Duration::from_millis(500))
+                .into_future(),
+        );
+    }
+    for _ in 0..20 {
+        let properties = Example::of(&server.receive().await).properties;
+        assert_eq!(properties["content_type"], "application/msgpack");
     }
 }
 

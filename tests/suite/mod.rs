@@ -2,6 +2,7 @@
 
 mod answers;
 mod cancelling;
+mod coalescing;
 mod content;
 mod context;
 mod deadlines;

@@ -393,6 +393,57 @@ mod tests {
         }
     }
 
+    /// An example of PROTOCOL.md, as bytes.
+    fn example(title: &str) -> Bytes {
+        let document = include_str!("../../../PROTOCOL.md");
+        let (_, example) = document
+            .split_once(&format!("```message\n{title}\n"))
+            .unwrap();
+        let (_, bytes) = example.split_once("bytes: ").unwrap();
+        let bytes = bytes.lines().next().unwrap().split(' ');
+        let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        bytes.collect()
+    }
+
+    fn written(takes: u16, messages: &[Message]) -> Bytes {
+        let mut batch = Batch::new(takes);
+        for message in messages {
+            batch.push(message).unwrap();
+        }
+        batch.into_message().body
+    }
+
+    #[test]
+    fn batches_are_those_of_the_protocol() {
+        let json = Some("application/json".to_owned());
+        let fault =
+            br#"{"code":"unknown_method","message":"service Adder has no method 'subtract'"}"#;
+        let mut unknown = Message {
+            kind: Some("fault".to_owned()),
+            content_type: json.clone(),
+            ..reply("b", fault)
+        };
+        unknown.headers.insert("rpc-executed", false);
+        let bytes = example("reply batch");
+        assert_eq!(written(16, &[reply("a", b"\x03"), unknown]), bytes);
+        assert_eq!(replies_of(&bytes).unwrap().1.count(), 2);
+
+        let batch = Message {
+            body: example("request batch"),
+            reply_to: Some("replies".to_owned()),
+            ..Message::default()
+        };
+        let requests = requests_of(&batch).unwrap();
+        assert_eq!(written(0, &requests), batch.body);
+        let [add, subtract] = <[Message; 2]>::try_from(requests).unwrap();
+        assert_eq!(add.reply_to, batch.reply_to);
+        assert_eq!(add.deadline, Some(4_102_444_800_000));
+        assert_eq!(&add.body[..], b"\x82\xa1a\x01\xa1b\x02");
+        assert_eq!(subtract.kind.as_deref(), Some("subtract"));
+        assert_eq!(subtract.content_type, json);
+        assert_eq!(subtract.deadline, None);
+    }
+
     #[test]
     fn what_is_large_or_special_to_the_broker_goes_alone() {
         let long = Message {
