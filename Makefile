@@ -37,7 +37,7 @@ examples: rabbitmq ## Run every example, on the embedded broker and on a RabbitM
 	env -u AMQP_URL scripts/run-examples $(target)/debug/examples
 	$(target)/debug/broker run scripts/run-examples $(target)/debug/examples
 
-# SECTIONS: round-trip payloads tasks clients servers services guarantees in-process memory; the first unless set.
+# SECTIONS: round-trip payloads tasks clients servers services guarantees coalescing in-process memory; the first unless set.
 bench: rabbitmq ## Measure calls beside hand-written lapin's; QUICK=1 is quick, SECTIONS="payloads …" measures others
 	$(CARGO) bench --package rpc-benches --features broker --bench round_trip -- $(if $(QUICK),--quick) $(SECTIONS)
 

@@ -94,15 +94,17 @@ pub(crate) fn section(name: &str) -> Outcome<Section> {
         "servers" => growth("Servers on a queue, 128 calls in flight", servers()),
         "services" => growth("Services in a server, 128 calls in flight", services()),
         "guarantees" => guarantees(),
+        "coalescing" => coalescing(),
         "in-process" => in_process(),
         _ => return Err(format!("there is no section '{name}'").into()),
     })
 }
 
 fn round_trip() -> Section {
-    const CONTENDERS: [&str; 8] = [
+    const CONTENDERS: [&str; 9] = [
         "ours",
         "ours@single",
+        "ours-batches",
         BARE,
         "ours-mandatory-expiration@single",
         "tutorial",
@@ -121,6 +123,7 @@ fn round_trip() -> Section {
             ratios: &[
                 ("ours", "same"),
                 ("ours@single", "same"),
+                ("ours-batches", "same"),
                 (BARE, "fastest"),
                 ("ours-mandatory-expiration@single", "fastest"),
             ],
@@ -229,6 +232,24 @@ fn guarantees() -> Section {
     }
     Section {
         title: "What guarantees cost, 64 calls in flight",
+        cases,
+        layout: Layout::Long,
+    }
+}
+
+/// Nothing shares a message, replies do, requests do too; beside the fastest that sends a message for each call.
+fn coalescing() -> Section {
+    let mut cases = Vec::new();
+    for level in [1, 16, CPU_AT, 256, 1024] {
+        let row = |spec: &str| format!("{spec}, {level} in flight");
+        let case = |spec: &str| Case::new(spec, level).named(row(spec));
+        cases.push(case("fastest"));
+        for spec in ["ours-batches", "ours", "ours+coalesce"] {
+            cases.push(case(spec).against(row("fastest")));
+        }
+    }
+    Section {
+        title: "Coalescing",
         cases,
         layout: Layout::Long,
     }

@@ -56,7 +56,8 @@ pub struct EmbeddedBroker {
 pub struct Published<'a> {
     /// The queue that it goes to.
     pub queue: &'a str,
-    /// Its `type`: of a request the method's name, of a reply `result`, `error` or `fault`.
+    /// Its `type`: of a request the method's name, of a reply `result`, `error` or `fault`; `batch` if calls
+    /// [share it](crate::ClientBuilder::coalesce).
     pub kind: Option<&'a str>,
     /// The id of the call that it belongs to.
     pub correlation_id: Option<&'a str>,

@@ -184,6 +184,9 @@ impl Caller {
         if self.traffic.deadline {
             headers.insert("rpc-deadline".into(), AMQPValue::LongLongInt(deadline()));
         }
+        if self.traffic.batches {
+            headers.insert("rpc-batches".into(), AMQPValue::Boolean(true));
+        }
         if self.traffic.header {
             headers.insert("tenant".into(), AMQPValue::LongString("a".into()));
         }

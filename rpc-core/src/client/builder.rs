@@ -216,7 +216,26 @@ impl ClientBuilder {
 
     /// How many calls may share a message. Default: replies share messages, requests do not.
     ///
-    /// 1: nothing does, which is for tests that look at single messages, and for finding out what it is worth. 0 counts as 1.
+    /// With many calls in flight, messages are what a broker's time is spent on. Replies that servers have at the same time for the
+    /// same client always travel together, which costs no guarantee and no time. With a limit above 1, requests of `idempotent`
+    /// methods do so too: as long as fewer than four messages to a queue are unanswered, a call goes out alone and at once;
+    /// beyond that calls wait for the next answer, at most a millisecond, and go together. A good limit is 64.
+    ///
+    /// Each call keeps its own deadline, headers, trace, errors and cancellation; what is redelivered, counted and given up is the
+    /// call. What changes:
+    ///
+    /// - A batch is acknowledged as a whole. A server that dies has all of its calls run again, those that were answered too:
+    ///   hence `idempotent`.
+    /// - A server gets several calls at once. It takes a quarter of its [`prefetch`](crate::ServerBuilder::prefetch) in one message,
+    ///   so that one with a prefetch below 8 is only sent single calls; and it holds more than its prefetch, once several clients
+    ///   do this.
+    /// - Calls that are `persistent` or have a priority, and those of more than 8 KiB, go alone.
+    ///
+    /// Servers that do not know batches refuse them; the calls go alone then, and those after them, until the connection is
+    /// made anew. [`plain`](Self::plain) clients never send batches.
+    ///
+    /// 1 switches all of it off, replies included: for tests that look at single messages, and to find out what it is worth. 0
+    /// counts as 1.
     pub fn coalesce(mut self, limit: usize) -> Self {
         self.coalesce = Some(limit.max(1));
         self

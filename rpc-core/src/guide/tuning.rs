@@ -55,6 +55,37 @@
 //! - One call after the other waits for a round trip each. Have many in flight, with `into_future()` and a `JoinSet`, or write a
 //!   method that takes a list.
 //!
+//! # Calls that share messages
+//!
+//! Replies of a server that are ready at the same time, for the same client, travel in one message. Requests of `idempotent` methods do
+//! so, too, if their client asks for it:
+//!
+//! ```
+//! # use rpc_core::{Connection, Server, rpc};
+//! # #[rpc] pub trait Fib { #[rpc(idempotent)] async fn fib(n: u64) -> u64; }
+//! # struct Calculator;
+//! # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! let server = Server::builder(&connection)
+//!     .service(FibDispatcher::new(Calculator))
+//!     .prefetch(256)    // takes 64 calls in one message
+//!     .build()
+//!     .start()
+//!     .await?;
+//! let fib = FibClient::new(connection.client_builder().coalesce(64).build());
+//! assert_eq!(fib.fib(30).await?, 30);
+//! # server.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Turn it on where one client has dozens of short calls in flight and the broker is what limits them: then it is several times as
+//! fast. Leave it off where handlers take long or compute: calls are then shared out among servers one by one, which is fairer, and
+//! messages are not what limits them. [`ClientBuilder::coalesce`](crate::ClientBuilder::coalesce) says what it changes; the metrics
+//! `rpc.client.batch.size` and `rpc.server.batch.size` say whether it does anything.
+//!
 //! # Guarantees, and what they cost
 //!
 //! | | cost |
