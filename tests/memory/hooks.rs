@@ -164,6 +164,15 @@ async fn calls_share_messages_as_far_as_their_client_wants() {
     assert!(requests <= 25 && replies <= 25, "{requests} {replies}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_for_time_to_pass_in_order_to_share_a_message() {
+    let begun = tokio::time::Instant::now();
+    for _ in 0..100 {
+        messages(Some(64)).await;
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn a_former_decision_may_own_a_connection() {
     let (broker, setup) = setup().await;

@@ -531,3 +531,31 @@ async fn retries_are_counted() {
         1.0
     );
 }
+
+#[tokio::test]
+async fn calls_that_share_a_message_say_so() {
+    const CALLS: usize = 40;
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("busy");
+    let _server = start(&connection, BusyDispatcher::new(Idle).with_queue(&queue)).await;
+    let client = connection.client_builder().coalesce(64).build();
+    let busy = BusyClient::new(client).with_queue(&queue);
+    let (numbers, _recording) = record();
+    let spans = Spans::default();
+    let _listening = spans.listen();
+    let calls = (0..CALLS).map(|_| busy.try_it().into_future());
+    for answer in futures_util::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    let numbers = numbers.take();
+    for side in ["client", "server"] {
+        let messages = numbers[&format!("rpc.{side}.batch.size")];
+        assert!(messages < CALLS as f64 / 2.0, "{side}: {messages}");
+        let spans = spans.0.lock().unwrap();
+        let shared = spans.iter().filter(|span| {
+            let count = span.field("messaging.batch.message_count");
+            span.name == format!("rpc.{side}") && count.is_some_and(|count| count != "1")
+        });
+        assert!(shared.count() > CALLS / 2, "{side}");
+    }
+}

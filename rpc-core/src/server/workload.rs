@@ -104,8 +104,10 @@ impl Workload {
         let queue = arrival.queue;
         self.running[queue] += 1;
         self.handlers.spawn(async move {
+            // Boxed, because spawning moves what it is given several times.
+            let work = Box::pin(arrival.work());
             // Handlers' panics are caught where they can be answered; whatever else panics must not change the count.
-            let _ = AssertUnwindSafe(arrival.work()).catch_unwind().await;
+            let _ = AssertUnwindSafe(work).catch_unwind().await;
             queue
         });
     }
