@@ -201,7 +201,7 @@
 //!
 //! Headers whose names begin with `rpc-` are the protocol's; none is needed. `rpc-deadline` (a signed 64-bit integer,
 //! milliseconds since the Unix epoch) says when the caller stops waiting; `rpc-propagate` (a list of texts) names the
-//! request's headers that the handler's own calls send on; `rpc-time`, in a fault `deadline_exceeded`, is the server's
+//! request's headers that the handler's own calls send on; `rpc-batches` (a boolean), that replies may share a message; `rpc-time`, in a fault `deadline_exceeded`, is the server's
 //! clock, as `rpc-deadline` is written.
 //!
 //! # Features

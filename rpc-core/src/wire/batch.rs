@@ -56,8 +56,37 @@ struct Entry<'a> {
 struct Contents<'a>(
     /// How many requests the sender takes in one batch.
     u16,
-    #[serde(borrow)] Vec<Entry<'a>>,
+    #[serde(borrow, deserialize_with = "entries")] Vec<Entry<'a>>,
 );
+
+/// No more than there may be: many tiny ones would become large here.
+fn entries<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry<'a>>, D::Error> {
+    struct Entries;
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<Entry<'de>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "1 to {MAX_CALLS} calls")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = seq.next_element()? {
+                entries.push(entry);
+                if entries.len() > MAX_CALLS {
+                    return Err(A::Error::invalid_length(entries.len(), &self));
+                }
+            }
+            if entries.is_empty() {
+                return Err(A::Error::invalid_length(0, &self));
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_seq(Entries)
+}
 
 impl Batch {
     /// How long it becomes, in bytes and roughly, before another is begun.
@@ -169,10 +198,6 @@ pub(crate) fn replies_of(
 /// The requests in a batch, each with what they share.
 pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
     let Contents(_, entries) = codec::decode_message_pack(&batch.body)?;
-    if entries.is_empty() || entries.len() > MAX_CALLS {
-        let count = entries.len();
-        return Err(format!("it holds {count} requests; it may hold 1 to {MAX_CALLS}").into());
-    }
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let requests = entries.into_iter().map(|entry| {
         let mut headers = entry.headers.map(Table::into_headers).unwrap_or_default();
@@ -479,10 +504,15 @@ mod tests {
         for body in [
             &b"\x92\x01\x91\xa1a"[..],
             b"\xc0",
+            b"\x92\x01\x90",
             b"\x92\x01\xdd\xff\xff\xff\xff",
         ] {
             assert!(replies_of(&body.into()).is_err(), "{body:?}");
         }
+        let tiny = b"\x96\xa1a\xc0\xc0\xc0\xc0\xc4\x00";
+        let head = b"\x92\x01\xdd\x00\x00\x04\x01";
+        let many = [head, &tiny.repeat(MAX_CALLS + 1)[..]].concat();
+        assert!(replies_of(&many.into()).is_err());
         let mut deep = b"\x92\x01\x91\x96\xa1a\xc0\xc0\xc0\x81\xa1h".to_vec();
         deep.extend([0x91; 100_000]);
         assert!(replies_of(&deep.into()).is_err());
