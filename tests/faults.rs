@@ -9,11 +9,16 @@
 //! - at-most-once calls run no more than once, whatever dies;
 //! - nothing is left: no message, reply queue, channel, connection or task.
 //!
+//! All of this holds for clients whose calls share messages as for those whose calls do not, so there are both, and calls that
+//! are made at the same moment.
+//!
 //! ```text
 //! cargo test -p rpc-tests --features broker --test faults [-- NAME…]
 //! make soak                                                            again and again, in random order
 //! ```
 
+#[path = "faults/batches.rs"]
+mod batches;
 #[path = "faults/bench.rs"]
 mod bench;
 #[path = "faults/broker.rs"]

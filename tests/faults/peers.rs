@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::bench::{Bench, Plan, connect};
 use super::programs;
-use super::service::Method;
+use super::service::{Method, Sharing};
 use super::verdict::{Expected, Verdict};
 
 /// Calls in between, of which some are always being worked on.
@@ -81,7 +81,7 @@ pub(crate) async fn kills_a_client(node: &Node) -> Verdict {
 pub(crate) async fn closes_a_client_with_calls_in_flight(node: &Node) -> Verdict {
     let bench = Bench::start(Plan::on(node.url())).await;
     let connection = connect(&[node.url()], programs::CLIENT, "client").await;
-    let client = bench.queue.client(&connection);
+    let client = bench.queue.client(&connection, Sharing::Requests);
     let mut calls = JoinSet::new();
     for number in 0..50 {
         let id = ((programs::CLIENT as u64) << 32) + number;

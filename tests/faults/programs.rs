@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::load::{Load, PATIENT};
-use super::service::{Ledger, Queue};
+use super::service::{Ledger, Queue, Sharing};
 
 const SERVE: &str = "--as-server";
 const CALL: &str = "--as-client";
@@ -71,7 +71,8 @@ async fn serve(url: &str, queue: &Queue, ledger: &Path) {
 /// Calls for ever.
 async fn call(url: &str, queue: &Queue) {
     let connection = connect(url).await;
-    let load = Load::start(vec![queue.client(&connection)], CLIENT, PATIENT);
+    let client = queue.client(&connection, Sharing::Requests);
+    let load = Load::start(vec![client], CLIENT, PATIENT);
     load.recovers().await;
     println!("ready");
     std::future::pending::<()>().await;

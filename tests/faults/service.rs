@@ -100,8 +100,31 @@ impl Queue {
         Server::builder(connection).service(dispatcher).build()
     }
 
-    pub(crate) fn client(&self, connection: &Connection) -> FaultClient {
-        FaultClient::new(connection.client()).with_queue(&self.name)
+    pub(crate) fn client(&self, connection: &Connection, sharing: Sharing) -> FaultClient {
+        let client = connection.client_builder();
+        let client = match sharing {
+            Sharing::Nothing => client.coalesce(1),
+            Sharing::Replies => client,
+            Sharing::Requests => client.coalesce(16),
+        };
+        FaultClient::new(client.build()).with_queue(&self.name)
+    }
+}
+
+/// What calls of a client share messages for: the same must come out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Nothing,
+    /// The default.
+    Replies,
+    /// Those of idempotent calls; replies too.
+    Requests,
+}
+
+impl Sharing {
+    /// That of the client of that number: of three in a row, each does something else.
+    pub(crate) fn of(client: usize) -> Self {
+        [Self::Requests, Self::Replies, Self::Nothing][client % 3]
     }
 }
 
