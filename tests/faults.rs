@@ -25,6 +25,8 @@ mod bench;
 mod broker;
 #[path = "faults/cluster.rs"]
 mod cluster;
+#[path = "faults/deadly.rs"]
+mod deadly;
 #[path = "faults/hostile.rs"]
 mod hostile;
 #[path = "faults/load.rs"]
@@ -85,6 +87,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     peers::replaces_servers_one_after_the_other,
     peers::kills_a_client,
     peers::closes_a_client_with_calls_in_flight,
+    deadly::kills_servers_from_a_batch,
     network::cuts_connections,
     network::swallows_what_goes_to_the_broker,
     network::swallows_what_comes_from_the_broker,

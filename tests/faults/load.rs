@@ -129,6 +129,11 @@ impl Load {
         }
     }
 
+    /// Takes note of a call that the scenario made.
+    pub(crate) fn add(&self, record: Record) {
+        self.records.add(record);
+    }
+
     /// Waits until every client has had answers to calls that it made after now. That one has none is a problem for the
     /// verdict, which knows more.
     pub(crate) async fn recovers(&self) {

@@ -38,9 +38,7 @@ pub(crate) async fn stops_a_server_while_another_serves(node: &Node) -> Verdict 
     for _ in 0..2 {
         let server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
         bench.load.goes_on_for(SOME).await;
-        server.terminate().await;
-        let (status, printed) = server.end().await;
-        assert!(status.success(), "{printed:?}");
+        programs::stop(server).await;
     }
     bench.load.recovers().await;
     bench.finish(node, Expected::no_failures().once()).await
@@ -57,10 +55,7 @@ pub(crate) async fn replaces_servers_one_after_the_other(node: &Node) -> Verdict
     for _ in 0..4 {
         bench.load.goes_on_for(SOME / 2).await;
         servers.push(programs::server(&node.url(), &bench.queue, &bench.ledger).await);
-        let server = servers.remove(0);
-        server.terminate().await;
-        let (status, printed) = server.end().await;
-        assert!(status.success(), "{printed:?}");
+        programs::stop(servers.remove(0)).await;
     }
     bench.load.recovers().await;
     bench.programs = servers;

@@ -29,6 +29,13 @@ pub(crate) async fn client(url: &str, queue: &Queue) -> Program {
     start([CALL, url, &queue.name, ""]).await
 }
 
+/// Has a server end, and waits until it has.
+pub(crate) async fn stop(server: Program) {
+    server.terminate().await;
+    let (status, printed) = server.end().await;
+    assert!(status.success(), "{printed:?}");
+}
+
 async fn start(arguments: [&str; 4]) -> Program {
     let mut command = Command::new(env::current_exe().expect("this program"));
     command.args(arguments);

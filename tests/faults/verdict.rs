@@ -22,6 +22,7 @@ pub(crate) struct Expected {
     failures: Vec<ErrorKind>,
     idempotent_failures: Vec<ErrorKind>,
     at_most_once_failures: Vec<ErrorKind>,
+    deadly: bool,
     once: bool,
 }
 
@@ -61,6 +62,14 @@ impl Expected {
         self
     }
 
+    /// Nothing but requests that kill their servers.
+    pub(crate) fn deadly() -> Self {
+        Self {
+            deadly: true,
+            ..Self::default()
+        }
+    }
+
     /// No call may run twice.
     pub(crate) fn once(mut self) -> Self {
         self.once = true;
@@ -74,7 +83,7 @@ impl Expected {
 
     /// Whether servers may give requests up.
     pub(crate) fn gives_up(&self) -> bool {
-        self.loses_connections() || !self.at_most_once_failures.is_empty()
+        self.deadly || self.loses_connections() || !self.at_most_once_failures.is_empty()
     }
 
     fn allows(&self, record: &Record, kind: ErrorKind) -> bool {
@@ -83,6 +92,7 @@ impl Expected {
             Method::AtMostOnce => {
                 self.failures.contains(&kind) || self.at_most_once_failures.contains(&kind)
             }
+            Method::Deadly => self.deadly && kind == ErrorKind::Panicked,
             Method::Idempotent => self.idempotent_failures.contains(&kind),
         }
     }
