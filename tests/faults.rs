@@ -9,17 +9,24 @@
 //! - at-most-once calls run no more than once, whatever dies;
 //! - nothing is left: no message, reply queue, channel, connection or task.
 //!
+//! All of this holds for clients whose calls share messages as for those whose calls do not, so there are both, and calls that
+//! are made at the same moment.
+//!
 //! ```text
 //! cargo test -p rpc-tests --features broker --test faults [-- NAME…]
 //! make soak                                                            again and again, in random order
 //! ```
 
+#[path = "faults/batches.rs"]
+mod batches;
 #[path = "faults/bench.rs"]
 mod bench;
 #[path = "faults/broker.rs"]
 mod broker;
 #[path = "faults/cluster.rs"]
 mod cluster;
+#[path = "faults/deadly.rs"]
+mod deadly;
 #[path = "faults/hostile.rs"]
 mod hostile;
 #[path = "faults/load.rs"]
@@ -80,6 +87,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     peers::replaces_servers_one_after_the_other,
     peers::kills_a_client,
     peers::closes_a_client_with_calls_in_flight,
+    deadly::kills_servers_from_a_batch,
     network::cuts_connections,
     network::swallows_what_goes_to_the_broker,
     network::swallows_what_comes_from_the_broker,

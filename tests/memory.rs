@@ -3,6 +3,8 @@
 
 #[path = "memory/chaos.rs"]
 mod chaos;
+#[path = "memory/coalescing.rs"]
+mod coalescing;
 #[path = "memory/hooks.rs"]
 mod hooks;
 mod suite;

@@ -8,8 +8,9 @@ use rpc_tests::program::Program;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
+use super::batches::Batched;
 use super::load::{Load, PATIENT};
-use super::service::{Ledger, Queue};
+use super::service::{Ledger, Queue, Sharing};
 use super::verdict::{Expected, Verdict};
 
 /// Short, so that a connection that carries nothing is soon a lost one. Long enough for a machine that is busy elsewhere.
@@ -20,7 +21,7 @@ const HEARTBEAT: &str = "?heartbeat=2&connection_timeout=2000";
 pub(crate) struct Plan {
     /// Servers in this process, each on a connection of its own.
     pub(crate) servers: usize,
-    /// Clients, each on a connection of its own.
+    /// Clients, each on a connection of its own. They differ in what [shares](Sharing::of) messages.
     pub(crate) clients: usize,
     /// The URLs of the servers' broker, one for each node.
     pub(crate) server_urls: Vec<String>,
@@ -100,6 +101,7 @@ impl Bench {
     /// Has everything but clients and load, for scenarios that need servers elsewhere first.
     pub(crate) async fn prepare(plan: &Plan) -> Self {
         let tasks = Handle::current().metrics().num_alive_tasks();
+        Batched::take();
         let queue = Queue::unique(plan.queue.clone());
         let ledger = Ledger::create();
         let mut servers = Vec::new();
@@ -125,10 +127,9 @@ impl Bench {
             let connection = connect(&plan.client_urls, number, "client").await;
             self.clients.push(connection);
         }
-        let clients = self
-            .clients
-            .iter()
-            .map(|connection| self.queue.client(connection));
+        let clients = self.clients.iter().enumerate();
+        let clients =
+            clients.map(|(number, client)| self.queue.client(client, Sharing::of(number)));
         self.load = Load::start(clients.collect(), 0, plan.patience);
         self.load.recovers().await;
     }
@@ -190,7 +191,7 @@ impl Bench {
         // Everybody is still there, and idle.
         let dead = format!("{}.dead", self.queue.name);
         let participants = self.servers.len() + self.programs.len() + self.clients.len();
-        let clients = self.clients.len();
+        let (servers, clients) = (self.servers.len(), self.clients.len());
         let idle = |census: &Census| {
             let named = |prefix: &str| {
                 let queues = census.queues.iter();
@@ -201,7 +202,7 @@ impl Bench {
             let holds =
                 |queue: &QueueCount| queue.name != dead && queue.ready + queue.unacknowledged > 0;
             // A server may keep one more, for direct reply-to.
-            let connections = participants..=participants + self.servers.len();
+            let connections = participants..=participants + servers;
             connections.contains(&census.connections)
                 && census.channels <= 3 * participants
                 && !census.queues.iter().any(holds)
@@ -253,12 +254,18 @@ impl Bench {
             problems.push(format!("{} tasks are left", tasks_left()));
         }
 
+        let batched = Batched::take();
+        // Replies are counted by servers, which may all be elsewhere.
+        if batched.requests == 0 || (batched.replies == 0 && servers > 0) {
+            problems.push(format!("no messages were shared: {batched:?}"));
+        }
         if dead_letters > 0 && !expected.gives_up() {
             problems.push(format!("{dead_letters} requests were given up"));
         }
 
         // Now that nothing runs any more, so that a late execution is seen.
         let mut verdict = Verdict::of(&records, &self.ledger.read(), clients, &expected);
+        verdict.counts.batched = batched;
         verdict.counts.dead_letters = dead_letters;
         verdict.counts.tasks_left = tasks_left();
         // These come first: they may explain the others.

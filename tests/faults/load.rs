@@ -13,6 +13,10 @@ use super::service::{FaultClient, Method};
 /// The pause between two calls of a client.
 const PACE: Duration = Duration::from_millis(20);
 
+/// How many calls of an idempotent method are made at once now and then: more than a client leaves unanswered before calls
+/// share messages.
+const BURST: usize = 12;
+
 /// Long enough for every outage of the suite, on a slow machine.
 pub(crate) const PATIENT: Duration = Duration::from_secs(60);
 
@@ -32,6 +36,28 @@ pub(crate) struct Record {
     pub(crate) timeout: Duration,
     pub(crate) took: Duration,
     pub(crate) outcome: Result<u64, RpcError>,
+}
+
+impl Record {
+    /// Makes a call.
+    pub(crate) async fn of(
+        client: &FaultClient,
+        id: u64,
+        method: Method,
+        work: Duration,
+        timeout: Duration,
+    ) -> Self {
+        let made = Instant::now();
+        let outcome = method.call(client, id, work).timeout(timeout).await;
+        Self {
+            id,
+            method,
+            made,
+            timeout,
+            took: made.elapsed(),
+            outcome,
+        }
+    }
 }
 
 /// The calls of several clients. Dropping it abandons them.
@@ -103,6 +129,11 @@ impl Load {
         }
     }
 
+    /// Takes note of a call that the scenario made.
+    pub(crate) fn add(&self, record: Record) {
+        self.records.add(record);
+    }
+
     /// Waits until every client has had answers to calls that it made after now. That one has none is a problem for the
     /// verdict, which knows more.
     pub(crate) async fn recovers(&self) {
@@ -164,38 +195,56 @@ async fn drive(
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut calls = JoinSet::new();
-    for serial in 0.. {
+    let mut serials = 0..;
+    for turn in 0.. {
         tokio::select! {
             _ = pace.tick() => {}
             // An error means that the load is gone, and this task with it.
             _ = go_on.wait_for(|go_on| !go_on) => break,
         }
-        let (client, records) = (client.clone(), records.clone());
-        calls.spawn(async move { records.add(call(&client, number, serial, patience).await) });
+        let turn = Turn::of(turn);
+        for serial in serials.by_ref().take(turn.calls) {
+            let (client, records) = (client.clone(), records.clone());
+            let id = id_of(number, serial);
+            calls.spawn(async move { records.add(turn.call(&client, id, patience).await) });
+        }
         while calls.try_join_next().is_some() {}
     }
     while calls.join_next().await.is_some() {}
 }
 
-async fn call(client: &FaultClient, number: usize, serial: u32, patience: Duration) -> Record {
-    let id = id_of(number, serial);
-    let method = Method::ALL[serial as usize % Method::ALL.len()];
-    let round = serial as usize / Method::ALL.len();
-    let work = match round % 5 {
-        // Some are always being worked on.
-        0 => Duration::from_millis(300),
-        n => Duration::from_millis(5 * n as u64),
-    };
-    let is_impatient = method == Method::Plain && round.is_multiple_of(2);
-    let timeout = if is_impatient { IMPATIENT } else { patience };
-    let made = Instant::now();
-    let outcome = method.call(client, id, work).timeout(timeout).await;
-    Record {
-        id,
-        method,
-        made,
-        timeout,
-        took: made.elapsed(),
-        outcome,
+/// What is called when it is a client's turn, and how often at once.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    method: Method,
+    calls: usize,
+    work: Duration,
+    is_impatient: bool,
+}
+
+impl Turn {
+    fn of(turn: usize) -> Self {
+        let method = Method::ALL[turn % Method::ALL.len()];
+        let round = turn / Method::ALL.len();
+        let is_burst = method == Method::Idempotent && round % 8 == 1;
+        Self {
+            method,
+            calls: if is_burst { BURST } else { 1 },
+            work: match round % 5 {
+                // Some are always being worked on.
+                0 => Duration::from_millis(300),
+                n => Duration::from_millis(5 * n as u64),
+            },
+            is_impatient: method == Method::Plain && round.is_multiple_of(2),
+        }
+    }
+
+    async fn call(self, client: &FaultClient, id: u64, patience: Duration) -> Record {
+        let timeout = if self.is_impatient {
+            IMPATIENT
+        } else {
+            patience
+        };
+        Record::of(client, id, self.method, self.work, timeout).await
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::bench::{Bench, Plan, connect};
 use super::programs;
-use super::service::Method;
+use super::service::{Method, Sharing};
 use super::verdict::{Expected, Verdict};
 
 /// Calls in between, of which some are always being worked on.
@@ -38,9 +38,7 @@ pub(crate) async fn stops_a_server_while_another_serves(node: &Node) -> Verdict 
     for _ in 0..2 {
         let server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
         bench.load.goes_on_for(SOME).await;
-        server.terminate().await;
-        let (status, printed) = server.end().await;
-        assert!(status.success(), "{printed:?}");
+        programs::stop(server).await;
     }
     bench.load.recovers().await;
     bench.finish(node, Expected::no_failures().once()).await
@@ -57,10 +55,7 @@ pub(crate) async fn replaces_servers_one_after_the_other(node: &Node) -> Verdict
     for _ in 0..4 {
         bench.load.goes_on_for(SOME / 2).await;
         servers.push(programs::server(&node.url(), &bench.queue, &bench.ledger).await);
-        let server = servers.remove(0);
-        server.terminate().await;
-        let (status, printed) = server.end().await;
-        assert!(status.success(), "{printed:?}");
+        programs::stop(servers.remove(0)).await;
     }
     bench.load.recovers().await;
     bench.programs = servers;
@@ -81,7 +76,7 @@ pub(crate) async fn kills_a_client(node: &Node) -> Verdict {
 pub(crate) async fn closes_a_client_with_calls_in_flight(node: &Node) -> Verdict {
     let bench = Bench::start(Plan::on(node.url())).await;
     let connection = connect(&[node.url()], programs::CLIENT, "client").await;
-    let client = bench.queue.client(&connection);
+    let client = bench.queue.client(&connection, Sharing::Requests);
     let mut calls = JoinSet::new();
     for number in 0..50 {
         let id = ((programs::CLIENT as u64) << 32) + number;

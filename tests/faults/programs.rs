@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::load::{Load, PATIENT};
-use super::service::{Ledger, Queue};
+use super::service::{Ledger, Queue, Sharing};
 
 const SERVE: &str = "--as-server";
 const CALL: &str = "--as-client";
@@ -27,6 +27,13 @@ pub(crate) async fn server(url: &str, queue: &Queue, ledger: &Ledger) -> Program
 /// Starts a client, and returns when it is being answered.
 pub(crate) async fn client(url: &str, queue: &Queue) -> Program {
     start([CALL, url, &queue.name, ""]).await
+}
+
+/// Has a server end, and waits until it has.
+pub(crate) async fn stop(server: Program) {
+    server.terminate().await;
+    let (status, printed) = server.end().await;
+    assert!(status.success(), "{printed:?}");
 }
 
 async fn start(arguments: [&str; 4]) -> Program {
@@ -71,7 +78,8 @@ async fn serve(url: &str, queue: &Queue, ledger: &Path) {
 /// Calls for ever.
 async fn call(url: &str, queue: &Queue) {
     let connection = connect(url).await;
-    let load = Load::start(vec![queue.client(&connection)], CLIENT, PATIENT);
+    let client = queue.client(&connection, Sharing::Requests);
+    let load = Load::start(vec![client], CLIENT, PATIENT);
     load.recovers().await;
     println!("ready");
     std::future::pending::<()>().await;

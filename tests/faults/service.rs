@@ -16,19 +16,24 @@ pub(crate) trait Fault {
     async fn plain(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
     #[rpc(idempotent)]
     async fn idempotent(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+    /// Kills the server's process at the end of its work.
+    #[rpc(idempotent)]
+    async fn deadly(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
     #[rpc(at_most_once)]
     async fn at_most_once(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
 }
 
-/// A method of the service, as the load chooses and the verdict distinguishes them.
+/// A method of the service, as scenarios choose and the verdict distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     Plain,
     Idempotent,
     AtMostOnce,
+    Deadly,
 }
 
 impl Method {
+    /// Those that servers survive.
     pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Idempotent, Self::AtMostOnce];
 
     pub(crate) fn call(
@@ -42,6 +47,7 @@ impl Method {
             Self::Plain => client.plain(id, work_millis),
             Self::Idempotent => client.idempotent(id, work_millis),
             Self::AtMostOnce => client.at_most_once(id, work_millis),
+            Self::Deadly => client.deadly(id, work_millis),
         }
     }
 }
@@ -69,6 +75,11 @@ impl Fault for Worker {
 
     async fn idempotent(&self, id: u64, work_millis: u64, context: Context) -> u64 {
         self.work(id, work_millis, &context).await
+    }
+
+    async fn deadly(&self, id: u64, work_millis: u64, context: Context) -> u64 {
+        self.work(id, work_millis, &context).await;
+        std::process::abort()
     }
 
     async fn at_most_once(&self, id: u64, work_millis: u64, context: Context) -> u64 {
@@ -100,8 +111,31 @@ impl Queue {
         Server::builder(connection).service(dispatcher).build()
     }
 
-    pub(crate) fn client(&self, connection: &Connection) -> FaultClient {
-        FaultClient::new(connection.client()).with_queue(&self.name)
+    pub(crate) fn client(&self, connection: &Connection, sharing: Sharing) -> FaultClient {
+        let client = connection.client_builder();
+        let client = match sharing {
+            Sharing::Nothing => client.coalesce(1),
+            Sharing::Replies => client,
+            Sharing::Requests => client.coalesce(16),
+        };
+        FaultClient::new(client.build()).with_queue(&self.name)
+    }
+}
+
+/// What calls of a client share messages for: the same must come out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Nothing,
+    /// The default.
+    Replies,
+    /// Those of idempotent calls; replies too.
+    Requests,
+}
+
+impl Sharing {
+    /// That of the client of that number: of three in a row, each does something else.
+    pub(crate) fn of(client: usize) -> Self {
+        [Self::Requests, Self::Replies, Self::Nothing][client % 3]
     }
 }
 

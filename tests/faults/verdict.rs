@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rpc_core::ErrorKind;
 
+use super::batches::Batched;
 use super::load::{Record, client_of};
 use super::service::{Executions, Method, answer_to};
 
@@ -21,6 +22,7 @@ pub(crate) struct Expected {
     failures: Vec<ErrorKind>,
     idempotent_failures: Vec<ErrorKind>,
     at_most_once_failures: Vec<ErrorKind>,
+    deadly: bool,
     once: bool,
 }
 
@@ -60,6 +62,14 @@ impl Expected {
         self
     }
 
+    /// Nothing but requests that kill their servers.
+    pub(crate) fn deadly() -> Self {
+        Self {
+            deadly: true,
+            ..Self::default()
+        }
+    }
+
     /// No call may run twice.
     pub(crate) fn once(mut self) -> Self {
         self.once = true;
@@ -73,7 +83,7 @@ impl Expected {
 
     /// Whether servers may give requests up.
     pub(crate) fn gives_up(&self) -> bool {
-        self.loses_connections() || !self.at_most_once_failures.is_empty()
+        self.deadly || self.loses_connections() || !self.at_most_once_failures.is_empty()
     }
 
     fn allows(&self, record: &Record, kind: ErrorKind) -> bool {
@@ -82,6 +92,7 @@ impl Expected {
             Method::AtMostOnce => {
                 self.failures.contains(&kind) || self.at_most_once_failures.contains(&kind)
             }
+            Method::Deadly => self.deadly && kind == ErrorKind::Panicked,
             Method::Idempotent => self.idempotent_failures.contains(&kind),
         }
     }
@@ -96,6 +107,8 @@ pub(crate) struct Counts {
     /// Calls that have run at least once.
     pub(crate) executed: usize,
     pub(crate) executed_twice: usize,
+    /// Calls whose requests shared a message, and those whose replies did.
+    pub(crate) batched: Batched,
     /// What servers gave up.
     pub(crate) dead_letters: u64,
     /// Of the call that ended latest, seen from its deadline.
@@ -201,16 +214,17 @@ impl Verdict {
 
 /// The lines of all scenarios, under each other.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Vec<[String; 11]>);
+pub(crate) struct Table(Vec<[String; 12]>);
 
 impl Table {
-    const HEAD: [&str; 11] = [
+    const HEAD: [&str; 12] = [
         "scenario",
         "made",
         "answered",
         "failed",
         "executed",
         "twice",
+        "in batches",
         "dead",
         "late (ms)",
         "tasks left",
@@ -236,6 +250,7 @@ impl Table {
             },
             counts.executed.to_string(),
             counts.executed_twice.to_string(),
+            format!("{} / {}", counts.batched.requests, counts.batched.replies),
             counts.dead_letters.to_string(),
             counts.late.as_millis().to_string(),
             counts.tasks_left.to_string(),
@@ -254,7 +269,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = Self::HEAD.map(str::to_owned);
         let rows = || std::iter::once(&head).chain(&self.0);
-        let mut widths = [0; 11];
+        let mut widths = [0; 12];
         for row in rows() {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.len());
@@ -265,7 +280,7 @@ impl fmt::Display for Table {
             for (column, (width, cell)) in widths.into_iter().zip(row).enumerate() {
                 // Words begin at the left, numbers end at the right.
                 line += &match column {
-                    0 | 3 | 10 => format!("{cell:<width$}  "),
+                    0 | 3 | 11 => format!("{cell:<width$}  "),
                     _ => format!("{cell:>width$}  "),
                 };
             }

@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -38,6 +39,9 @@ const MAX_SILENCE: Duration = Duration::from_millis(1);
 
 /// How many calls share a message with servers that have not said yet how many they take.
 const TAKEN_BY_STRANGERS: u16 = 4;
+
+/// How many queues a client has gates for before it closes those that it does not use.
+const MAX_IDLE_GATES: usize = 256;
 
 /// What a client has under way, queue by queue.
 pub(super) struct Coalescer {
@@ -198,6 +202,10 @@ impl Coalescer {
             Some(gate) if std::ptr::eq(gate.line.requester.as_ptr(), &**requester) => gate.clone(),
             // What waits at an older one fails with its requester.
             _ => {
+                if gates.len() >= MAX_IDLE_GATES {
+                    // A call that is about to enter one has it, too.
+                    gates.retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_idle());
+                }
                 let gate = Gate::open(self.settings.clone(), queue.clone(), requester);
                 gates.insert(queue.clone(), gate.clone());
                 gate
@@ -233,7 +241,7 @@ impl Gate {
             news: Notify::new(),
         });
         Arc::new(Self {
-            _task: Task::spawn(send(line.clone())),
+            _task: Task::spawn(send(line.clone(), requester.gone())),
             line,
         })
     }
@@ -266,6 +274,12 @@ impl Gate {
             self.line.news.notify_one();
         }
         ticket
+    }
+
+    /// Whether nothing waits, and nothing is unanswered.
+    fn is_idle(&self) -> bool {
+        let state = self.line.state();
+        state.unanswered == 0 && state.waiting.is_empty()
     }
 
     /// A server does not know batches: calls go alone from now on.
@@ -416,16 +430,18 @@ fn batch_of(calls: Vec<Waiting>, id: Uuid) -> Message {
     }
 }
 
-/// Sends what waits at a gate whenever it may go, for as long as there is the gate.
-async fn send(line: Arc<Line>) {
+/// Sends what waits at a gate whenever it may go, for as long as there is the gate and its requester.
+async fn send(line: Arc<Line>, gone: impl Future<Output = ()>) {
+    let mut gone = pin!(gone);
     let mut confirms = FuturesUnordered::new();
     loop {
         tokio::select! {
             () = line.due() => {}
             Some(()) = confirms.next() => continue,
+            () = &mut gone => return, // What waits has failed with it.
         }
         let Some(requester) = line.requester.upgrade() else {
-            return; // What waits has failed with it.
+            return;
         };
         loop {
             let calls = line.next();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::coop::cooperative;
 use tokio::time::Instant;
 use tracing::debug;
@@ -37,6 +37,8 @@ pub(crate) struct Requester {
     confirming: LazyChannel,
     /// How long the broker has refused what went through that.
     refusals: Silence,
+    /// Closes when this is gone.
+    gone: watch::Sender<()>,
     _replies: Task,
 }
 
@@ -56,6 +58,7 @@ impl Requester {
             channel,
             confirming: LazyChannel::new(link, ChannelMode::Confirm),
             refusals: Silence::new(),
+            gone: watch::Sender::default(),
             _replies: replies,
         }))
     }
@@ -67,6 +70,12 @@ impl Requester {
 
     pub(crate) fn close(&self) {
         self.in_flight.end(Ended::Closed);
+    }
+
+    /// Resolves when there is no such requester any more.
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut gone = self.gone.subscribe();
+        async move { while gone.changed().await.is_ok() {} }
     }
 
     /// The channel for requests that are to be confirmed.
