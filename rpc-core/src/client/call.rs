@@ -3,9 +3,11 @@
 use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
 
 use super::Journey;
 use crate::Client;
@@ -199,19 +201,18 @@ impl<R: 'static, S: RpcService> Call<R, S> {
             limit,
             decode,
         } = self;
-        let own = match limit {
-            Limit::Default => None,
-            Limit::After(timeout) => Some(deadline_after(timeout)),
-            Limit::At(deadline) => Some(deadline.into()),
-        };
         if let Ok(request) = &mut request {
-            request.0.deadline = own;
+            request.0.deadline = match limit {
+                Limit::Default => None,
+                Limit::After(timeout) => Some(deadline_after(timeout)),
+                Limit::At(deadline) => Some(deadline.into()),
+            };
             // A client alone needs nobody to keep its deadline.
             if TypeId::of::<S>() != TypeId::of::<Client>() {
                 request.0.journey = Some(Journey::begin());
             }
         }
-        let parent = Context::current();
+        let mut parent = Context::current();
         CallFuture(Box::pin(async move {
             let mut unreadable = false;
             let mut request = match request {
@@ -219,24 +220,25 @@ impl<R: 'static, S: RpcService> Call<R, S> {
                 Err(error) => return finish(decode, Err(error), &mut unreadable),
             };
             // One that was made outside of a scope may be run inside.
-            let parent = parent.or_else(Context::current);
+            parent = parent.or_else(Context::current);
             if let Some(parent) = &parent {
                 parent.hand_on(&mut request);
             }
             let mut observed = Observed::by_client(&mut request);
-            let answer = match (request.0.journey.clone(), parent) {
-                // Pinned here, because a future that is moved into another doubles it.
-                (None, None) => {
-                    let answer = pin!(service::call(service, request));
-                    observed.follow(answer).await
-                }
-                (journey, parent) => {
-                    let answer = surrounded(journey, parent, own, service, request);
-                    Box::pin(observed.follow(answer)).await
+            let answer = if request.0.journey.is_none() && parent.is_none() && observed.is_none() {
+                service::call(service, request).await
+            } else {
+                // Boxed, so that it takes no room in the others.
+                let answer = surrounded(parent, service, request);
+                match &mut observed {
+                    Some(observed) => observed.follow(answer).boxed().await,
+                    None => answer.boxed().await,
                 }
             };
             let answer = finish(decode, answer, &mut unreadable);
-            if unreadable {
+            if let Some(observed) = &mut observed
+                && unreadable
+            {
                 observed.unreadable();
             }
             answer
@@ -253,14 +255,13 @@ impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
     }
 }
 
-/// A call that goes through layers, is part of another one, or both.
+/// A call that goes through layers, is part of another one, or is heard of.
 async fn surrounded<S: RpcService>(
-    journey: Option<Journey>,
     parent: Option<Context>,
-    own: Option<tokio::time::Instant>,
     service: S,
     request: Request,
 ) -> Result<Response, RpcError> {
+    let (journey, own) = (request.0.journey.clone(), request.0.deadline);
     let answer = async {
         match journey {
             None => service::call(service, request).await,

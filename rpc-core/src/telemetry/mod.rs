@@ -110,12 +110,16 @@ pub(crate) struct Observed {
 
 impl Observed {
     /// A call that is about to be made: gives its span, and the place of its span in the trace, to the request.
-    pub(crate) fn by_client(request: &mut Request) -> Self {
+    /// There is nothing to keep for a call that nobody wants to hear of.
+    pub(crate) fn by_client(request: &mut Request) -> Option<Box<Self>> {
         let span = trace::of_client(request);
+        if span.is_disabled() && !metrics::ARE_KEPT {
+            return None;
+        }
         request.0.span = span.clone();
         let method = request.0.method.as_deref().unwrap_or(OTHER);
         let measured = Measured::begin(Side::Client, request.0.service, method);
-        Self::begun(Side::Client, span, measured)
+        Some(Box::new(Self::begun(Side::Client, span, measured)))
     }
 
     /// A request that is about to be run, which came together with so many, itself included: gives the place of its span in the

@@ -3,6 +3,8 @@
 use super::Side;
 use crate::transport::Message;
 
+pub(super) const ARE_KEPT: bool = false;
+
 #[derive(Debug)]
 pub(crate) struct Measured;
 
