@@ -27,6 +27,10 @@ impl Echo for Silent {
     async fn echo(&self, _: Bytes) -> Bytes {
         std::future::pending().await
     }
+
+    async fn echo_again(&self, _: Bytes) -> Bytes {
+        std::future::pending().await
+    }
 }
 
 #[tokio::main]
