@@ -86,44 +86,58 @@ impl Client {
         self.0.connection.drop_counter().read()
     }
 
-    async fn send(self, mut request: Request) -> Result<Response, RpcError> {
+    fn send(
+        self,
+        mut request: Request,
+    ) -> impl Future<Output = Result<Response, RpcError>> + Send + 'static {
         self.0.defaults.complete(&mut request);
-        let deadline = request.deadline_or(self.0.timeout);
-        if let Some(journey) = &request.0.journey {
-            journey.arrived(deadline);
-        }
-        let started = Instant::now();
-        let sent = AtomicBool::new(false);
-        if deadline <= started {
-            return Err(RpcError::passed_before_it_was_made());
-        }
-        let slot = match self.0.slots.try_acquire() {
-            Ok(slot) => slot,
-            Err(_) => self.wait_for_slot(deadline).boxed().await?,
-        };
-        let answer = match timeout_at(deadline, self.attempt(&request, deadline, &sent)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.timed_out(&request, deadline - started, sent.into_inner())),
-        };
-        drop(slot);
-        answer.map_err(|error| match error.kind() {
-            // The server noticed first.
-            ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
-                self.timed_out(&request, deadline - started, true)
+        // A block, as it keeps what it is given once; an `async fn` copies it.
+        async move {
+            let deadline = request.deadline_or(self.0.timeout);
+            if let Some(journey) = &request.0.journey {
+                journey.arrived(deadline);
             }
-            ErrorKind::DeadlineExceeded => {
-                clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
+            let started = Instant::now();
+            let sent = AtomicBool::new(false);
+            if deadline <= started {
+                return Err(RpcError::passed_before_it_was_made());
             }
-            ErrorKind::Unroutable => RpcError::new(
-                ErrorKind::Unroutable,
-                format!(
-                    "there is no queue '{}': is a server of {} running?",
-                    request.0.queue, request.0.service
-                ),
-            )
-            .executed_if(error.may_have_executed()),
-            _ => error,
-        })
+            let slot = match self.0.slots.try_acquire() {
+                Ok(slot) => slot,
+                Err(_) => self.wait_for_slot(deadline).boxed().await?,
+            };
+            // What its errors name; the request itself may be gone by then.
+            let (service, queue) = (request.0.service, Arc::clone(&request.0.queue));
+            // What happens before the request is sent is boxed, and what is not needed after that let go, so that a call that waits for
+            // its answer is small.
+            let answer = async {
+                if request.0.idempotent {
+                    return self.repeat(request, deadline, &sent).boxed().await;
+                }
+                let mut call = self.send_once(request, deadline, &sent).boxed().await?;
+                call.answer().await
+            };
+            let answer = match timeout_at(deadline, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.timed_out(service, deadline - started, sent.into_inner())),
+            };
+            drop(slot);
+            answer.map_err(|error| match error.kind() {
+                // The server noticed first.
+                ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
+                    self.timed_out(service, deadline - started, true)
+                }
+                ErrorKind::DeadlineExceeded => {
+                    clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
+                }
+                ErrorKind::Unroutable => RpcError::new(
+                    ErrorKind::Unroutable,
+                    format!("there is no queue '{queue}': is a server of {service} running?"),
+                )
+                .executed_if(error.may_have_executed()),
+                _ => error,
+            })
+        }
     }
 
     async fn wait_for_slot(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, RpcError> {
@@ -141,31 +155,54 @@ impl Client {
         }
     }
 
-    /// Sends the request until it has an answer that stands. One that never left waits for the connection; others are sent
-    /// again only if that does no harm and may help.
-    async fn attempt(
+    /// Sends a request that may be sent again until it has an answer that stands. One that never left waits for the connection;
+    /// others are sent again only if that may help.
+    async fn repeat(
         &self,
-        request: &Request,
+        request: Request,
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
-        let mut attempts = Attempts::of(request, &self.0.retry, deadline);
+        let mut attempts = Attempts::of(&request, &self.0.retry, deadline);
         loop {
             let answer = match attempts.limit() {
-                None => self.exchange(request, deadline, sent).await,
-                Some(limit) => timeout_at(limit, self.exchange(request, limit, sent).boxed())
+                None => self.exchange(&request, deadline, sent).await,
+                Some(limit) => timeout_at(limit, self.exchange(&request, limit, sent).boxed())
                     .await
                     .unwrap_or_else(|_| Err(attempt_timed_out(sent))),
             };
             match answer {
                 Ok(response) => return Ok(response),
-                Err(error) => attempts.failed(request, error).boxed().await?,
+                Err(error) => attempts.failed(&request, error).boxed().await?,
+            }
+        }
+    }
+
+    /// Publishes a request that is not sent again; one that never left waits for the connection.
+    async fn send_once<'a>(
+        &self,
+        request: Request,
+        deadline: Instant,
+        sent: &'a AtomicBool,
+    ) -> Result<SentCall<'a>, RpcError> {
+        let mut attempts = Attempts::of(&request, &self.0.retry, deadline);
+        loop {
+            let published = match self.requester().await {
+                Ok(requester) => {
+                    self.publish(requester, &request, deadline, sent, None)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            match published {
+                Ok(call) => return Ok(call),
+                Err(error) => attempts.failed(&request, error).boxed().await?,
             }
         }
     }
 
     /// The error of a call that was not answered in time; says what was in the way, where that is known.
-    fn timed_out(&self, request: &Request, limit: Duration, sent: bool) -> RpcError {
+    fn timed_out(&self, service: &str, limit: Duration, sent: bool) -> RpcError {
         let mut message = match sent {
             true => format!("no answer within {}", shown(limit)),
             false => format!("the request could not be sent within {}", shown(limit)),
@@ -179,10 +216,7 @@ impl Client {
             }
             ConnectionState::Connected | ConnectionState::Closed if !sent => {}
             ConnectionState::Connected | ConnectionState::Closed => {
-                message += &format!(
-                    ": is a server of {} running, and fast enough?",
-                    request.0.service
-                );
+                message += &format!(": is a server of {service} running, and fast enough?");
             }
         }
         let error = RpcError::new(ErrorKind::Timeout, message);
@@ -197,13 +231,8 @@ impl Client {
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
-        let inner = &*self.0;
-        // What is waited for before the reply is boxed, so that a call that waits for its reply is small.
-        let requester = match inner.connection.live_requester() {
-            Some(requester) => requester,
-            None => inner.connection.requester().boxed().await?,
-        };
-        let coalescer = inner.coalescer.as_ref();
+        let requester = self.requester().await?;
+        let coalescer = self.0.coalescer.as_ref();
         let mut unanswered = None;
         if let Some(gate) = coalescer.and_then(|coalescer| coalescer.gate(&requester, request)) {
             match gate.enter() {
@@ -221,42 +250,21 @@ impl Client {
                 }
             }
         }
-        let channel = match self.mode(request) {
-            ChannelMode::Plain => requester.channel.clone(),
-            ChannelMode::Confirm => requester.confirm_channel().boxed().await?,
-        };
-        let (mut waiter, sending) =
-            self.publish(&requester, &*channel, request, deadline, unanswered)?;
-        let confirm = sending.wait().await.map_err(requester::not_sent)?;
-        let sent = SentCall {
-            requester: &requester,
-            queue: &request.0.queue,
-            id: waiter.id(),
-            deadline,
-            cancels: inner.cancellation,
-            ended: request.0.oneway,
-            ticket: None,
-            sent,
-        };
-        if request.0.oneway {
-            return match requester.confirmed(confirm).boxed().await {
-                Ok(()) => Ok(no_reply()),
-                Err(error) => Err(refused(error)),
-            };
-        }
-        let answer = if confirm.is_requested() {
-            answer_or_refusal(&mut waiter, &requester, confirm)
-                .boxed()
-                .await
-        } else {
-            waiter.answer().await
-        };
-        sent.ended();
-        answer
+        let mut call = self
+            .publish(requester, request, deadline, sent, unanswered)
+            .await?;
+        call.answer().await
     }
 }
 
 impl Client {
+    async fn requester(&self) -> Result<Arc<Requester>, RpcError> {
+        match self.0.connection.live_requester() {
+            Some(requester) => Ok(requester),
+            None => self.0.connection.requester().boxed().await,
+        }
+    }
+
     fn mode(&self, request: &Request) -> ChannelMode {
         if self.0.confirms || request.0.oneway || request.0.persistent {
             ChannelMode::Confirm
@@ -265,8 +273,38 @@ impl Client {
         }
     }
 
+    /// Publishes the request. A server may get to see it from then on.
+    async fn publish<'a>(
+        &self,
+        requester: Arc<Requester>,
+        request: &Request,
+        deadline: Instant,
+        sent: &'a AtomicBool,
+        unanswered: Option<Arc<Unanswered>>,
+    ) -> Result<SentCall<'a>, RpcError> {
+        let channel = match self.mode(request) {
+            ChannelMode::Plain => requester.channel.clone(),
+            ChannelMode::Confirm => requester.confirm_channel().boxed().await?,
+        };
+        let (waiter, sending) =
+            self.start_publishing(&requester, &*channel, request, deadline, unanswered)?;
+        let confirm = sending.wait().await.map_err(requester::not_sent)?;
+        Ok(SentCall {
+            requester,
+            waiter,
+            confirm,
+            queue: request.0.queue.clone(),
+            deadline,
+            oneway: request.0.oneway,
+            cancels: self.0.cancellation,
+            ended: false,
+            ticket: None,
+            sent,
+        })
+    }
+
     /// Registers the call, then publishes its request.
-    fn publish<'a>(
+    fn start_publishing<'a>(
         &self,
         requester: &Requester,
         channel: &'a dyn Channel,
@@ -308,45 +346,61 @@ impl Client {
     /// The same as [`exchange`](Self::exchange) for a request that shares a message with others.
     async fn exchange_with_others(
         &self,
-        requester: &Requester,
+        requester: &Arc<Requester>,
         gate: &Gate,
         request: &Request,
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
-        let mut waiter = requester.in_flight.register(None)?;
+        let waiter = requester.in_flight.register(None)?;
         let message = self.message(request, &waiter, deadline)?;
-        let sent = SentCall {
-            requester,
-            queue: &request.0.queue,
-            id: waiter.id(),
+        let mut call = SentCall {
+            requester: requester.clone(),
+            ticket: Some(gate.send(waiter.id(), message, request.0.span.clone())),
+            waiter,
+            confirm: Confirm(None),
+            queue: request.0.queue.clone(),
             deadline,
+            oneway: false,
             cancels: self.0.cancellation,
             ended: false,
-            ticket: Some(gate.send(waiter.id(), message, request.0.span.clone())),
             sent,
         };
-        let answer = waiter.answer().await;
-        match sent.ended() {
+        let answer = call.answer().await;
+        match call.has_left() {
             true => answer,
             false => answer.map_err(RpcError::not_executed),
         }
     }
 }
 
-/// Waits for the reply to a confirmed request, which may overtake the confirm.
-async fn answer_or_refusal(
-    waiter: &mut Waiter,
-    requester: &Requester,
-    confirm: Confirm,
-) -> Result<Response, RpcError> {
-    tokio::select! {
-        biased;
-        answer = waiter.answer() => answer,
-        confirmed = requester.confirmed(confirm) => match confirmed {
-            Ok(()) => waiter.answer().await,
-            Err(error) => Err(refused(error)),
-        },
+impl SentCall<'_> {
+    /// Waits for whatever completes the call first: its reply, its return, the broker's refusal, or the end of the connection.
+    async fn answer(&mut self) -> Result<Response, RpcError> {
+        let answer = if self.oneway || self.confirm.is_requested() {
+            self.confirmed_answer().boxed().await
+        } else {
+            self.waiter.answer().await
+        };
+        self.ended = true;
+        answer
+    }
+
+    async fn confirmed_answer(&mut self) -> Result<Response, RpcError> {
+        let confirm = Confirm(self.confirm.0.take());
+        let confirmed = self.requester.confirmed(confirm);
+        if self.oneway {
+            return confirmed.await.map(|()| no_reply()).map_err(refused);
+        }
+        tokio::select! {
+            biased;
+            // Which may overtake the confirm.
+            answer = self.waiter.answer() => answer,
+            confirmed = confirmed => match confirmed {
+                Ok(()) => self.waiter.answer().await,
+                Err(error) => Err(refused(error)),
+            },
+        }
     }
 }
 

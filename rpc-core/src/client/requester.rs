@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::cancel::Canceller;
 use super::coalesce::Ticket;
-use super::in_flight::{DropCounter, Ended, InFlight};
+use super::in_flight::{DropCounter, Ended, InFlight, Waiter};
 use super::silence::Silence;
 use crate::error::{ErrorKind, RpcError};
 use crate::task::Task;
@@ -102,13 +102,16 @@ impl Requester {
     }
 }
 
-/// A call that a server may have by now. When this is dropped before the call [ended](Self::ended), nobody waits for it.
+/// A call that a server may have by now. When this is dropped before the call ended, nobody waits for it.
 #[derive(Debug)]
 pub(super) struct SentCall<'a> {
-    pub(crate) requester: &'a Requester,
-    pub(crate) queue: &'a str,
-    pub(crate) id: Uuid,
+    pub(crate) requester: Arc<Requester>,
+    pub(crate) waiter: Waiter,
+    pub(crate) confirm: Confirm,
+    pub(crate) queue: Arc<str>,
     pub(crate) deadline: Instant,
+    /// Whether no reply is expected.
+    pub(crate) oneway: bool,
     /// Whether servers are told.
     pub(crate) cancels: bool,
     pub(crate) ended: bool,
@@ -119,14 +122,8 @@ pub(super) struct SentCall<'a> {
 }
 
 impl SentCall<'_> {
-    /// Nobody needs to be told. Returns whether a server may have seen the request.
-    pub(crate) fn ended(mut self) -> bool {
-        self.ended = true;
-        self.has_left()
-    }
-
     /// Whether it has left the client; if not, it will not.
-    fn has_left(&self) -> bool {
+    pub(crate) fn has_left(&self) -> bool {
         self.ticket.as_ref().is_none_or(|ticket| !ticket.withdraw())
     }
 }
@@ -137,21 +134,17 @@ impl Drop for SentCall<'_> {
             return;
         }
         self.sent.store(true, Ordering::Relaxed);
-        if self.ended {
+        if self.ended || self.oneway {
             return;
         }
-        let Self {
-            requester,
-            queue,
-            id,
-            deadline,
-            ..
-        } = *self;
-        if Instant::now() >= deadline {
+        if Instant::now() >= self.deadline {
             // Servers stop by themselves then.
-            requester.in_flight.silence.goes_on();
+            self.requester.in_flight.silence.goes_on();
         } else if self.cancels {
-            requester.canceller.cancel(queue, id, deadline);
+            let id = self.waiter.id();
+            self.requester
+                .canceller
+                .cancel(&self.queue, id, self.deadline);
         }
     }
 }
