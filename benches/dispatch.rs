@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
+use rpc_benches::contender::Traffic;
 use rpc_benches::contender::ours::{EchoClient, EchoDispatcher, Echoing, serve};
 use rpc_core::Connection;
 use tokio::runtime::{Builder, Runtime};
@@ -23,7 +24,9 @@ fn embedded(criterion: &mut Criterion) {
         let connection = Connection::open("memory:")
             .await
             .expect("an embedded broker");
-        let server = serve(&connection, "dispatch", 1).await.expect("a server");
+        let server = serve(&connection, "dispatch", Traffic::default(), 1)
+            .await
+            .expect("a server");
         (connection, server)
     });
     let client = EchoClient::new(connection.client()).with_queue("dispatch-0");
