@@ -150,8 +150,7 @@ async fn messages(coalesce: Option<usize>) -> (usize, usize) {
     while let Some(call) = calls.join_next().await {
         call.unwrap().unwrap();
     }
-    let counts = *counts.lock().unwrap();
-    counts
+    *counts.lock().unwrap()
 }
 
 #[tokio::test]
