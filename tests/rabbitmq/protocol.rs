@@ -251,7 +251,7 @@ async fn a_client_whose_batch_is_refused_sends_single_requests_from_then_on() {
         assert_eq!(answer.unwrap().unwrap(), 7);
     }
     assert!(batches > 0);
-    // It remembers.
+    // It remembers, whatever other servers say.
     for n in 0..20 {
         calls.spawn(
             shelf

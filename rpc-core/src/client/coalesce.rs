@@ -70,7 +70,8 @@ struct Line {
     settings: Settings,
     queue: Arc<str>,
     requester: Weak<Requester>,
-    /// How many requests the servers take in one message, as one of them said last; 1 if one of them refused a batch.
+    /// How many requests the servers take in one message, as one of them said last. Once it is 1, because one of them said so or
+    /// refused a batch, it stays so.
     taken: AtomicU16,
     state: Mutex<State>,
     /// That there may be something to do.
@@ -149,7 +150,7 @@ impl Unanswered {
     /// One of its calls is answered, by a server that takes so many requests in one message, if it says so.
     pub(super) fn answered(&self, taken: Option<u16>) {
         if let Some(taken) = taken {
-            self.line.taken.store(taken, Ordering::Relaxed);
+            self.line.takes(taken);
         }
         if !self.is_answered.swap(true, Ordering::Relaxed) {
             self.line.answered();
@@ -284,7 +285,7 @@ impl Gate {
 
     /// A server does not know batches: calls go alone from now on.
     pub(super) fn refused(&self) {
-        self.line.taken.store(1, Ordering::Relaxed);
+        self.line.takes(1);
         self.line.news.notify_one();
     }
 }
@@ -310,6 +311,15 @@ impl Line {
     fn taken(&self) -> usize {
         let taken = self.taken.load(Ordering::Relaxed);
         self.settings.limit.min(taken.into())
+    }
+
+    /// A server takes so many calls in one message.
+    fn takes(&self, calls: u16) {
+        let unless_single = |taken: u16| (taken > 1).then_some(calls.max(1));
+        // An error means that they go alone.
+        let _ = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_single);
     }
 
     fn answered(&self) {
