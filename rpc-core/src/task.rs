@@ -1,5 +1,7 @@
 //! Spawned tasks and who waits for them.
 
+use std::sync::Arc;
+
 use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -21,11 +23,14 @@ impl Drop for Task {
 
 /// Work that is done once for all who wait for it, and goes on when they give up.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Mutex<Option<JoinHandle<T>>>);
+pub(crate) struct Shared<T>(Arc<Mutex<Option<Work<T>>>>);
+
+/// The outcome is only there for those who wait when it comes.
+type Work<T> = JoinHandle<Option<T>>;
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
-        Self(Mutex::new(None))
+        Self(Arc::default())
     }
 }
 
@@ -41,10 +46,59 @@ impl<T: Send + 'static> Shared<T> {
     {
         let mut work = self.0.lock().await;
         if let Some(outcome) = is_done() {
+            *work = None; // It may have been about to end, and then its outcome would stay.
             return Some(outcome);
         }
-        let outcome = work.get_or_insert_with(|| tokio::spawn(start())).await;
+        let outcome = work.get_or_insert_with(|| {
+            let (doing, work) = (start(), self.0.clone());
+            tokio::spawn(async move {
+                let outcome = doing.await;
+                // Whoever waits holds the lock. If nobody does, nobody comes for the outcome, and it must not stay.
+                match work.try_lock() {
+                    Ok(mut work) => *work = None,
+                    Err(_) => return Some(outcome),
+                }
+                None
+            })
+        });
+        let outcome = outcome.await;
         *work = None;
-        outcome.ok()
+        outcome.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    async fn slow(outcome: Arc<()>) -> Arc<()> {
+        sleep(PAUSE).await;
+        outcome
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_goes_on_for_the_next_who_waits() {
+        let shared = Shared::default();
+        let first = shared.run(|| None, || slow(Arc::new(())));
+        timeout(PAUSE / 2, first).await.unwrap_err();
+        let again = || async { panic!("it is under way") };
+        assert!(shared.run(|| None, again).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outcome_that_nobody_waits_for_does_not_stay() {
+        let shared = Shared::default();
+        let outcome = Arc::new(());
+        let first = shared.run(|| None, || slow(outcome.clone()));
+        timeout(PAUSE / 2, first).await.unwrap_err();
+        sleep(PAUSE).await;
+        assert_eq!(Arc::strong_count(&outcome), 1);
+        assert!(shared.run(|| None, || slow(outcome)).await.is_some());
     }
 }

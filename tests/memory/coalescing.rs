@@ -450,6 +450,7 @@ struct Performance {
 impl Performance {
     /// Performs a script with clients of which so many calls share a message, and checks what is promised.
     async fn of(script: Arc<Script>, limit: usize) -> Self {
+        let tasks = Handle::current().metrics().num_alive_tasks();
         let mut stage = Stage::new(script.clone()).await;
         let echoes: Vec<_> = stage
             .clients
@@ -464,6 +465,7 @@ impl Performance {
         sleep(PATIENT).await;
         let performance = Self::judge(&stage, &outcomes);
         stage.leaves_nothing().await;
+        assert_eq!(self::tasks().await, tasks, "tasks are left");
         performance
     }
 
