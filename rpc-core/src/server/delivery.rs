@@ -16,6 +16,7 @@ use super::dispatch::{Limit, panicked};
 use super::receipt::Receipt;
 use super::replies::{Answer, Form};
 use crate::error::{ErrorKind, RpcError};
+use crate::message::Response;
 use crate::service;
 use crate::telemetry::{Observed, metrics};
 use crate::transport::{Message, Reply, TransportError};
@@ -276,28 +277,29 @@ impl Arrival {
                 serving.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
-        match message.reply_to.take() {
-            Some(reply_to) => {
-                let reply = wire::message_from_answer(
-                    answer,
-                    message.correlation_id.take(),
-                    message.content_type.take(),
-                    ran,
-                    serving.connection.name(),
-                );
-                let reply = Reply {
-                    queue: reply_to,
-                    message: reply,
-                };
-                let answer = Answer {
-                    reply,
-                    form: Form::of(message, is_batched),
-                    receipt: receipt.take(),
-                };
-                lines.replies.send(answer).await;
-            }
-            None => self.settle(),
-        }
+        let form = Form::of(message, is_batched);
+        self.answer(answer, ran, form).await;
+    }
+
+    /// Sends the answer, if somebody wants it, and settles the delivery.
+    async fn answer(&mut self, answer: Result<Response, RpcError>, ran: Ran, form: Form) {
+        let message = &mut self.message;
+        let Some(queue) = message.reply_to.take() else {
+            return self.settle();
+        };
+        let message = wire::message_from_answer(
+            answer,
+            message.correlation_id.take(),
+            message.content_type.take(),
+            ran,
+            self.serving.connection.name(),
+        );
+        let answer = Answer {
+            reply: Reply { queue, message },
+            form,
+            receipt: self.receipt.take(),
+        };
+        self.lines.replies.send(answer).await;
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
@@ -376,26 +378,8 @@ impl Arrival {
             %fault,
             "giving up a request"
         );
-        let message = &mut self.message;
-        let Some(reply_to) = message.reply_to.take() else {
-            return self.settle();
-        };
-        let reply = wire::message_from_answer(
-            Err(fault),
-            message.correlation_id.take(),
-            message.content_type.take(),
-            Ran::Earlier,
-            self.serving.connection.name(),
-        );
-        let answer = Answer {
-            reply: Reply {
-                queue: reply_to,
-                message: reply,
-            },
-            form: Form::of(message, false),
-            receipt: self.receipt.take(),
-        };
-        self.lines.replies.send(answer).await;
+        let form = Form::of(&self.message, false);
+        self.answer(Err(fault), Ran::Earlier, form).await;
     }
 }
 
