@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
@@ -25,7 +26,7 @@ const CONTENT_TYPE: &str = "application/vnd.rpc-batch+msgpack";
 const MAX_BODY: usize = 8 << 10;
 
 /// How many calls a batch holds at most.
-pub(crate) const MAX_CALLS: usize = 1024;
+const MAX_CALLS: usize = 1024;
 
 /// What the rest of an entry takes at most, beside its body and its headers, and roughly.
 const USUAL_LEN: usize = 128;
@@ -33,8 +34,6 @@ const USUAL_LEN: usize = 128;
 /// Messages of one kind, written into one.
 pub(crate) struct Batch {
     body: Vec<u8>,
-    /// Where the number of calls is.
-    count_at: usize,
     calls: u16,
 }
 
@@ -92,6 +91,9 @@ impl Batch {
     /// How long it becomes, in bytes and roughly, before another is begun.
     pub(crate) const MAX_LEN: usize = 64 << 10;
 
+    /// Where its number of calls is.
+    const COUNT: Range<usize> = 5..7;
+
     /// An empty one, from somebody who takes so many requests in one batch.
     pub(crate) fn new(takes: u16) -> Self {
         let mut body = Vec::with_capacity(1024);
@@ -99,13 +101,8 @@ impl Batch {
         body.push(0xcd); // a number,
         body.extend(takes.to_be_bytes());
         body.push(0xdc); // and an array of so many.
-        let count_at = body.len();
         body.extend([0, 0]);
-        Self {
-            body,
-            count_at,
-            calls: 0,
-        }
+        Self { body, calls: 0 }
     }
 
     /// Whether a message can be in a batch at all.
@@ -155,8 +152,7 @@ impl Batch {
 
     /// The message that it becomes.
     pub(crate) fn into_message(mut self) -> Message {
-        let count = self.count_at..self.count_at + 2;
-        self.body[count].copy_from_slice(&self.calls.to_be_bytes());
+        self.body[Self::COUNT].copy_from_slice(&self.calls.to_be_bytes());
         Message {
             kind: Some(BATCH.to_owned()),
             content_type: Some(CONTENT_TYPE.to_owned()),
