@@ -243,7 +243,8 @@ impl ClientBuilder {
 
     /// Makes the client. Sends nothing yet.
     pub fn build(self) -> Client {
-        let limit = self.coalesce.filter(|limit| *limit > 1);
+        let may_coalesce = self.content_type != ContentType::Plain;
+        let limit = self.coalesce.filter(|limit| may_coalesce && *limit > 1);
         let coalescer = limit.map(|limit| {
             Coalescer::new(Settings {
                 limit,
@@ -263,7 +264,7 @@ impl ClientBuilder {
             expiration: self.expiration,
             retry: self.retry,
             batches: self.coalesce != Some(1),
-            coalescer: coalescer.filter(|_| self.content_type != ContentType::Plain),
+            coalescer,
             slots: Semaphore::new(self.max_in_flight),
             max_in_flight: self.max_in_flight,
         }))
