@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Probe, start};
 use crate::broker;
 
-/// More messages than may be unanswered before calls wait for each other.
+/// How many messages may be unanswered before calls wait for each other.
 const BUSY: usize = 4;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl Setup {
         }
     }
 
-    /// Calls that are held, made at once: the first go alone, those beyond [`BUSY`] share messages.
+    /// Calls that are held, made at once: the first goes alone, the others share messages.
     async fn hold(&self, calls: usize) -> Vec<JoinHandle<Result<u32, rpc_core::RpcError>>> {
         let begun = self.probe.begun();
         let calls: Vec<_> = (0..calls)

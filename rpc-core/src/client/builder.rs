@@ -218,8 +218,9 @@ impl ClientBuilder {
     ///
     /// With many calls in flight, messages are what a broker's time is spent on. Replies that servers have at the same time for the
     /// same client always travel together, which costs no guarantee and no time. With a limit above 1, requests of `idempotent`
-    /// methods do so too: as long as fewer than four messages to a queue are unanswered, a call goes out alone and at once;
-    /// beyond that calls wait, and go together when one is answered, or when none was for a millisecond. A good limit is 64.
+    /// methods do so too: with nothing unanswered, a call goes out alone and at once; calls that come at the same moment share
+    /// up to four messages to a queue; those that come while four are unanswered go together when one is answered, or when
+    /// none was for a millisecond. A good limit is 64.
     ///
     /// Each call keeps its own deadline, headers, trace, errors and cancellation; what is redelivered, counted and given up is the
     /// call. What changes:

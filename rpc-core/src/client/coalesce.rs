@@ -1,8 +1,8 @@
 //! Calls that share messages, for clients that ask for it.
 //!
-//! The answers are the clock: as long as few messages to a queue are unanswered, a call goes out alone and at once. Beyond that
-//! calls wait, and those that have gathered when a message is answered are the next one. So a quiet client notices nothing, and a
-//! busy one sends as many messages as its servers answer.
+//! The answers are the clock: with nothing unanswered, a call goes out alone and at once. Calls that come at the same moment share
+//! the few messages to a queue that may be unanswered, and beyond those wait: what has gathered when a message is answered is the
+//! next one. So a quiet client notices nothing, and a busy one sends as many messages as its servers answer.
 //!
 //! Answers may be long in coming, with slow handlers or a server that hangs. If none comes for a moment, what waits goes out all
 //! the same.
@@ -250,7 +250,7 @@ impl Gate {
     /// Says when the next call is sent.
     pub(super) fn enter(&self) -> Turn {
         let mut state = self.line.state();
-        if state.unanswered >= MAX_UNANSWERED || !state.waiting.is_empty() {
+        if state.unanswered > 0 || !state.waiting.is_empty() {
             return Turn::Later;
         }
         state.sent();
@@ -358,12 +358,13 @@ impl Line {
         }
     }
 
-    /// The calls of the next message; none when it has to wait.
+    /// The calls of the next message; none when it has to wait. What waits is spread over the messages that may be sent.
     fn next(&self) -> Vec<Waiting> {
-        let limit = self.taken();
         let mut next = Vec::new();
         let mut len = 0;
         let mut state = self.state();
+        let messages = MAX_UNANSWERED.saturating_sub(state.unanswered).max(1);
+        let limit = self.taken().min(state.waiting.len().div_ceil(messages));
         while state.may_send()
             && next.len() < limit
             && let Some(waiting) = state.waiting.front()
@@ -450,6 +451,8 @@ async fn send(line: Arc<Line>, gone: impl Future<Output = ()>) {
             Some(()) = confirms.next() => continue,
             () = &mut gone => return, // What waits has failed with it.
         }
+        // Answers that came together make callers ready together, whose next calls are about to come.
+        tokio::task::yield_now().await;
         let Some(requester) = line.requester.upgrade() else {
             return;
         };
