@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
+use tower::util::{BoxCloneSyncService, service_fn};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -16,6 +16,7 @@ use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
+use crate::service::ResponseFuture;
 use crate::wire::NOTICE_PREFIX;
 
 /// How many requests of a queue a server works on at once, unless set.
@@ -55,7 +56,27 @@ struct Added {
     definition: &'static Definition,
     queues: Vec<String>,
     options: QueueOptions,
-    handler: LayeredService,
+    handler: Handler,
+}
+
+/// What runs the requests of a service.
+#[derive(Clone)]
+pub(super) enum Handler {
+    /// Its dispatcher, which is always ready.
+    Dispatcher(Arc<dyn Fn(Request) -> ResponseFuture + Send + Sync>),
+    /// The dispatcher with the server's layers around it.
+    Layered(LayeredService),
+}
+
+impl Handler {
+    fn into_service(self) -> LayeredService {
+        match self {
+            Self::Dispatcher(dispatch) => {
+                BoxCloneSyncService::new(service_fn(move |request| dispatch(request)))
+            }
+            Self::Layered(service) => service,
+        }
+    }
 }
 
 impl fmt::Debug for Added {
@@ -77,9 +98,7 @@ pub(super) struct QueueEntry {
     /// Where requests go that are not run again.
     pub(super) dead_letter_queue: String,
     pub(super) options: QueueOptions,
-    pub(super) handler: LayeredService,
-    /// Whether there are layers around it.
-    pub(super) is_layered: bool,
+    pub(super) handler: Handler,
 }
 
 impl QueueEntry {
@@ -156,7 +175,7 @@ impl ServerBuilder {
             definition,
             queues,
             options,
-            handler: BoxCloneSyncService::new(dispatcher),
+            handler: Handler::Dispatcher(Arc::new(move |request| dispatcher.clone().call(request))),
         });
         self
     }
@@ -271,13 +290,11 @@ impl ServerBuilder {
             cancellation,
             drain_timeout,
         } = self;
-        let is_layered = !layers.is_empty();
         let queues = services.into_iter().flat_map(|added| {
             // Once, so that what a layer keeps is the service's, whichever queue a request came through.
-            let handler = layers
-                .iter()
-                .rev()
-                .fold(added.handler, |handler, layer| layer(handler));
+            let handler = layers.iter().rev().fold(added.handler, |handler, layer| {
+                Handler::Layered(layer(handler.into_service()))
+            });
             added.queues.into_iter().map(move |queue| QueueEntry {
                 service: added.service,
                 definition: added.definition,
@@ -289,7 +306,6 @@ impl ServerBuilder {
                 queue: queue.into(),
                 options: added.options.clone(),
                 handler: handler.clone(),
-                is_layered,
             })
         });
         Server {

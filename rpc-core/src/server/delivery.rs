@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tracing::{debug, error, warn};
 
-use super::builder::QueueEntry;
+use super::builder::{Handler, QueueEntry};
 use super::cancel::Registered;
 use super::consume::{Lines, Serving, ensure_queue};
 use super::dispatch::{Limit, panicked};
@@ -19,7 +19,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::message::Response;
 use crate::service;
 use crate::telemetry::{Observed, metrics};
-use crate::transport::{Message, Reply, TransportError};
+use crate::transport::{Message, Reply, Sending, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
 /// How long a server keeps a request that should be given up and cannot.
@@ -245,18 +245,19 @@ impl Arrival {
         let answer = {
             let answering = pin!(async {
                 let request = request?;
-                let response = if entry.is_layered {
-                    let limit = Limit::of_broker(&request, registered.cancellation.clone());
-                    let answer = AssertUnwindSafe(service::call(entry.handler.clone(), request))
-                        .catch_unwind()
-                        .map(|answer| {
-                            // The dispatcher catches what handlers do.
-                            let layer = "a layer of the server";
-                            answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
-                        });
-                    limit.apply_until_begun(answer).boxed().await??
-                } else {
-                    service::call(entry.handler.clone(), request).await?
+                let response = match &entry.handler {
+                    Handler::Dispatcher(dispatch) => dispatch(request).await?,
+                    Handler::Layered(service) => {
+                        let limit = Limit::of_broker(&request, registered.cancellation.clone());
+                        let answer = AssertUnwindSafe(service::call(service.clone(), request))
+                            .catch_unwind()
+                            .map(|answer| {
+                                // The dispatcher catches what handlers do.
+                                let layer = "a layer of the server";
+                                answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
+                            });
+                        limit.apply_until_begun(answer).boxed().await??
+                    }
                 };
                 wire::check_reply(&response, serving.connection.max_message_size())?;
                 Ok(response)
@@ -278,14 +279,20 @@ impl Arrival {
             }
         }
         let form = Form::of(message, is_batched);
-        self.answer(answer, ran, form).await;
+        self.answer(answer, ran, form).wait().await;
     }
 
     /// Sends the answer, if somebody wants it, and settles the delivery.
-    async fn answer(&mut self, answer: Result<Response, RpcError>, ran: Ran, form: Form) {
+    fn answer(
+        &mut self,
+        answer: Result<Response, RpcError>,
+        ran: Ran,
+        form: Form,
+    ) -> Sending<'_, ()> {
         let message = &mut self.message;
         let Some(queue) = message.reply_to.take() else {
-            return self.settle();
+            self.settle();
+            return Sending::Done(());
         };
         let message = wire::message_from_answer(
             answer,
@@ -299,7 +306,7 @@ impl Arrival {
             form,
             receipt: self.receipt.take(),
         };
-        self.lines.replies.send(answer).await;
+        self.lines.replies.send(answer)
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
@@ -379,7 +386,7 @@ impl Arrival {
             "giving up a request"
         );
         let form = Form::of(&self.message, false);
-        self.answer(Err(fault), Ran::Earlier, form).await;
+        self.answer(Err(fault), Ran::Earlier, form).wait().await;
     }
 }
 

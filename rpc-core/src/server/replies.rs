@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use super::receipt::{Receipt, Settlement};
 use crate::task::Task;
 use crate::telemetry::metrics;
-use crate::transport::{Channel, Message, Reply};
+use crate::transport::{Channel, Message, Reply, Sending};
 use crate::wire::Batch;
 
 /// How many replies may wait to be sent; further handlers wait.
@@ -75,14 +77,23 @@ impl Replies {
         }
     }
 
-    /// Sends a reply, then acknowledges its delivery: soon, or before this returns.
-    pub(super) async fn send(&self, answer: Answer) {
+    /// Sends a reply, then acknowledges its delivery: soon, or, where that takes a while, before this is done.
+    pub(super) fn send(&self, answer: Answer) -> Sending<'_, ()> {
         if self.channel.is_direct(&answer.reply.queue) {
-            self.channel.reply(vec![answer.reply]).await;
-            settle(&*self.channel, answer.receipt);
-        } else {
-            // An error means that the session is over: the broker gives the request to a server again.
-            let _ = self.waiting.send(Outgoing::Answer(answer)).await;
+            let directly = async {
+                self.channel.reply(vec![answer.reply]).await;
+                settle(&*self.channel, answer.receipt);
+            };
+            return Sending::Waiting(directly.boxed());
+        }
+        match self.waiting.try_send(Outgoing::Answer(answer)) {
+            Err(TrySendError::Full(answer)) => {
+                let sending = self.waiting.send(answer);
+                // An error means the same as below.
+                Sending::Waiting(sending.map(drop).boxed())
+            }
+            // Closed means that the session is over: the broker gives the request to a server again.
+            Ok(()) | Err(TrySendError::Closed(_)) => Sending::Done(()),
         }
     }
 
