@@ -238,13 +238,14 @@ impl Client {
             match gate.enter() {
                 Turn::Now(message) => unanswered = Some(message),
                 Turn::Later => {
-                    let sharing =
-                        self.exchange_with_others(&requester, &gate, request, deadline, sent);
-                    match sharing.boxed().await {
+                    let mut call = self.share(&requester, &gate, request, deadline, sent)?;
+                    let answer = call.answer().await;
+                    match answer {
                         // A server that knows no batches has not run any of this one.
                         Err(error) if error.kind() == ErrorKind::UnsupportedContentType => {
                             gate.refused();
                         }
+                        Err(error) if !call.has_left() => return Err(error.not_executed()),
                         answer => return answer,
                     }
                 }
@@ -343,18 +344,18 @@ impl Client {
         Ok(message)
     }
 
-    /// The same as [`exchange`](Self::exchange) for a request that shares a message with others.
-    async fn exchange_with_others(
+    /// Registers the call, and has its request sent in a message that it shares with others.
+    fn share<'a>(
         &self,
         requester: &Arc<Requester>,
         gate: &Gate,
         request: &Request,
         deadline: Instant,
-        sent: &AtomicBool,
-    ) -> Result<Response, RpcError> {
+        sent: &'a AtomicBool,
+    ) -> Result<SentCall<'a>, RpcError> {
         let waiter = requester.in_flight.register(None)?;
         let message = self.message(request, &waiter, deadline)?;
-        let mut call = SentCall {
+        Ok(SentCall {
             requester: requester.clone(),
             ticket: Some(gate.send(waiter.id(), message, request.0.span.clone())),
             waiter,
@@ -365,12 +366,7 @@ impl Client {
             cancels: self.0.cancellation,
             ended: false,
             sent,
-        };
-        let answer = call.answer().await;
-        match call.has_left() {
-            true => answer,
-            false => answer.map_err(RpcError::not_executed),
-        }
+        })
     }
 }
 
