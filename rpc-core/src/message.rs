@@ -1,6 +1,5 @@
 //! Requests and responses as middleware sees them: method, metadata and an encoded body.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smol_str::SmolStr;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -35,7 +35,7 @@ pub struct Request(pub(crate) Box<Inner>);
 pub(crate) struct Inner {
     pub(crate) service: &'static str,
     pub(crate) queue: Arc<str>,
-    pub(crate) method: Option<Cow<'static, str>>,
+    pub(crate) method: Option<SmolStr>,
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
     /// The names of those headers that the server's own calls send on.
@@ -69,9 +69,9 @@ pub(crate) struct Recode {
 /// How a request reached the server, for those that came over a broker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Delivery {
-    pub(crate) correlation_id: Option<String>,
-    pub(crate) app_id: Option<String>,
-    pub(crate) user_id: Option<String>,
+    pub(crate) correlation_id: Option<SmolStr>,
+    pub(crate) app_id: Option<SmolStr>,
+    pub(crate) user_id: Option<SmolStr>,
     pub(crate) redelivered: bool,
     /// How often it was delivered before.
     pub(crate) deliveries: u32,
@@ -92,7 +92,7 @@ impl Request {
         Ok(Self(Box::new(Inner {
             service: service.name,
             queue: queue.into(),
-            method: Some(method.name.into()),
+            method: Some(SmolStr::new_static(method.name)),
             content_type,
             headers: Headers::new(),
             propagating: BTreeSet::new(),

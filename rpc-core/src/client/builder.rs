@@ -249,7 +249,7 @@ impl ClientBuilder {
         let coalescer = limit.map(|limit| {
             Coalescer::new(Settings {
                 limit,
-                app_id: self.connection.name().to_owned(),
+                app_id: self.connection.app_id(),
                 mandatory: self.mandatory,
                 confirms: self.confirms,
             })

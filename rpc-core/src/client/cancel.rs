@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -36,7 +37,7 @@ struct DroppedCall {
 }
 
 impl Canceller {
-    pub(crate) fn start(link: Arc<dyn Link>, reply_to: String) -> Self {
+    pub(crate) fn start(link: Arc<dyn Link>, reply_to: SmolStr) -> Self {
         let (dropped, waiting) = mpsc::channel(MAX_WAITING);
         Self {
             dropped,
@@ -57,7 +58,7 @@ impl Canceller {
     }
 }
 
-async fn tell(link: Arc<dyn Link>, reply_to: String, mut waiting: mpsc::Receiver<DroppedCall>) {
+async fn tell(link: Arc<dyn Link>, reply_to: SmolStr, mut waiting: mpsc::Receiver<DroppedCall>) {
     // Of its own: a user who may not publish notices loses this one, not the one with the requests.
     let channel = LazyChannel::new(link, ChannelMode::Plain);
     let mut batch = Vec::new();

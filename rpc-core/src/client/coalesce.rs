@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use smol_str::SmolStr;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Span, error};
@@ -54,7 +55,7 @@ pub(super) struct Coalescer {
 pub(super) struct Settings {
     /// How many calls share a message at most.
     pub(super) limit: usize,
-    pub(super) app_id: String,
+    pub(super) app_id: SmolStr,
     pub(super) mandatory: bool,
     pub(super) confirms: bool,
 }
@@ -409,7 +410,7 @@ impl Line {
                 false => requester.channel.clone(),
                 true => requester.confirm_channel().await?,
             };
-            let sending = channel.publish(self.queue.to_string(), message);
+            let sending = channel.publish(self.queue.clone().into(), message);
             sending.wait().await.map_err(not_sent)
         };
         let published = published.await;

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smol_str::SmolStr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -240,9 +241,9 @@ impl InFlight {
 }
 
 /// An id as it is sent.
-pub(super) fn correlation_id(id: Uuid) -> String {
+pub(super) fn correlation_id(id: Uuid) -> SmolStr {
     let mut buffer = Uuid::encode_buffer();
-    id.hyphenated().encode_lower(&mut buffer).to_owned()
+    SmolStr::from(&*id.hyphenated().encode_lower(&mut buffer))
 }
 
 /// A correlation id of this crate: a UUID in its usual form, as [`correlation_id`] writes it.
@@ -270,7 +271,7 @@ impl Waiter {
         self.id
     }
 
-    pub(crate) fn correlation_id(&self) -> String {
+    pub(crate) fn correlation_id(&self) -> SmolStr {
         correlation_id(self.id)
     }
 

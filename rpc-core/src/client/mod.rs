@@ -316,10 +316,10 @@ impl Client {
         let waiter = requester.in_flight.register(unanswered)?;
         let mut message = self.message(request, &waiter, deadline)?;
         message.reply_to = (!request.0.oneway).then(|| requester.reply_to.clone());
-        message.app_id = Some(self.0.connection.name().to_owned());
+        message.app_id = Some(self.0.connection.app_id());
         Ok((
             waiter,
-            channel.publish(request.0.queue.to_string(), message),
+            channel.publish(request.0.queue.clone().into(), message),
         ))
     }
 

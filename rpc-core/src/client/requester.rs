@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::StreamExt;
+use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::{mpsc, watch};
 use tokio::task::coop::cooperative;
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ use crate::wire;
 #[derive(Debug)]
 pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
-    pub(crate) reply_to: String,
+    pub(crate) reply_to: SmolStr,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) canceller: Canceller,
     /// For requests that are not to be confirmed, and for replies.
@@ -47,7 +48,7 @@ impl Requester {
         link: Arc<dyn Link>,
         dropped: Arc<DropCounter>,
     ) -> Result<Arc<Self>, RpcError> {
-        let reply_to = format!("rpc.reply.{}", Uuid::new_v4());
+        let reply_to = format_smolstr!("rpc.reply.{}", Uuid::new_v4());
         let (channel, deliveries) = subscribe(&*link, &reply_to).await.map_err(not_sent)?;
         let in_flight = Arc::new(InFlight::new(dropped));
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));

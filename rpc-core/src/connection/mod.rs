@@ -16,6 +16,7 @@ use crate::telemetry::metrics;
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
 use crate::transport::memory::{Broker, MemoryTransport};
 use crate::transport::{Link, Transport};
+use smol_str::SmolStr;
 
 /// The largest body, unless set: what RabbitMQ 4 accepts unless it is configured otherwise.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
@@ -44,7 +45,7 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 pub struct Connection(Arc<Inner>);
 
 struct Inner {
-    name: String,
+    name: SmolStr,
     /// How it was opened, without secrets.
     place: String,
     supervisor: Supervisor,
@@ -143,6 +144,11 @@ impl Connection {
     /// The connection's name: what `app_id` says in its messages, and what the broker's management shows.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The name, for a message.
+    pub(crate) fn app_id(&self) -> SmolStr {
+        self.0.name.clone()
     }
 
     pub(crate) fn max_message_size(&self) -> usize {
@@ -282,7 +288,7 @@ impl ConnectionBuilder {
         metrics::describe();
         let link = connect_within(&*transport, self.wait).await?;
         Ok(Connection(Arc::new(Inner {
-            name,
+            name: name.into(),
             place,
             supervisor: Supervisor::start(transport, link),
             max_message_size: self.max_message_size,

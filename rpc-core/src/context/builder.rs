@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smol_str::SmolStr;
+
 use super::{Context, Inner};
 use crate::headers::HeaderValue;
 use crate::message::deadline_after;
@@ -90,19 +92,19 @@ impl ContextBuilder {
 
     /// The caller gave the call this id. Default: none.
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
-        self.0.delivery.correlation_id = Some(id.into());
+        self.0.delivery.correlation_id = Some(SmolStr::new(id.into()));
         self
     }
 
     /// The caller calls itself this. Default: nothing.
     pub fn app_id(mut self, name: impl Into<String>) -> Self {
-        self.0.delivery.app_id = Some(name.into());
+        self.0.delivery.app_id = Some(SmolStr::new(name.into()));
         self
     }
 
     /// The broker's user that published the request. Default: not stated.
     pub fn user_id(mut self, name: impl Into<String>) -> Self {
-        self.0.delivery.user_id = Some(name.into());
+        self.0.delivery.user_id = Some(SmolStr::new(name.into()));
         self
     }
 

@@ -163,16 +163,16 @@ mod tests {
 
     fn message(correlation_id: &str) -> Message {
         Message {
-            reply_to: Some("replies".to_owned()),
-            correlation_id: Some(correlation_id.to_owned()),
+            reply_to: Some("replies".into()),
+            correlation_id: Some(correlation_id.into()),
             ..Message::default()
         }
     }
 
     fn notice(reply_to: &str, correlation_id: &str, after: Duration) -> CancelNotice {
         CancelNotice {
-            reply_to: reply_to.to_owned(),
-            correlation_ids: vec![correlation_id.to_owned()],
+            reply_to: reply_to.into(),
+            correlation_ids: vec![correlation_id.into()],
             deadline: Instant::now() + after,
         }
     }

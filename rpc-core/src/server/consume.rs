@@ -165,7 +165,7 @@ impl Lines {
         message: Message,
     ) -> Result<(), TransportError> {
         let channel = self.confirming.get().await?;
-        let confirm = channel.publish(queue.to_owned(), message).wait().await?;
+        let confirm = channel.publish(queue.into(), message).wait().await?;
         confirm.wait().await
     }
 }

@@ -299,7 +299,7 @@ impl Arrival {
             message.correlation_id.take(),
             message.content_type.take(),
             ran,
-            self.serving.connection.name(),
+            self.serving.connection.app_id(),
         );
         let answer = Answer {
             reply: Reply { queue, message },
@@ -381,7 +381,7 @@ impl Arrival {
         metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,
-            method = self.message.kind,
+            method = self.message.kind.as_deref(),
             %fault,
             "giving up a request"
         );

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use smol_str::SmolStr;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
@@ -162,7 +163,7 @@ struct Coalesced {
 
 /// What goes to one client.
 struct Group {
-    queue: String,
+    queue: SmolStr,
     /// Whether it is a batch whatever is in it.
     is_batch: bool,
     replies: Vec<Message>,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use smol_str::SmolStr;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::lazy::LazyChannel;
@@ -24,11 +25,11 @@ use crate::queue::QueueOptions;
 /// A message: a body and those of AMQP's basic properties that the protocol uses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
-    pub(crate) correlation_id: Option<String>,
-    pub(crate) reply_to: Option<String>,
+    pub(crate) correlation_id: Option<SmolStr>,
+    pub(crate) reply_to: Option<SmolStr>,
     /// AMQP's `type`.
-    pub(crate) kind: Option<String>,
-    pub(crate) content_type: Option<String>,
+    pub(crate) kind: Option<SmolStr>,
+    pub(crate) content_type: Option<SmolStr>,
     /// Milliseconds that the message may wait in a queue.
     pub(crate) expiration: Option<u32>,
     /// When nobody waits any longer: milliseconds since the Unix epoch. The header `rpc-deadline`.
@@ -39,8 +40,8 @@ pub(crate) struct Message {
     pub(crate) mandatory: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
-    pub(crate) app_id: Option<String>,
-    pub(crate) user_id: Option<String>,
+    pub(crate) app_id: Option<SmolStr>,
+    pub(crate) user_id: Option<SmolStr>,
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
 }
@@ -62,7 +63,7 @@ pub(crate) struct Delivery {
 /// A message to a caller.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    pub(crate) queue: String,
+    pub(crate) queue: SmolStr,
     pub(crate) message: Message,
 }
 
@@ -124,6 +125,7 @@ impl Confirm {
 }
 
 /// Something that is sent: nearly always done at once, so that nothing needs to be kept.
+#[must_use]
 pub(crate) enum Sending<'a, T> {
     Done(T),
     Waiting(BoxFuture<'a, T>),
@@ -198,7 +200,7 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Dropping it before publishes nothing.
     fn publish(
         &self,
-        queue: String,
+        queue: SmolStr,
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>>;
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smol_str::SmolStr;
 
 use crate::codec;
 use crate::error::{BoxError, ErrorKind, RpcError};
@@ -154,8 +155,8 @@ impl Batch {
     pub(crate) fn into_message(mut self) -> Message {
         self.body[Self::COUNT].copy_from_slice(&self.calls.to_be_bytes());
         Message {
-            kind: Some(BATCH.to_owned()),
-            content_type: Some(CONTENT_TYPE.to_owned()),
+            kind: Some(SmolStr::new_static(BATCH)),
+            content_type: Some(SmolStr::new_static(CONTENT_TYPE)),
             body: self.body.into(),
             ..Message::default()
         }
@@ -194,7 +195,7 @@ pub(crate) fn replies_of(
 /// The requests in a batch, each with what they share.
 pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
     let Contents(_, entries) = codec::decode_message_pack(&batch.body)?;
-    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let owned = |text: Option<&str>| text.map(SmolStr::from);
     let requests = entries.into_iter().map(|entry| {
         let mut headers = entry.headers.map(Table::into_headers).unwrap_or_default();
         // How often the batch was delivered.
@@ -204,7 +205,7 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
             }
         }
         Message {
-            correlation_id: Some(entry.correlation_id.to_owned()),
+            correlation_id: Some(entry.correlation_id.into()),
             reply_to: batch.reply_to.clone(),
             kind: owned(entry.kind),
             content_type: owned(entry.content_type),
@@ -360,9 +361,9 @@ mod tests {
 
     fn reply(correlation_id: &str, body: &'static [u8]) -> Message {
         Message {
-            correlation_id: Some(correlation_id.to_owned()),
-            kind: Some("result".to_owned()),
-            content_type: Some("application/msgpack".to_owned()),
+            correlation_id: Some(correlation_id.into()),
+            kind: Some("result".into()),
+            content_type: Some("application/msgpack".into()),
             body: body.into(),
             ..Message::default()
         }
@@ -436,11 +437,11 @@ mod tests {
 
     #[test]
     fn batches_are_those_of_the_protocol() {
-        let json = Some("application/json".to_owned());
+        let json: Option<SmolStr> = Some("application/json".into());
         let fault =
             br#"{"code":"unknown_method","message":"service Adder has no method 'subtract'"}"#;
         let mut unknown = Message {
-            kind: Some("fault".to_owned()),
+            kind: Some("fault".into()),
             content_type: json.clone(),
             ..reply("b", fault)
         };
@@ -451,7 +452,7 @@ mod tests {
 
         let batch = Message {
             body: example("request batch"),
-            reply_to: Some("replies".to_owned()),
+            reply_to: Some("replies".into()),
             ..Message::default()
         };
         let requests = requests_of(&batch).unwrap();

@@ -7,13 +7,13 @@ mod batch;
 mod notice;
 mod redelivery;
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -63,7 +63,7 @@ struct Fault {
 
 /// What is said of a request by its client.
 pub(crate) struct Envelope {
-    pub(crate) correlation_id: String,
+    pub(crate) correlation_id: SmolStr,
     /// Whether it comes back if no queue takes it.
     pub(crate) mandatory: bool,
     /// Whether it expires in the queue.
@@ -105,8 +105,8 @@ pub(crate) fn message_from_request(
         kind: request
             .method()
             .filter(|_| content_type != ContentType::Plain)
-            .map(str::to_owned),
-        content_type: content_type.as_property().map(str::to_owned),
+            .map(SmolStr::from),
+        content_type: content_type.as_property().map(SmolStr::new_static),
         expiration: envelope.expires.then(|| expiration(remaining)),
         deadline: Some(unix_millis_after(remaining)),
         batches: envelope.batches && content_type != ContentType::Plain,
@@ -159,7 +159,7 @@ pub(crate) fn request_from_message(
     Ok(Request(Box::new(message::Inner {
         service,
         queue,
-        method: method.map(Cow::Owned),
+        method,
         content_type,
         headers,
         propagating,
@@ -210,28 +210,28 @@ pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcEr
 /// A reply as its server sends it; `request` is the content type of the request, as it was written.
 pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
-    correlation_id: Option<String>,
-    request: Option<String>,
+    correlation_id: Option<SmolStr>,
+    request: Option<SmolStr>,
     ran: Ran,
-    app_id: &str,
+    app_id: SmolStr,
 ) -> Message {
     let mut reply = Message {
         correlation_id,
         content_type: request,
-        app_id: Some(app_id.to_owned()),
+        app_id: Some(app_id),
         ..Message::default()
     };
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
-                Outcome::Result => RESULT.to_owned(),
-                Outcome::Error => ERROR.to_owned(),
+                Outcome::Result => SmolStr::new_static(RESULT),
+                Outcome::Error => SmolStr::new_static(ERROR),
             });
             reply.headers = response.headers;
             reply.body = response.body;
         }
         Err(error) => {
-            reply.kind = Some(FAULT.to_owned());
+            reply.kind = Some(SmolStr::new_static(FAULT));
             match ran {
                 Ran::No => reply.headers.insert(EXECUTED_HEADER, false),
                 Ran::Here => {}
@@ -250,7 +250,7 @@ pub(crate) fn message_from_answer(
                 ContentType::MessagePack
             });
             if known.is_none() {
-                reply.content_type = content_type.as_property().map(str::to_owned);
+                reply.content_type = content_type.as_property().map(SmolStr::new_static);
             }
             let fault = Fault {
                 code: error.kind().fault_code().to_owned(),
@@ -417,7 +417,7 @@ mod tests {
 
     fn envelope() -> Envelope {
         Envelope {
-            correlation_id: "id".to_owned(),
+            correlation_id: "id".into(),
             mandatory: true,
             expires: true,
             batches: true,
@@ -558,13 +558,13 @@ mod tests {
                 ContentType::MessagePack,
                 Bytes::from_static(b"\x01"),
             );
-            let content_type = Some("application/msgpack".to_owned());
+            let content_type = Some("application/msgpack".into());
             let message = message_from_answer(
                 Ok(response),
-                Some("id".to_owned()),
+                Some("id".into()),
                 content_type,
                 Ran::Here,
-                "server",
+                "server".into(),
             );
             assert_eq!(message.kind.as_deref(), Some(kind));
             assert_eq!(message.correlation_id.as_deref(), Some("id"));
@@ -577,9 +577,10 @@ mod tests {
         for (ran, may_have_executed) in [(Ran::No, false), (Ran::Here, true), (Ran::Earlier, true)]
         {
             for kind in [ErrorKind::Cancelled, ErrorKind::DeadlineExceeded] {
-                let content_type = Some("application/msgpack".to_owned());
+                let content_type = Some("application/msgpack".into());
                 let fault = RpcError::new(kind, "no");
-                let message = message_from_answer(Err(fault), None, content_type, ran, "server");
+                let message =
+                    message_from_answer(Err(fault), None, content_type, ran, "server".into());
                 let error = answer_from_message(message).unwrap_err();
                 assert_eq!(error.may_have_executed(), may_have_executed, "{ran:?}");
             }
@@ -589,8 +590,9 @@ mod tests {
     #[test]
     fn a_fault_is_a_code_and_a_message() {
         let error = RpcError::new(ErrorKind::UnknownMethod, "no");
-        let content_type = Some("application/msgpack".to_owned());
-        let message = message_from_answer(Err(error), None, content_type, Ran::Here, "server");
+        let content_type = Some("application/msgpack".into());
+        let message =
+            message_from_answer(Err(error), None, content_type, Ran::Here, "server".into());
         assert_eq!(
             &message.body[..],
             b"\x82\xa4code\xaeunknown_method\xa7message\xa2no"
@@ -603,8 +605,9 @@ mod tests {
     #[test]
     fn a_fault_of_a_passed_deadline_tells_the_servers_time() {
         let error = RpcError::new(ErrorKind::DeadlineExceeded, "late");
-        let content_type = Some("application/msgpack".to_owned());
-        let mut message = message_from_answer(Err(error), None, content_type, Ran::Here, "server");
+        let content_type = Some("application/msgpack".into());
+        let mut message =
+            message_from_answer(Err(error), None, content_type, Ran::Here, "server".into());
         let time = message.headers.get_as::<i64>("rpc-time").unwrap();
         let now = unix_millis_after(Duration::ZERO);
         assert!((now - 5000..=now).contains(&time), "{time} at {now}");
@@ -621,9 +624,9 @@ mod tests {
         let message = message_from_answer(
             Err(error),
             None,
-            Some("text/xml".to_owned()),
+            Some("text/xml".into()),
             Ran::Here,
-            "server",
+            "server".into(),
         );
         assert_eq!(message.content_type.as_deref(), Some("application/json"));
         assert_eq!(
@@ -651,15 +654,15 @@ mod tests {
     #[test]
     fn replies_that_make_no_sense_are_bad_replies() {
         let kind = Message {
-            kind: Some("maybe".to_owned()),
+            kind: Some("maybe".into()),
             ..Message::default()
         };
         let content_type = Message {
-            content_type: Some("text/xml".to_owned()),
+            content_type: Some("text/xml".into()),
             ..Message::default()
         };
         let fault = Message {
-            kind: Some("fault".to_owned()),
+            kind: Some("fault".into()),
             body: Bytes::from_static(b"?"),
             ..Message::default()
         };

@@ -1,5 +1,6 @@
 //! Notices to all servers of a queue, which of them holds a call being unknown to its client.
 
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use super::{deadline, unix_millis_after};
@@ -21,7 +22,7 @@ pub(crate) fn notices_for(queue: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CancelNotice {
     /// Where their replies would go.
-    pub(crate) reply_to: String,
+    pub(crate) reply_to: SmolStr,
     pub(crate) correlation_ids: Vec<String>,
     /// When the last of them ends anyway.
     pub(crate) deadline: Instant,
@@ -32,8 +33,10 @@ impl CancelNotice {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         Message {
             reply_to: Some(self.reply_to),
-            kind: Some(CANCEL.to_owned()),
-            content_type: ContentType::MessagePack.as_property().map(str::to_owned),
+            kind: Some(SmolStr::new_static(CANCEL)),
+            content_type: ContentType::MessagePack
+                .as_property()
+                .map(SmolStr::new_static),
             deadline: Some(unix_millis_after(remaining)),
             // Text can be written in every format.
             body: codec::encode(&self.correlation_ids, ContentType::MessagePack)
@@ -63,7 +66,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_notice_arrives_as_it_was_sent() {
         let notice = |deadline| CancelNotice {
-            reply_to: "replies".to_owned(),
+            reply_to: "replies".into(),
             correlation_ids: vec!["a".to_owned(), "b".to_owned()],
             deadline,
         };
@@ -80,12 +83,12 @@ mod tests {
     #[test]
     fn what_is_no_notice_is_ignored() {
         let kind = Message {
-            kind: Some("fib".to_owned()),
+            kind: Some("fib".into()),
             ..Message::default()
         };
         let body = Message {
-            kind: Some("cancel".to_owned()),
-            reply_to: Some("replies".to_owned()),
+            kind: Some("cancel".into()),
+            reply_to: Some("replies".into()),
             body: vec![0xc1].into(),
             ..Message::default()
         };

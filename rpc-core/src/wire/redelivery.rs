@@ -127,8 +127,8 @@ mod tests {
     async fn a_dead_letter_says_why_it_is_one_and_does_not_expire() {
         let request = Message {
             expiration: Some(5),
-            user_id: Some("guest".to_owned()),
-            correlation_id: Some("id".to_owned()),
+            user_id: Some("guest".into()),
+            correlation_id: Some("id".into()),
             ..message(&[])
         };
         let letter = dead_letter(request, 3, "delivery-limit", "rpc.Fib");

@@ -11,6 +11,7 @@ use lapin::options::{
     ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
+use smol_str::SmolStr;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -176,7 +177,7 @@ impl AmqpChannel {
     /// Publishes and waits for the broker's word; `mandatory` decides whether that covers the routing.
     pub(super) async fn publish_confirmed(
         &self,
-        queue: String,
+        queue: SmolStr,
         message: Message,
         mandatory: bool,
     ) -> Result<Confirm, TransportError> {
@@ -245,7 +246,7 @@ impl Channel for AmqpChannel {
 
     fn publish(
         &self,
-        queue: String,
+        queue: SmolStr,
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
         let address = Address::queue(queue, message.mandatory);

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
 use tokio::sync::Mutex;
 
 use super::channel::AmqpChannel;
@@ -74,7 +75,7 @@ impl DirectReplies {
     /// Publishes a reply and waits until the broker has it. Nobody can tell whether the caller is still there.
     pub(super) async fn publish(
         &self,
-        address: String,
+        address: SmolStr,
         reply: Message,
     ) -> Result<(), TransportError> {
         if !is_well_formed(&address) {
@@ -118,7 +119,7 @@ impl DirectReplies {
 }
 
 impl Dedicated {
-    async fn publish(&self, address: String, reply: Message) -> Result<(), TransportError> {
+    async fn publish(&self, address: SmolStr, reply: Message) -> Result<(), TransportError> {
         // Not mandatory: some versions of RabbitMQ return direct replies even when they were delivered.
         self.channel
             .publish_confirmed(address, reply, false)

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+use smol_str::SmolStr;
 
 use crate::headers::{HeaderValue, Headers};
 use crate::transport::{BATCHES_HEADER, DEADLINE_HEADER, Message, TransportError};
@@ -53,7 +54,7 @@ pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes)
 }
 
 pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message {
-    let owned = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    let owned = |text: &Option<ShortString>| text.as_ref().map(|text| SmolStr::from(text.as_str()));
     let mut message = Message {
         correlation_id: owned(properties.correlation_id()),
         reply_to: owned(properties.reply_to()),
@@ -80,7 +81,7 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
 }
 
 /// A short string of AMQP holds 255 bytes, and lapin panics on more.
-pub(super) fn short(what: &str, text: String) -> Result<ShortString, TransportError> {
+pub(super) fn short(what: &str, text: impl Into<String>) -> Result<ShortString, TransportError> {
     ShortString::try_new(text)
         .map_err(|_| TransportError::Invalid(format!("{what} is longer than 255 bytes")))
 }
@@ -177,23 +178,23 @@ mod tests {
             ("text".to_owned(), "a".into()),
             ("bytes".to_owned(), vec![0xff_u8].into()),
             (
-                "list".to_owned(),
+                "list".into(),
                 HeaderValue::List(vec![1.into(), HeaderValue::Void]),
             ),
         ];
         Message {
-            correlation_id: Some("id".to_owned()),
-            reply_to: Some("queue".to_owned()),
-            kind: Some("fib".to_owned()),
-            content_type: Some("application/msgpack".to_owned()),
+            correlation_id: Some("id".into()),
+            reply_to: Some("queue".into()),
+            kind: Some("fib".into()),
+            content_type: Some("application/msgpack".into()),
             expiration: Some(1500),
             deadline: Some(1_700_000_000_000),
             batches: true,
             mandatory: false,
             persistent: true,
             priority: Some(3),
-            app_id: Some("app".to_owned()),
-            user_id: Some("guest".to_owned()),
+            app_id: Some("app".into()),
+            user_id: Some("guest".into()),
             headers: headers.into_iter().collect(),
             body: Bytes::from_static(b"body"),
         }
@@ -219,7 +220,7 @@ mod tests {
     fn what_is_too_long_for_amqp_is_an_error_and_no_panic() {
         let long = "x".repeat(256);
         let mut named = message();
-        named.app_id = Some(long.clone());
+        named.app_id = Some(long.clone().into());
         to_properties(named).expect_err("a long name");
         let mut with_header = message();
         with_header.headers.insert(long, 1);

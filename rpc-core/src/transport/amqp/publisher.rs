@@ -24,6 +24,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
 use lapin::{Confirmation, PublisherConfirm};
+use smol_str::SmolStr;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
 use tracing::debug;
 
@@ -84,7 +85,7 @@ pub(super) struct Address {
 
 impl Address {
     /// Through the default exchange, which routes by the queue's name.
-    pub(super) fn queue(queue: String, mandatory: bool) -> Result<Self, TransportError> {
+    pub(super) fn queue(queue: SmolStr, mandatory: bool) -> Result<Self, TransportError> {
         Ok(Self {
             exchange: ShortString::default(),
             routing_key: short("the queue's name", queue)?,

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use smol_str::SmolStr;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -24,7 +25,7 @@ pub(super) enum Publisher {
 
 /// A message that waits until the broker takes messages again.
 pub(super) struct Stalled {
-    queue: String,
+    queue: SmolStr,
     message: Message,
     publisher: Publisher,
     /// The publisher's runtime, for what happens to the message later.
@@ -74,7 +75,7 @@ impl State {
     pub(super) fn publish(
         &mut self,
         broker: &Arc<Broker>,
-        queue: String,
+        queue: SmolStr,
         message: Message,
         publisher: Publisher,
     ) {

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, StreamExt};
+use smol_str::SmolStr;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
@@ -217,7 +218,7 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
-    fn try_publish(&self, queue: String, message: Message) -> Result<Confirm, TransportError> {
+    fn try_publish(&self, queue: SmolStr, message: Message) -> Result<Confirm, TransportError> {
         arguments::check_message(&queue, &message)?;
         let mut state = self.open()?;
         let (publisher, confirm) = match self.mode {
@@ -275,7 +276,7 @@ impl Channel for MemoryChannel {
 
     fn publish(
         &self,
-        queue: String,
+        queue: SmolStr,
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
         Sending::Done(self.try_publish(queue, message))
