@@ -361,11 +361,11 @@ impl Line {
 
     /// The calls of the next message; none when it has to wait. What waits is spread over the messages that may be sent.
     fn next(&self) -> Vec<Waiting> {
-        let mut next = Vec::new();
-        let mut len = 0;
         let mut state = self.state();
         let messages = MAX_UNANSWERED.saturating_sub(state.unanswered).max(1);
         let limit = self.taken().min(state.waiting.len().div_ceil(messages));
+        let mut next = Vec::with_capacity(limit);
+        let mut len = 0;
         while state.may_send()
             && next.len() < limit
             && let Some(waiting) = state.waiting.front()

@@ -378,7 +378,9 @@ impl Serving {
             redelivered,
             message,
         } = delivery;
-        let mut hand_over = |message, receipt| {
+        let definition = self.queues[consumer.queue].definition;
+        let mut hand_over = |message: Message, receipt| {
+            let name = message.kind.as_deref().filter(|name| !name.is_empty());
             hand_over(Box::new(Arrival {
                 serving: self.clone(),
                 lines: session.lines.clone(),
@@ -386,6 +388,7 @@ impl Serving {
                 lane: consumer.lane,
                 receipt: Some(receipt),
                 redelivered,
+                method: definition.resolve(name),
                 message,
             }));
         };

@@ -15,10 +15,11 @@ use super::consume::{Lines, Serving, ensure_queue};
 use super::dispatch::{Limit, panicked};
 use super::receipt::Receipt;
 use super::replies::{Answer, Form};
+use crate::definition::Method;
 use crate::error::{ErrorKind, RpcError};
 use crate::message::Response;
 use crate::service;
-use crate::telemetry::{Observed, metrics};
+use crate::telemetry::{self, Observed, metrics};
 use crate::transport::{Message, Reply, Sending, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
@@ -44,6 +45,8 @@ pub(super) struct Arrival {
     /// Until it is settled.
     pub(super) receipt: Option<Receipt>,
     pub(super) redelivered: bool,
+    /// The method that it is for, if there is one of that name.
+    pub(super) method: Option<&'static Method>,
     pub(super) message: Message,
 }
 
@@ -162,24 +165,18 @@ impl Arrival {
     }
 
     fn is_at_most_once(&self) -> bool {
-        let method = self.message.kind.as_deref();
-        let method = self
-            .entry()
-            .definition
-            .resolve(method.filter(|method| !method.is_empty()));
-        method.is_some_and(|method| method.at_most_once)
+        self.method.is_some_and(|method| method.at_most_once)
     }
 
     fn verdict(&self, history: History) -> Verdict {
-        if wire::is_expired(&self.message) {
+        if !self.redelivered && history.deliveries == 0 {
+            Verdict::Run
+        } else if wire::is_expired(&self.message) {
             Verdict::Run // Which only says so to its caller.
         } else if self.is_at_most_once() {
-            if self.is_batched() {
-                Verdict::Run // Which refuses it.
-            } else if self.redelivered || history.deliveries > 0 {
-                Verdict::GiveUp(Reason::AtMostOnce)
-            } else {
-                Verdict::Run
+            match self.is_batched() {
+                true => Verdict::Run, // Which refuses it.
+                false => Verdict::GiveUp(Reason::AtMostOnce),
             }
         } else {
             let limit = self.serving.limits.deliveries;
@@ -199,6 +196,7 @@ impl Arrival {
             queue,
             receipt,
             redelivered,
+            method,
             message,
             ..
         } = &mut *self;
@@ -207,7 +205,8 @@ impl Arrival {
         let was_delivered = redelivered || deliveries > 0;
         let queue_name = &entry.queue;
         let observed = Observed::by_server(
-            entry.definition,
+            entry.service,
+            *method,
             queue_name,
             message,
             was_delivered,
@@ -373,11 +372,7 @@ impl Arrival {
                 ),
             ),
         };
-        let name = self.message.kind.as_deref();
-        let method = entry
-            .definition
-            .resolve(name.filter(|name| !name.is_empty()));
-        let method = method.map_or("_OTHER", |method| method.name);
+        let method = telemetry::name_of(self.method);
         metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,

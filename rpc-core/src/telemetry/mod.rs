@@ -83,13 +83,18 @@ use tracing::{Instrument, Span};
 
 pub(crate) use self::context::TRACE_HEADERS;
 use self::metrics::Measured;
-use crate::definition::Service;
+use crate::definition::Method;
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{Request, Response};
 use crate::transport::Message;
 
 /// The method of a request that the service does not have: an attacker's imagination must not become series and span names.
 const OTHER: &str = "_OTHER";
+
+/// What a request's method is called here.
+pub(crate) fn name_of(method: Option<&'static Method>) -> &'static str {
+    method.map_or(OTHER, |method| method.name)
+}
 
 /// Which end of a call tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +130,17 @@ impl Observed {
     /// A request that is about to be run, which came together with so many, itself included: gives the place of its span in the
     /// trace to the message.
     pub(crate) fn by_server(
-        service: &'static Service,
+        service: &'static str,
+        method: Option<&'static Method>,
         queue: &str,
         message: &mut Message,
         redelivered: bool,
         requests: usize,
     ) -> Self {
-        let name = message.kind.as_deref().filter(|name| !name.is_empty());
-        let method = service.resolve(name).map_or(OTHER, |method| method.name);
-        let measured = Measured::begin(Side::Server, service.name, method);
+        let method = name_of(method);
+        let measured = Measured::begin(Side::Server, service, method);
         measured.started(message, redelivered);
-        let span = trace::of_server(service.name, method, queue, message);
+        let span = trace::of_server(service, method, queue, message);
         trace::batched(&span, requests);
         Self::begun(Side::Server, span, measured)
     }

@@ -71,7 +71,7 @@ fn entries<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Ent
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Vec::new();
+            let mut entries = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(MAX_CALLS));
             while let Some(entry) = seq.next_element()? {
                 entries.push(entry);
                 if entries.len() > MAX_CALLS {
