@@ -244,7 +244,12 @@ fn coalescing() -> Section {
         let row = |spec: &str| format!("{spec}, {level} in flight");
         let case = |spec: &str| Case::new(spec, level).named(row(spec));
         cases.push(case("fastest"));
-        for spec in ["ours-batches", "ours", "ours+coalesce"] {
+        for spec in [
+            "ours-batches",
+            "ours",
+            "ours+coalesce",
+            "ours+coalesce@single",
+        ] {
             cases.push(case(spec).against(row("fastest")));
         }
     }
