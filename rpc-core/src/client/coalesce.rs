@@ -316,11 +316,11 @@ impl Line {
 
     /// A server takes so many calls in one message.
     fn takes(&self, calls: u16) {
-        let unless_single = |taken: u16| (taken > 1).then_some(calls.max(1));
-        // An error means that they go alone.
+        let change = |taken: u16| (taken > 1 && taken != calls).then_some(calls.max(1));
+        // An error means that nothing changes.
         let _ = self
             .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_single);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     fn answered(&self) {

@@ -3,7 +3,7 @@
 //! A call is registered before its request is published, so that the fastest reply finds it, and unregistered on every
 //! way out: answered, failed, out of time or dropped.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smol_str::SmolStr;
@@ -59,6 +59,8 @@ impl DropCounter {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     table: Mutex<Table>,
+    /// What the table says, for those who need not know it exactly.
+    has_ended: AtomicBool,
     /// How long nothing was heard from the broker.
     pub(crate) silence: Silence,
     dropped: Arc<DropCounter>,
@@ -109,6 +111,7 @@ impl InFlight {
     pub(crate) fn new(dropped: Arc<DropCounter>) -> Self {
         Self {
             table: Mutex::default(),
+            has_ended: AtomicBool::new(false),
             silence: Silence::new(),
             dropped,
         }
@@ -170,18 +173,44 @@ impl InFlight {
         }
     }
 
-    /// Gives an answer to the call that waits for it; counts it if none does. `taken` is how many requests the server takes in
-    /// one message, if it says so.
-    pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer, taken: Option<u16>) {
+    /// Gives an answer to the call that waits for it; counts it if none does.
+    pub(crate) fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
         self.silence.broken();
         let Some(text) = correlation_id else {
             return self.malformed();
         };
         let Some(id) = parse_id(text) else {
-            DropCounter::count(&self.dropped.foreign, "foreign");
-            return;
+            return self.foreign();
         };
         let pending = self.table().calls.remove(&id);
+        self.settle(id, pending, answer, None);
+    }
+
+    /// The same for answers that came together, from a server that takes so many requests in one message.
+    pub(crate) fn answer_all<'a>(
+        &self,
+        answers: impl Iterator<Item = (&'a str, Answer)>,
+        taken: u16,
+    ) {
+        self.silence.broken();
+        let mut known = Vec::with_capacity(answers.size_hint().0);
+        for (text, answer) in answers {
+            match parse_id(text) {
+                Some(id) => known.push((id, None, answer)),
+                None => self.foreign(),
+            }
+        }
+        let mut table = self.table();
+        for (id, pending, _) in &mut known {
+            *pending = table.calls.remove(id);
+        }
+        drop(table);
+        for (id, pending, answer) in known {
+            self.settle(id, pending, answer, Some(taken));
+        }
+    }
+
+    fn settle(&self, id: Uuid, pending: Option<Pending>, answer: Answer, taken: Option<u16>) {
         let is_late = match (pending, answer) {
             (
                 Some(Pending {
@@ -210,6 +239,10 @@ impl InFlight {
         calls.inspect(|calls| self.fail(calls, error)).is_some()
     }
 
+    fn foreign(&self) {
+        DropCounter::count(&self.dropped.foreign, "foreign");
+    }
+
     /// Counts a reply that makes no sense.
     pub(crate) fn malformed(&self) {
         DropCounter::count(&self.dropped.malformed, "malformed");
@@ -223,6 +256,7 @@ impl InFlight {
                 return;
             }
             table.ended = Some(ended.clone());
+            self.has_ended.store(true, Ordering::Relaxed);
             std::mem::take(&mut table.calls)
         };
         for (_, pending) in calls {
@@ -231,7 +265,7 @@ impl InFlight {
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.table().ended.is_none()
+        !self.has_ended.load(Ordering::Relaxed)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -318,8 +352,8 @@ mod tests {
         let in_flight = Arc::new(InFlight::new(Arc::default()));
         let mut first = in_flight.register(None).unwrap();
         let mut second = in_flight.register(None).unwrap();
-        in_flight.answer(Some(&second.correlation_id()), response(b"2"), None);
-        in_flight.answer(Some(&first.correlation_id()), response(b"1"), None);
+        in_flight.answer(Some(&second.correlation_id()), response(b"2"));
+        in_flight.answer(Some(&first.correlation_id()), response(b"1"));
         assert_eq!(&first.answer().await.unwrap().body[..], b"1");
         assert_eq!(&second.answer().await.unwrap().body[..], b"2");
         assert_eq!(in_flight.dropped.read(), DroppedReplies::default());
@@ -331,9 +365,9 @@ mod tests {
         let waiter = in_flight.register(None).unwrap();
         let id = waiter.correlation_id();
         drop(waiter);
-        in_flight.answer(Some(&id), response(b""), None);
-        in_flight.answer(Some("1"), response(b""), None);
-        in_flight.answer(None, response(b""), None);
+        in_flight.answer(Some(&id), response(b""));
+        in_flight.answer(Some("1"), response(b""));
+        in_flight.answer(None, response(b""));
         assert_eq!(
             in_flight.dropped.read(),
             DroppedReplies {
@@ -344,8 +378,8 @@ mod tests {
         );
         let mut answered = in_flight.register(None).unwrap();
         let id = answered.correlation_id();
-        in_flight.answer(Some(&id), response(b"once"), None);
-        in_flight.answer(Some(&id), response(b"twice"), None);
+        in_flight.answer(Some(&id), response(b"once"));
+        in_flight.answer(Some(&id), response(b"twice"));
         assert_eq!(&answered.answer().await.unwrap().body[..], b"once");
         assert_eq!(in_flight.dropped.read().late, 2);
     }

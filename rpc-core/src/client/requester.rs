@@ -193,7 +193,7 @@ async fn receive(
                 None => break "the reply queue is gone".to_owned(),
             },
             Some(request) = returns.recv() => {
-                in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()), None);
+                in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()));
             }
         }
     };
@@ -205,15 +205,15 @@ fn hand_out(in_flight: &InFlight, mut message: Message) {
     if !wire::is_batch(&message) {
         let correlation_id = message.correlation_id.take();
         let answer = wire::answer_from_message(message);
-        return in_flight.answer(correlation_id.as_deref(), answer, None);
+        return in_flight.answer(correlation_id.as_deref(), answer);
     }
     match wire::replies_of(&message.body) {
         Ok((taken, replies)) => {
-            for reply in replies {
+            let answers = replies.map(|reply| {
                 let correlation_id = reply.correlation_id;
-                let answer = wire::answer_from_batch(reply);
-                in_flight.answer(Some(correlation_id), answer, Some(taken));
-            }
+                (correlation_id, wire::answer_from_batch(reply))
+            });
+            in_flight.answer_all(answers, taken);
         }
         Err(error) => {
             debug!(%error, "a batch of replies could not be read");
