@@ -18,11 +18,13 @@ mod redelivery;
 mod sharing;
 mod telemetry;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rpc_core::{Client, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc};
+use rpc_core::{
+    Client, ClientBuilder, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc,
+};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
@@ -52,7 +54,7 @@ impl Broker {
         let queue = unique_queue("bench");
         let probe = Probe::default();
         let server = serve(&connection, &queue, &probe, options).await;
-        let bench = BenchClient::new(connection.client()).with_queue(&queue);
+        let bench = BenchClient::new(client(&connection)).with_queue(&queue);
         Setup {
             bench,
             probe,
@@ -70,6 +72,34 @@ pub(crate) struct Setup {
     pub(crate) server: ServerHandle,
     pub(crate) queue: String,
     pub(crate) connection: Connection,
+}
+
+/// How many calls may share a message, if the run says so.
+fn coalesce() -> Option<usize> {
+    static LIMIT: OnceLock<Option<usize>> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let value = std::env::var_os("COALESCE")?;
+        let limit = value.to_str().and_then(|value| value.parse().ok());
+        assert!(
+            limit.is_some(),
+            "COALESCE is how many calls may share a message, but {value:?} is no number"
+        );
+        limit
+    })
+}
+
+/// A client whose calls share messages as the run says.
+pub(crate) fn client(connection: &Connection) -> Client {
+    client_builder(connection).build()
+}
+
+/// Options of such a client.
+pub(crate) fn client_builder(connection: &Connection) -> ClientBuilder {
+    let builder = connection.client_builder();
+    match coalesce() {
+        None => builder,
+        Some(limit) => builder.coalesce(limit),
+    }
 }
 
 /// Serves a service on a server of its own.

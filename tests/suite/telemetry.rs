@@ -21,7 +21,7 @@ use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
-use super::{BenchClient, Setup, serve, start, until_late};
+use super::{BenchClient, Setup, client, client_builder, serve, start, until_late};
 use crate::broker;
 
 /// Hears what this thread tells.
@@ -273,7 +273,7 @@ async fn calls_of_a_handler_are_part_of_its_trace() {
     let queue = unique_queue("front");
     let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
     let _server = start(&setup.connection, dispatcher).await;
-    let front = FrontClient::new(setup.connection.client()).with_queue(&queue);
+    let front = FrontClient::new(client(&setup.connection)).with_queue(&queue);
     let spans = Spans::default();
     let _listening = spans.listen();
     assert_eq!(front.sum(1, 2).await.unwrap(), 3);
@@ -293,7 +293,7 @@ async fn opentelemetry_sees_one_trace_across_services() {
     let queue = unique_queue("front");
     let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
     let _server = start(&connection, dispatcher).await;
-    let front = FrontClient::new(broker.connect().await.client()).with_queue(&queue);
+    let front = FrontClient::new(client(&broker.connect().await)).with_queue(&queue);
 
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
@@ -401,7 +401,7 @@ trait Misread {
 #[tokio::test]
 async fn a_reply_that_cannot_be_read_is_no_result() {
     let setup = broker().await.bench().await;
-    let misread = MisreadClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let misread = MisreadClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let (numbers, _recording) = record();
     for error in [
         misread.add(1, 2).await.unwrap_err(),
@@ -438,9 +438,7 @@ async fn calls_in_flight_and_dropped_calls_are_counted() {
 #[tokio::test]
 async fn dropped_replies_are_counted() {
     let setup = broker().await.bench().await;
-    let client = setup
-        .connection
-        .client_builder()
+    let client = client_builder(&setup.connection)
         .cancellation(false)
         .build();
     let bench = BenchClient::new(client.clone()).with_queue(&setup.queue);
@@ -520,7 +518,7 @@ async fn retries_are_counted() {
         .await
         .unwrap();
     let policy = RetryPolicy::new().attempts(3);
-    let client = connection.client_builder().retry(policy).build();
+    let client = client_builder(&connection).retry(policy).build();
     let (numbers, _recording) = record();
     let busy = BusyClient::new(client).with_queue(&queue);
     busy.try_it().await.unwrap_err();
