@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rpc_core::middleware::RetryPolicy;
 use rpc_core::{
     Client, ClientBuilder, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc,
 };
@@ -75,7 +76,7 @@ pub(crate) struct Setup {
 }
 
 /// How many calls may share a message, if the run says so.
-fn coalesce() -> Option<usize> {
+pub(crate) fn coalesce() -> Option<usize> {
     static LIMIT: OnceLock<Option<usize>> = OnceLock::new();
     *LIMIT.get_or_init(|| {
         let value = std::env::var_os("COALESCE")?;
@@ -88,14 +89,14 @@ fn coalesce() -> Option<usize> {
     })
 }
 
-/// A client whose calls share messages as the run says.
+/// A client whose calls share messages as the run says, and are not repeated: a test has to see what fails.
 pub(crate) fn client(connection: &Connection) -> Client {
     client_builder(connection).build()
 }
 
 /// Options of such a client.
 pub(crate) fn client_builder(connection: &Connection) -> ClientBuilder {
-    let builder = connection.client_builder();
+    let builder = connection.client_builder().retry(RetryPolicy::never());
     match coalesce() {
         None => builder,
         Some(limit) => builder.coalesce(limit),
@@ -136,36 +137,44 @@ pub(crate) enum BenchError {
 /// An alias, which the macro cannot see through by name.
 pub(crate) type Fallible<T> = Result<T, BenchError>;
 
-/// A service with a method for everything that can happen to a call.
+/// A service with a method for everything that can happen to a call. What may run twice is `idempotent`, as only such calls share
+/// messages.
 #[rpc]
 pub(crate) trait Bench {
+    #[rpc(idempotent)]
     async fn add(a: u64, b: u64) -> u64;
+    #[rpc(idempotent)]
     async fn divide(dividend: i64, divisor: i64) -> Fallible<i64>;
+    #[rpc(idempotent)]
     async fn echo(bytes: Vec<u8>) -> Vec<u8>;
     /// Runs until the probe is released.
+    #[rpc(idempotent)]
     async fn hold(#[ctx] context: Context) -> usize;
     /// The same, and never again.
     #[rpc(at_most_once)]
     async fn hold_once(#[ctx] context: Context) -> usize;
     /// Runs until its caller has gone.
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block_until_cancelled(#[ctx] context: Context);
     /// Notes its number.
     async fn number(n: u64);
+    #[rpc(idempotent)]
     async fn panic();
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block_and_panic();
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block(millis: u64) -> u64;
     #[rpc(oneway)]
     async fn note(text: String);
-    #[rpc(timeout = "50ms")]
+    #[rpc(idempotent, timeout = "50ms")]
     async fn hold_briefly() -> usize;
+    #[rpc(idempotent)]
     async fn describe(#[ctx] context: Context) -> Description;
+    #[rpc(idempotent)]
     async fn double(&self, n: u64) -> u64 {
         self.add(n, n).await
     }
-    #[rpc(name = "renamed.on-the-wire")]
+    #[rpc(idempotent, name = "renamed.on-the-wire")]
     async fn renamed() -> String;
 }
 

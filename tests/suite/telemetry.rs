@@ -21,7 +21,7 @@ use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
-use super::{BenchClient, Setup, client, client_builder, serve, start, until_late};
+use super::{BenchClient, Setup, client, client_builder, coalesce, serve, start, until_late};
 use crate::broker;
 
 /// Hears what this thread tells.
@@ -555,5 +555,25 @@ async fn calls_that_share_a_message_say_so() {
             span.name == format!("rpc.{side}") && count.is_some_and(|count| count != "1")
         });
         assert!(shared.count() > CALLS / 2, "{side}");
+    }
+}
+
+#[tokio::test]
+async fn calls_share_messages_as_the_run_says() {
+    const CALLS: usize = 40;
+    let setup = broker().await.bench().await;
+    let (numbers, _recording) = record();
+    let calls = (0..CALLS).map(|_| setup.bench.add(1, 2).into_future());
+    for answer in futures_util::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    let numbers = numbers.take();
+    let messages = |side: &str| numbers.get(&format!("rpc.{side}.batch.size")).copied();
+    let (requests, replies) = (messages("client"), messages("server"));
+    let are_shared = |messages: Option<f64>| messages.is_some_and(|count| count < CALLS as f64);
+    match coalesce() {
+        None => assert!(requests.is_none() && replies.is_some(), "{numbers:?}"),
+        Some(0 | 1) => assert!(requests.is_none() && replies.is_none(), "{numbers:?}"),
+        Some(_) => assert!(are_shared(requests) && replies.is_some(), "{numbers:?}"),
     }
 }
