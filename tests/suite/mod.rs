@@ -1,4 +1,7 @@
 //! What every transport must show. Each test binary that includes this module says with `crate::broker` what it runs on.
+//!
+//! All of it holds however calls share messages. With the variable `COALESCE` set to a number, clients let that many share one, unless
+//! their test sets another limit; `make test` runs it without, with 1, and with 64.
 
 mod answers;
 mod cancelling;
