@@ -12,11 +12,16 @@ features := json metrics opentelemetry tls
 help: ## Show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
 
+# The behaviour suite runs again with calls that share no messages (1), and with requests that share them as replies do (64).
 test: rabbitmq pika ## Run all tests, on RabbitMQ too; installs it if there is none
 	$(CARGO) test --workspace --all-features
+	COALESCE=1 $(CARGO) test --workspace --all-features --test memory --test amqp
+	COALESCE=64 $(CARGO) test --workspace --all-features --test memory --test amqp
 
 test-offline: ## Run the tests that need no broker
 	$(CARGO) test --workspace
+	COALESCE=1 $(CARGO) test --workspace --test memory
+	COALESCE=64 $(CARGO) test --workspace --test memory
 
 soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10)
 	$(CARGO) test --package rpc-tests --features broker --test faults -- --soak

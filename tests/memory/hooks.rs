@@ -8,7 +8,7 @@ use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::{eventually, unique_queue};
 use tokio::task::JoinSet;
 
-use crate::suite::{BenchClient, Probe, Setup, serve, start};
+use crate::suite::{BenchClient, Probe, Setup, client, serve, start};
 
 async fn setup() -> (EmbeddedBroker, Setup) {
     let broker = EmbeddedBroker::named(unique_queue("hooks"));
@@ -16,7 +16,7 @@ async fn setup() -> (EmbeddedBroker, Setup) {
     let queue = unique_queue("bench");
     let probe = Probe::default();
     let server = serve(&connection, &queue, &probe, |server| server.prefetch(1)).await;
-    let bench = BenchClient::new(connection.client()).with_queue(&queue);
+    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
     let setup = Setup {
         bench,
         probe,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::start;
+use super::{client, client_builder, start};
 use crate::broker;
 
 #[tokio::test]
@@ -27,9 +27,9 @@ async fn many_calls_in_flight_each_get_their_own_answer() {
     let mut calls = JoinSet::new();
     for task in 0..20_u64 {
         let client = if task % 2 == 0 {
-            setup.connection.client()
+            client(&setup.connection)
         } else {
-            other.client()
+            client(&other)
         };
         let bench = super::BenchClient::new(client).with_queue(&setup.queue);
         calls.spawn(async move {
@@ -98,7 +98,7 @@ async fn a_oneway_call_resolves_once_the_broker_has_it() {
 async fn confirmed_and_persistent_calls_are_answered() {
     let setup = broker().await.bench().await;
     let confirmed =
-        super::BenchClient::new(setup.connection.client_builder().confirms(true).build())
+        super::BenchClient::new(client_builder(&setup.connection).confirms(true).build())
             .with_queue(&setup.queue);
     for n in 0..20 {
         assert_eq!(confirmed.add(n, 1).await.unwrap(), n + 1);
@@ -124,7 +124,7 @@ async fn a_handler_sees_the_circumstances_of_its_call() {
         .open()
         .await
         .unwrap();
-    let bench = super::BenchClient::new(connection.client()).with_queue(&setup.queue);
+    let bench = super::BenchClient::new(client(&connection)).with_queue(&setup.queue);
     let description = bench
         .describe()
         .header("tenant", "a")
@@ -184,7 +184,7 @@ async fn a_generic_service_is_served_and_called() {
     let shelf =
         ShelfDispatcher::new(MemoryShelf(Mutex::new(Vec::<String>::new()))).with_queue(&queue);
     let _server = start(&connection, shelf).await;
-    let shelf = ShelfClient::<String>::new(connection.client()).with_queue(&queue);
+    let shelf = ShelfClient::<String>::new(client(&connection)).with_queue(&queue);
     assert_eq!(shelf.first().await.unwrap(), None);
     shelf.put("book".to_owned()).await.unwrap();
     assert_eq!(shelf.first().await.unwrap().as_deref(), Some("book"));

@@ -5,7 +5,9 @@ use std::time::Duration;
 use rpc_core::{Client, ErrorKind};
 use rpc_tests::eventually;
 
-use super::{BenchClient, BenchDispatcher, Probe, Setup, serve, until_late};
+use super::{
+    BenchClient, BenchDispatcher, Probe, Setup, client, client_builder, serve, until_late,
+};
 use crate::broker;
 
 /// Sends a call that is held, waits until it has begun, and drops it.
@@ -70,7 +72,7 @@ async fn not_run_behind_another(setup: &Setup) {
     let dropped = tokio::spawn(setup.bench.hold().into_future());
     let behind = tokio::spawn(setup.bench.add(1, 1).into_future());
     // Sent after the two, and known to be at the broker when it comes back.
-    let returned = BenchClient::new(setup.connection.client()).with_queue("nobody's");
+    let returned = BenchClient::new(client(&setup.connection)).with_queue("nobody's");
     assert_eq!(
         returned.hold().await.unwrap_err().kind(),
         ErrorKind::Unroutable
@@ -118,7 +120,7 @@ async fn without_a_broker_a_dropped_call_is_cancelled_too() {
 #[tokio::test]
 async fn a_client_may_leave_dropped_calls_alone() {
     let setup = broker().await.bench().await;
-    let client = setup.connection.client_builder().cancellation(false);
+    let client = client_builder(&setup.connection).cancellation(false);
     leaves_it_alone(&setup, client.build()).await;
 }
 
@@ -128,7 +130,7 @@ async fn a_server_may_ignore_that_calls_were_dropped() {
         .await
         .bench_with(|server| server.cancellation(false))
         .await;
-    leaves_it_alone(&setup, setup.connection.client()).await;
+    leaves_it_alone(&setup, client(&setup.connection)).await;
 }
 
 async fn leaves_it_alone(setup: &Setup, client: Client) {
@@ -137,7 +139,7 @@ async fn leaves_it_alone(setup: &Setup, client: Client) {
     // Time for a notice, if there were one.
     tokio::time::sleep(Duration::from_millis(300)).await;
     setup.probe.release(1);
-    until_late(&setup.connection.client(), 1).await;
+    until_late(&super::client(&setup.connection), 1).await;
     assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
 }
 

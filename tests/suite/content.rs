@@ -4,14 +4,14 @@ use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 
-use super::{BenchClient, start};
+use super::{BenchClient, client, client_builder, start};
 use crate::broker;
 
 #[tokio::test]
 async fn a_json_client_is_answered_in_json() {
     let setup = broker().await.bench().await;
     let bench =
-        BenchClient::new(setup.connection.client_builder().json().build()).with_queue(&setup.queue);
+        BenchClient::new(client_builder(&setup.connection).json().build()).with_queue(&setup.queue);
     assert_eq!(bench.add(2, 3).await.unwrap(), 5);
     let error = bench.divide(1, 0).await.unwrap_err();
     assert_eq!(
@@ -57,7 +57,7 @@ async fn a_plain_client_calls_the_only_method() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("fib");
     let _server = start(&connection, FibDispatcher::new(Identity).with_queue(&queue)).await;
-    let fib = FibClient::new(connection.client_builder().plain().build()).with_queue(&queue);
+    let fib = FibClient::new(client_builder(&connection).plain().build()).with_queue(&queue);
     assert_eq!(fib.fib(30).await.unwrap(), 30);
 }
 
@@ -70,14 +70,14 @@ async fn a_plain_client_calls_the_default_method() {
         SumDispatcher::new(Calculator).with_queue(&queue),
     )
     .await;
-    let sum = SumClient::new(connection.client_builder().plain().build()).with_queue(&queue);
+    let sum = SumClient::new(client_builder(&connection).plain().build()).with_queue(&queue);
     assert_eq!(sum.sum(vec![1, 2, 3]).await.unwrap(), 6);
 }
 
 #[tokio::test]
 async fn a_plain_call_of_a_service_without_a_default_method_is_refused() {
     let setup = broker().await.bench().await;
-    let bench = BenchClient::new(setup.connection.client_builder().plain().build())
+    let bench = BenchClient::new(client_builder(&setup.connection).plain().build())
         .with_queue(&setup.queue);
     let error = bench.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
@@ -132,7 +132,7 @@ async fn arguments_are_matched_by_name() {
         EvolvedDispatcher::new(Later).with_queue(&queue),
     )
     .await;
-    let old = BenchClient::new(connection.client()).with_queue(&queue);
+    let old = BenchClient::new(client(&connection)).with_queue(&queue);
     assert_eq!(
         old.add(5, 3).await.unwrap(),
         20,
@@ -143,14 +143,14 @@ async fn arguments_are_matched_by_name() {
 #[tokio::test]
 async fn an_unknown_argument_is_ignored() {
     let setup = broker().await.bench().await;
-    let new = EvolvedClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     assert_eq!(new.add(99, 3, 5).await.unwrap(), 8);
 }
 
 #[tokio::test]
 async fn an_unknown_method_is_a_fault_at_once() {
     let setup = broker().await.bench().await;
-    let new = EvolvedClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.subtract(3, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
     assert!(
@@ -163,7 +163,7 @@ async fn an_unknown_method_is_a_fault_at_once() {
 #[tokio::test]
 async fn arguments_of_another_type_are_a_bad_request() {
     let setup = broker().await.bench().await;
-    let new = EvolvedClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.divide("ten".to_owned(), 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadRequest);
     assert!(error.to_string().contains("Bench.divide"), "{error}");
@@ -178,7 +178,7 @@ async fn arguments_of_another_type_are_a_bad_request() {
 #[tokio::test]
 async fn a_result_of_another_type_is_a_bad_reply() {
     let setup = broker().await.bench().await;
-    let new = EvolvedClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.renamed_on_the_wire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadReply);
     assert!(error.may_have_executed());
@@ -191,7 +191,7 @@ async fn an_error_of_the_services_own_where_none_is_declared_is_a_bad_reply() {
         async fn divide(dividend: i64, divisor: i64) -> i64;
     }
     let setup = broker().await.bench().await;
-    let careless = CarelessClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let careless = CarelessClient::new(client(&setup.connection)).with_queue(&setup.queue);
     assert_eq!(careless.divide(6, 3).await.unwrap(), 2);
     assert_eq!(
         careless.divide(6, 0).await.unwrap_err().kind(),
@@ -223,12 +223,12 @@ async fn what_is_too_large_is_refused_on_the_side_that_would_send_it() {
         GrowingDispatcher::new(Grower).with_queue(&queue),
     )
     .await;
-    let growing = GrowingClient::new(connection.client()).with_queue(&queue);
+    let growing = GrowingClient::new(client(&connection)).with_queue(&queue);
     assert_eq!(growing.grow(50).await.unwrap().len(), 50);
     let error = growing.grow(1000).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.may_have_executed(), "the handler has run");
-    let bench = BenchClient::new(connection.client()).with_queue(&queue);
+    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
     let error = bench.echo(vec![0; 1000]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(!error.may_have_executed());
@@ -269,7 +269,7 @@ async fn what_cannot_be_encoded_is_an_error_on_the_side_that_should_have() {
         UnwritableDispatcher::new(Giver).with_queue(&queue),
     )
     .await;
-    let unwritable = UnwritableClient::new(connection.client()).with_queue(&queue);
+    let unwritable = UnwritableClient::new(client(&connection)).with_queue(&queue);
     let error = unwritable.take(Stubborn).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(!error.may_have_executed());

@@ -8,7 +8,7 @@ use rpc_core::{
 use rpc_tests::unique_queue;
 use tokio::sync::mpsc;
 
-use super::{BenchClient, BenchDispatcher, Description, Probe, Setup};
+use super::{BenchClient, BenchDispatcher, Description, Probe, Setup, client, client_builder};
 use crate::broker;
 
 /// A service whose handler is whatever a test says.
@@ -101,7 +101,7 @@ where
     let dispatcher = FrontDispatcher::new(Script(script)).with_queue(&queue);
     let server = options(Server::builder(connection).service(dispatcher));
     let server = server.build().start().await.unwrap();
-    let front = FrontClient::new(connection.client()).with_queue(&queue);
+    let front = FrontClient::new(client(connection)).with_queue(&queue);
     (front, server)
 }
 
@@ -197,7 +197,7 @@ async fn the_smaller_of_its_own_and_the_inherited_deadline_holds() {
 #[tokio::test]
 async fn a_clients_timeout_is_not_lengthened_by_what_is_inherited() {
     let setup = broker().await.bench().await;
-    let client = setup.connection.client_builder().timeout(4 * SECOND);
+    let client = client_builder(&setup.connection).timeout(4 * SECOND);
     let bench = BenchClient::new(client.build()).with_queue(&setup.queue);
     let patient = Context::builder().timeout(60 * SECOND).build();
     assert!(remaining(patient.scope(bench.describe()).await) <= 4 * SECOND);
@@ -287,7 +287,7 @@ async fn a_server_marks_headers_for_callers_that_do_not() {
 #[tokio::test]
 async fn a_client_has_default_headers_that_calls_and_contexts_replace() {
     let setup = broker().await.bench().await;
-    let client = setup.connection.client_builder().header("tenant", "a");
+    let client = client_builder(&setup.connection).header("tenant", "a");
     let bench = BenchClient::new(client.priority(1).persistent().build()).with_queue(&setup.queue);
     let tenant = async |call: rpc_core::CallFuture<Result<Description, RpcError>>| {
         call.await.unwrap().tenant.unwrap()
@@ -305,7 +305,7 @@ async fn a_clients_default_header_may_propagate() {
     let mut chain =
         Chain::new(|_, bench| async move { bench.describe().await.unwrap().tenant }).await;
     let connection = &chain.bench.connection;
-    let client = connection.client_builder();
+    let client = client_builder(connection);
     let client = client.propagating_header("tenant", "a").build();
     let script = {
         let next = chain.front.clone();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rpc_core::ErrorKind;
 use rpc_tests::unique_queue;
 
-use super::{BenchClient, Probe, serve, until_late};
+use super::{BenchClient, Probe, client, client_builder, serve, until_late};
 use crate::broker;
 
 #[tokio::test]
@@ -57,9 +57,7 @@ async fn the_methods_timeout_holds_unless_the_call_has_its_own() {
 #[tokio::test]
 async fn the_clients_timeout_holds_where_nothing_else_is_said() {
     let setup = broker().await.bench().await;
-    let client = setup
-        .connection
-        .client_builder()
+    let client = client_builder(&setup.connection)
         .timeout(Duration::from_millis(50))
         .build();
     let bench = BenchClient::new(client).with_queue(&setup.queue);
@@ -151,7 +149,7 @@ async fn a_dropped_call_leaves_the_others_alone() {
     setup.probe.until_begun(2).await;
     setup.probe.release(2);
     assert_eq!(kept.await.unwrap().unwrap(), 2);
-    until_late(&setup.connection.client(), 1).await;
+    until_late(&client(&setup.connection), 1).await;
 }
 
 #[tokio::test]
@@ -161,7 +159,7 @@ async fn a_call_that_was_never_awaited_sends_nothing() {
     let queue = unique_queue("unawaited");
     let probe = Probe::default();
     let _server = serve(&connection, &queue, &probe, |server| server).await;
-    let bench = BenchClient::new(connection.client()).with_queue(&queue);
+    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
     drop(bench.hold());
     bench.add(1, 1).await.unwrap();
     assert_eq!(probe.begun(), 0);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rpc_core::{CallError, ErrorKind, HeaderValue, ServeError, Server};
 use rpc_tests::unique_queue;
 
-use super::{BenchClient, BenchDispatcher, BenchError, Probe};
+use super::{BenchClient, BenchDispatcher, BenchError, Probe, client, client_builder};
 use crate::broker;
 
 /// Far less than the 30 seconds that a call may take.
@@ -24,8 +24,8 @@ async fn the_services_own_error_arrives_whole() {
 #[tokio::test]
 async fn a_queue_that_does_not_exist_is_known_at_once() {
     let connection = broker().await.connect().await;
-    let bench = BenchClient::new(connection.client()).with_queue(unique_queue("nowhere"));
-    let confirmed = BenchClient::new(connection.client_builder().confirms(true).build())
+    let bench = BenchClient::new(client(&connection)).with_queue(unique_queue("nowhere"));
+    let confirmed = BenchClient::new(client_builder(&connection).confirms(true).build())
         .with_queue(unique_queue("nowhere"));
     for bench in [bench, confirmed] {
         let started = Instant::now();
@@ -43,7 +43,7 @@ async fn only_the_calls_that_cannot_be_routed_fail() {
     let setup = broker().await.bench().await;
     let nowhere = setup.bench.clone().with_queue(unique_queue("nowhere"));
     for confirms in [false, true] {
-        let client = setup.connection.client_builder().confirms(confirms).build();
+        let client = client_builder(&setup.connection).confirms(confirms).build();
         let there = BenchClient::new(client.clone()).with_queue(&setup.queue);
         let nowhere = BenchClient::new(client).with_queue(unique_queue("nowhere"));
         let calls = (0..200_u64).map(|n| {

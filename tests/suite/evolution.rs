@@ -7,7 +7,7 @@ use rpc_core::{CallError, ErrorKind, RpcError, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 
-use super::start;
+use super::{client, client_builder, start};
 use crate::broker;
 
 /// The service as it was.
@@ -464,8 +464,8 @@ async fn each(test: impl AsyncFn(Pair)) {
     let dispatcher = new::ShopDispatcher::new(new::Handler).with_queue_prefix(&new);
     let _new_server = start(&connection, dispatcher).await;
     for client in [
-        connection.client(),
-        connection.client_builder().json().build(),
+        client(&connection),
+        client_builder(&connection).json().build(),
     ] {
         test(Pair {
             old_on_new: old::ShopClient::new(client.clone()).with_queue_prefix(&new),

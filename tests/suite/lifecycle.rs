@@ -5,7 +5,7 @@ use std::time::Duration;
 use rpc_core::{ConnectionState, ErrorKind, ServeError, Server, rpc};
 use tokio::sync::oneshot;
 
-use super::{BenchClient, BenchDispatcher, Probe, serve, start};
+use super::{BenchClient, BenchDispatcher, Probe, client, serve, start};
 use crate::broker;
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn run_until_serves_until_its_signal() {
     let running = tokio::spawn(server.run_until(async {
         stopped.await.ok();
     }));
-    let bench = BenchClient::new(connection.client()).with_queue(&queue);
+    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
     let sum =
         rpc_tests::eventually("the server answers", async || bench.add(1, 2).await.ok()).await;
     assert_eq!(sum, 3);
@@ -99,7 +99,7 @@ async fn closing_a_connection_ends_its_calls_and_servers() {
     let broker = broker().await;
     let setup = broker.bench().await;
     let calling = broker.connect().await;
-    let bench = BenchClient::new(calling.client()).with_queue(&setup.queue);
+    let bench = BenchClient::new(client(&calling)).with_queue(&setup.queue);
     let held = tokio::spawn(bench.hold().into_future());
     setup.probe.until_begun(1).await;
     calling.close().await;

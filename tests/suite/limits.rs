@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rpc_core::{ErrorKind, Request, RpcError, rpc};
 use rpc_tests::eventually;
 
-use super::{BenchClient, serve};
+use super::{BenchClient, client, client_builder, serve};
 use crate::broker;
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn what_waits_in_a_stopping_server_is_given_back() {
 #[tokio::test]
 async fn a_client_has_as_many_calls_in_flight_as_it_may() {
     let setup = broker().await.bench().await;
-    let client = setup.connection.client_builder().max_in_flight(2).build();
+    let client = client_builder(&setup.connection).max_in_flight(2).build();
     let bench = BenchClient::new(client).with_queue(&setup.queue);
     let held: Vec<_> = (0..2)
         .map(|_| tokio::spawn(bench.hold().into_future()))
@@ -111,7 +111,7 @@ async fn a_client_has_as_many_calls_in_flight_as_it_may() {
 #[tokio::test]
 async fn a_dropped_call_gives_its_place_to_another() {
     let setup = broker().await.bench().await;
-    let client = setup.connection.client_builder().max_in_flight(1).build();
+    let client = client_builder(&setup.connection).max_in_flight(1).build();
     let bench = BenchClient::new(client).with_queue(&setup.queue);
     for begun in 1..=3 {
         let call = tokio::spawn(bench.hold().into_future());
@@ -148,7 +148,7 @@ trait Stranger {
 #[tokio::test]
 async fn requests_that_no_handler_can_read_are_counted() {
     let setup = broker().await.bench().await;
-    let stranger = StrangerClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let stranger = StrangerClient::new(client(&setup.connection)).with_queue(&setup.queue);
     for refused in 0..3 {
         assert_eq!(setup.server.refused_requests(), refused);
         let error = stranger.unknown().await.unwrap_err();

@@ -15,7 +15,7 @@ use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::{BenchClient, BenchError};
+use super::{BenchClient, BenchError, client, client_builder};
 use crate::broker;
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn layers_of_towers_own_go_around_a_client() {
     let service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(Duration::from_millis(100)))
         .layer(ConcurrencyLimitLayer::new(1))
-        .service(setup.connection.client());
+        .service(client(&setup.connection));
     let bench = BenchClient::new(service).with_queue(&setup.queue);
     assert_eq!(bench.add(1, 2).await.unwrap(), 3);
     let error = bench.hold().await.unwrap_err();
@@ -111,7 +111,7 @@ async fn the_first_layer_around_a_client_is_the_outermost() {
     let service = ServiceBuilder::new()
         .layer(append("a"))
         .layer(append("b"))
-        .service(setup.connection.client());
+        .service(client(&setup.connection));
     let bench = BenchClient::new(service).with_queue(&setup.queue);
     assert_eq!(
         bench.describe().await.unwrap().tenant.as_deref(),
@@ -125,7 +125,7 @@ async fn a_client_sheds_load() {
     let service = ServiceBuilder::new()
         .layer(LoadShedLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
-        .service(setup.connection.client());
+        .service(client(&setup.connection));
     let bench = BenchClient::new(service).with_queue(&setup.queue);
     let held = tokio::spawn(bench.hold().into_future());
     setup.probe.until_begun(1).await;
@@ -147,7 +147,7 @@ async fn a_rate_limit_around_a_client_is_shared_through_a_buffer() {
     let service = ServiceBuilder::new()
         .buffer(8)
         .rate_limit(2, RATE_PERIOD)
-        .service(setup.connection.client());
+        .service(client(&setup.connection));
     let bench = BenchClient::new(service).with_queue(&setup.queue);
     assert_rate_is_limited(&bench.clone(), &bench).await;
 }
@@ -288,7 +288,7 @@ async fn idempotent_calls_are_repeated_as_the_policy_says() {
         .start()
         .await
         .unwrap();
-    let client = |policy| connection.client_builder().retry(policy).build();
+    let client = |policy| client_builder(&connection).retry(policy).build();
 
     let store = StoreClient::new(client(RetryPolicy::new().attempts(3))).with_queue(&queue);
     let error = store.get().await.unwrap_err();
@@ -335,7 +335,7 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
         .await
         .unwrap();
     let policy = RetryPolicy::new().attempt_timeout(Duration::from_millis(200));
-    let client = connection.client_builder().retry(policy).build();
+    let client = client_builder(&connection).retry(policy).build();
     let store = StoreClient::new(client).with_queue(&queue);
     assert_eq!(store.get().await.unwrap(), 7);
 }

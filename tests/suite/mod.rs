@@ -1,4 +1,7 @@
 //! What every transport must show. Each test binary that includes this module says with `crate::broker` what it runs on.
+//!
+//! All of it holds however calls share messages. With the variable `COALESCE` set to a number, clients let that many share one, unless
+//! their test sets another limit; `make test` runs it without, with 1, and with 64.
 
 mod answers;
 mod cancelling;
@@ -18,11 +21,14 @@ mod redelivery;
 mod sharing;
 mod telemetry;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rpc_core::{Client, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc};
+use rpc_core::middleware::RetryPolicy;
+use rpc_core::{
+    Client, ClientBuilder, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc,
+};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
@@ -52,7 +58,7 @@ impl Broker {
         let queue = unique_queue("bench");
         let probe = Probe::default();
         let server = serve(&connection, &queue, &probe, options).await;
-        let bench = BenchClient::new(connection.client()).with_queue(&queue);
+        let bench = BenchClient::new(client(&connection)).with_queue(&queue);
         Setup {
             bench,
             probe,
@@ -70,6 +76,34 @@ pub(crate) struct Setup {
     pub(crate) server: ServerHandle,
     pub(crate) queue: String,
     pub(crate) connection: Connection,
+}
+
+/// How many calls may share a message, if the run says so.
+pub(crate) fn coalesce() -> Option<usize> {
+    static LIMIT: OnceLock<Option<usize>> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let value = std::env::var_os("COALESCE")?;
+        let limit = value.to_str().and_then(|value| value.parse().ok());
+        assert!(
+            limit.is_some(),
+            "COALESCE is how many calls may share a message, but {value:?} is no number"
+        );
+        limit
+    })
+}
+
+/// A client whose calls share messages as the run says, and are not repeated: a test has to see what fails.
+pub(crate) fn client(connection: &Connection) -> Client {
+    client_builder(connection).build()
+}
+
+/// Options of such a client.
+pub(crate) fn client_builder(connection: &Connection) -> ClientBuilder {
+    let builder = connection.client_builder().retry(RetryPolicy::never());
+    match coalesce() {
+        None => builder,
+        Some(limit) => builder.coalesce(limit),
+    }
 }
 
 /// Serves a service on a server of its own.
@@ -106,36 +140,44 @@ pub(crate) enum BenchError {
 /// An alias, which the macro cannot see through by name.
 pub(crate) type Fallible<T> = Result<T, BenchError>;
 
-/// A service with a method for everything that can happen to a call.
+/// A service with a method for everything that can happen to a call. What may run twice is `idempotent`, as only such calls share
+/// messages.
 #[rpc]
 pub(crate) trait Bench {
+    #[rpc(idempotent)]
     async fn add(a: u64, b: u64) -> u64;
+    #[rpc(idempotent)]
     async fn divide(dividend: i64, divisor: i64) -> Fallible<i64>;
+    #[rpc(idempotent)]
     async fn echo(bytes: Vec<u8>) -> Vec<u8>;
     /// Runs until the probe is released.
+    #[rpc(idempotent)]
     async fn hold(#[ctx] context: Context) -> usize;
     /// The same, and never again.
     #[rpc(at_most_once)]
     async fn hold_once(#[ctx] context: Context) -> usize;
     /// Runs until its caller has gone.
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block_until_cancelled(#[ctx] context: Context);
     /// Notes its number.
     async fn number(n: u64);
+    #[rpc(idempotent)]
     async fn panic();
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block_and_panic();
-    #[rpc(blocking)]
+    #[rpc(idempotent, blocking)]
     fn block(millis: u64) -> u64;
     #[rpc(oneway)]
     async fn note(text: String);
-    #[rpc(timeout = "50ms")]
+    #[rpc(idempotent, timeout = "50ms")]
     async fn hold_briefly() -> usize;
+    #[rpc(idempotent)]
     async fn describe(#[ctx] context: Context) -> Description;
+    #[rpc(idempotent)]
     async fn double(&self, n: u64) -> u64 {
         self.add(n, n).await
     }
-    #[rpc(name = "renamed.on-the-wire")]
+    #[rpc(idempotent, name = "renamed.on-the-wire")]
     async fn renamed() -> String;
 }
 

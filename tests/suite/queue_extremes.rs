@@ -6,7 +6,7 @@ use rpc_core::{ErrorKind, QueueOptions, ServeError, Server};
 use rpc_tests::unique_queue;
 
 use super::queue_options::Bed;
-use super::{BenchClient, BenchDispatcher, Probe, start};
+use super::{BenchClient, BenchDispatcher, Probe, client, client_builder, start};
 
 /// The longest time that RabbitMQ counts: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -41,7 +41,7 @@ async fn the_longest_times_are_accepted() {
         .message_ttl(LONGEST)
         .expires(LONGEST);
     let _server = bed.serve_and_hold(options).await;
-    let client = bed.connection.client_builder().expiration(false).build();
+    let client = client_builder(&bed.connection).expiration(false).build();
     let bench = BenchClient::new(client).with_queue(&bed.queue);
     let waiting = tokio::spawn(bench.add(1, 1).into_future());
     bench.note("behind it".to_owned()).await.unwrap();
@@ -146,7 +146,7 @@ async fn names_that_no_queue_can_have_are_refused() {
             ),
             "{refused:?}"
         );
-        let bench = BenchClient::new(connection.client()).with_queue(name);
+        let bench = BenchClient::new(client(&connection)).with_queue(name);
         let errors = [
             bench.add(1, 1).await.unwrap_err(),
             bench.note("confirmed".to_owned()).await.unwrap_err(),

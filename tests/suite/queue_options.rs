@@ -6,7 +6,7 @@ use std::time::Duration;
 use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle};
 use rpc_tests::{eventually, unique_queue};
 
-use super::{BenchClient, BenchDispatcher, Probe};
+use super::{BenchClient, BenchDispatcher, Probe, client, client_builder};
 use crate::broker;
 
 /// A queue of its own, to be served with options.
@@ -45,7 +45,7 @@ impl Bed {
 
     /// A client that is told what the broker refuses.
     pub(super) fn bench(&self) -> BenchClient {
-        let client = self.connection.client_builder().confirms(true).build();
+        let client = client_builder(&self.connection).confirms(true).build();
         BenchClient::new(client).with_queue(&self.queue)
     }
 }
@@ -71,7 +71,7 @@ async fn a_full_queue_rejects_at_once() {
     .await;
     assert_eq!(rejected.kind(), ErrorKind::Rejected);
     assert!(!rejected.may_have_executed() && rejected.is_retryable());
-    let oneway = BenchClient::new(bed.connection.client()).with_queue(&bed.queue);
+    let oneway = BenchClient::new(client(&bed.connection)).with_queue(&bed.queue);
     let error = oneway.note("one more".to_owned()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);
     bed.probe.release(1);

@@ -3,7 +3,7 @@
 use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle, rpc};
 use rpc_tests::unique_queue;
 
-use super::{Probe, start};
+use super::{Probe, client, client_builder, start};
 use crate::broker;
 
 /// Fast and slow methods.
@@ -62,7 +62,7 @@ async fn a_slow_method_with_a_queue_of_its_own_does_not_hold_up_fast_ones() {
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
     let server = serve(&connection, dispatcher).await;
-    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let workshop = WorkshopClient::new(client(&connection)).with_queue_prefix(&prefix);
     let held = tokio::spawn(workshop.hold().into_future());
     probe.until_begun(1).await;
     assert_eq!(workshop.add(1, 2).await.unwrap(), 3);
@@ -78,7 +78,7 @@ async fn methods_that_name_one_queue_share_it() {
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
     let _server = serve(&connection, dispatcher).await;
-    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let workshop = WorkshopClient::new(client(&connection)).with_queue_prefix(&prefix);
     let calls = [
         tokio::spawn(workshop.hold().into_future()),
         tokio::spawn(workshop.hold_too().into_future()),
@@ -102,7 +102,7 @@ async fn another_queue_is_for_the_methods_without_one_of_their_own() {
         .with_queue_prefix(&prefix);
     let _server = serve(&connection, dispatcher).await;
     probe.release(1);
-    let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let workshop = WorkshopClient::new(client(&connection)).with_queue_prefix(&prefix);
     assert_eq!(workshop.hold().await.unwrap(), 1);
     let error = workshop.add(1, 2).await.expect_err("it is elsewhere");
     assert_eq!(error.kind(), ErrorKind::Unroutable);
@@ -121,7 +121,7 @@ async fn deployments_with_prefixes_of_their_own_are_apart() {
         probe.release(10);
     }
     for (prefix, calls) in prefixes.iter().zip([1, 2]) {
-        let workshop = WorkshopClient::new(connection.client()).with_queue_prefix(prefix);
+        let workshop = WorkshopClient::new(client(&connection)).with_queue_prefix(prefix);
         for number in 1..=calls {
             assert_eq!(workshop.hold().await.unwrap(), number);
         }
@@ -136,7 +136,7 @@ async fn a_method_is_found_whichever_queue_its_request_came_through() {
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
     let _server = start(&connection, dispatcher).await;
     probe.release(1);
-    let former = FormerWorkshopClient::new(connection.client()).with_queue_prefix(&prefix);
+    let former = FormerWorkshopClient::new(client(&connection)).with_queue_prefix(&prefix);
     assert_eq!(former.hold().await.unwrap(), 1, "through the fast queue");
     let slow = former.with_queue("slow");
     assert_eq!(slow.add(1, 2).await.unwrap(), 3, "through the slow queue");
@@ -148,7 +148,7 @@ async fn a_plain_request_runs_the_default_method_whichever_queue_it_came_through
     let prefix = unique_queue("workshop");
     let dispatcher = WorkshopDispatcher::new(Probe::default()).with_queue_prefix(&prefix);
     let _server = start(&connection, dispatcher).await;
-    let plain = connection.client_builder().plain().build();
+    let plain = client_builder(&connection).plain().build();
     let former = FormerWorkshopClient::new(plain).with_queue_prefix(&prefix);
     assert_eq!(former.add(1, 2).await.unwrap(), 3);
     assert_eq!(former.with_queue("slow").add(3, 4).await.unwrap(), 7);

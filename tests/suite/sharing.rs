@@ -4,7 +4,7 @@ use rpc_core::{Server, rpc};
 use rpc_tests::unique_queue;
 use tokio::task::JoinSet;
 
-use super::{BenchClient, BenchDispatcher, Probe, serve};
+use super::{BenchClient, BenchDispatcher, Probe, client, serve};
 use crate::broker;
 
 #[rpc]
@@ -31,8 +31,8 @@ async fn several_services_share_a_server() {
         .start()
         .await
         .unwrap();
-    let bench = BenchClient::new(connection.client()).with_queue(&bench_queue);
-    let greeter = GreeterClient::new(connection.client()).with_queue(&greeter_queue);
+    let bench = BenchClient::new(client(&connection)).with_queue(&bench_queue);
+    let greeter = GreeterClient::new(client(&connection)).with_queue(&greeter_queue);
     assert_eq!(bench.add(1, 2).await.unwrap(), 3);
     assert_eq!(
         greeter.greet("Ada".to_owned()).await.unwrap(),

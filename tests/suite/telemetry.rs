@@ -21,7 +21,7 @@ use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
-use super::{BenchClient, Setup, serve, start, until_late};
+use super::{BenchClient, Setup, client, client_builder, coalesce, serve, start, until_late};
 use crate::broker;
 
 /// Hears what this thread tells.
@@ -273,7 +273,7 @@ async fn calls_of_a_handler_are_part_of_its_trace() {
     let queue = unique_queue("front");
     let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
     let _server = start(&setup.connection, dispatcher).await;
-    let front = FrontClient::new(setup.connection.client()).with_queue(&queue);
+    let front = FrontClient::new(client(&setup.connection)).with_queue(&queue);
     let spans = Spans::default();
     let _listening = spans.listen();
     assert_eq!(front.sum(1, 2).await.unwrap(), 3);
@@ -293,7 +293,7 @@ async fn opentelemetry_sees_one_trace_across_services() {
     let queue = unique_queue("front");
     let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
     let _server = start(&connection, dispatcher).await;
-    let front = FrontClient::new(broker.connect().await.client()).with_queue(&queue);
+    let front = FrontClient::new(client(&broker.connect().await)).with_queue(&queue);
 
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
@@ -401,7 +401,7 @@ trait Misread {
 #[tokio::test]
 async fn a_reply_that_cannot_be_read_is_no_result() {
     let setup = broker().await.bench().await;
-    let misread = MisreadClient::new(setup.connection.client()).with_queue(&setup.queue);
+    let misread = MisreadClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let (numbers, _recording) = record();
     for error in [
         misread.add(1, 2).await.unwrap_err(),
@@ -438,9 +438,7 @@ async fn calls_in_flight_and_dropped_calls_are_counted() {
 #[tokio::test]
 async fn dropped_replies_are_counted() {
     let setup = broker().await.bench().await;
-    let client = setup
-        .connection
-        .client_builder()
+    let client = client_builder(&setup.connection)
         .cancellation(false)
         .build();
     let bench = BenchClient::new(client.clone()).with_queue(&setup.queue);
@@ -520,7 +518,7 @@ async fn retries_are_counted() {
         .await
         .unwrap();
     let policy = RetryPolicy::new().attempts(3);
-    let client = connection.client_builder().retry(policy).build();
+    let client = client_builder(&connection).retry(policy).build();
     let (numbers, _recording) = record();
     let busy = BusyClient::new(client).with_queue(&queue);
     busy.try_it().await.unwrap_err();
@@ -557,5 +555,25 @@ async fn calls_that_share_a_message_say_so() {
             span.name == format!("rpc.{side}") && count.is_some_and(|count| count != "1")
         });
         assert!(shared.count() > CALLS / 2, "{side}");
+    }
+}
+
+#[tokio::test]
+async fn calls_share_messages_as_the_run_says() {
+    const CALLS: usize = 40;
+    let setup = broker().await.bench().await;
+    let (numbers, _recording) = record();
+    let calls = (0..CALLS).map(|_| setup.bench.add(1, 2).into_future());
+    for answer in futures_util::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    let numbers = numbers.take();
+    let messages = |side: &str| numbers.get(&format!("rpc.{side}.batch.size")).copied();
+    let (requests, replies) = (messages("client"), messages("server"));
+    let are_shared = |messages: Option<f64>| messages.is_some_and(|count| count < CALLS as f64);
+    match coalesce() {
+        None => assert!(requests.is_none() && replies.is_some(), "{numbers:?}"),
+        Some(0 | 1) => assert!(requests.is_none() && replies.is_none(), "{numbers:?}"),
+        Some(_) => assert!(are_shared(requests) && replies.is_some(), "{numbers:?}"),
     }
 }
