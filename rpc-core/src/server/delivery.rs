@@ -169,10 +169,9 @@ impl Arrival {
     }
 
     fn verdict(&self, history: History) -> Verdict {
-        if !self.redelivered && history.deliveries == 0 {
-            Verdict::Run
-        } else if wire::is_expired(&self.message) {
-            Verdict::Run // Which only says so to its caller.
+        let is_first = !self.redelivered && history.deliveries == 0;
+        if is_first || wire::is_expired(&self.message) {
+            Verdict::Run // Which, of one that is expired, only says so to its caller.
         } else if self.is_at_most_once() {
             match self.is_batched() {
                 true => Verdict::Run, // Which refuses it.
