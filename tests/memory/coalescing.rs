@@ -344,7 +344,7 @@ impl Stage {
         }
     }
 
-    /// Makes the calls, with so many that share a message.
+    /// Makes the calls.
     async fn calls(script: &Script, echoes: &[EchoClient]) -> Vec<Outcome> {
         let mut calls = JoinSet::new();
         for call in &script.calls {
@@ -556,7 +556,7 @@ async fn nobody_can_tell_whether_calls_share_messages() {
     }
 }
 
-/// More messages than may be unanswered before calls wait for each other.
+/// How many messages may be unanswered before calls wait for each other.
 const BUSY: u64 = 4;
 
 #[rpc]

@@ -2,7 +2,8 @@
 //!
 //! The answers are the clock: with nothing unanswered, a call goes out alone and at once. Calls that come at the same moment share
 //! the few messages to a queue that may be unanswered, and beyond those wait: what has gathered when a message is answered is the
-//! next one. So a quiet client notices nothing, and a busy one sends as many messages as its servers answer.
+//! next one. A full message does not wait for as long. So a quiet client notices nothing, and a busy one sends as many messages as
+//! its servers answer.
 //!
 //! Answers may be long in coming, with slow handlers or a server that hangs. If none comes for a moment, what waits goes out all
 //! the same.
@@ -32,8 +33,11 @@ use crate::telemetry;
 use crate::transport::{Confirm, Message};
 use crate::wire::Batch;
 
-/// How many messages to a queue may be unanswered before calls wait for each other.
-const MAX_UNANSWERED: usize = 4;
+/// How many messages to a queue may be unanswered before calls wait for each other: while one is worked on, the other is on its way.
+const MAX_UNANSWERED: usize = 2;
+
+/// How many may be before even a full one waits.
+const MAX_FULL_UNANSWERED: usize = 4;
 
 /// How long nothing is answered before what waits goes out all the same.
 const MAX_SILENCE: Duration = Duration::from_millis(1);
@@ -83,6 +87,8 @@ struct State {
     /// Messages that nothing was heard of.
     unanswered: usize,
     waiting: VecDeque<Waiting>,
+    /// How many bytes that would be in a message.
+    len: usize,
     /// When a message was sent or answered.
     last_news: Instant,
     /// Whether what waits goes out, however many messages are unanswered.
@@ -237,6 +243,7 @@ impl Gate {
             state: Mutex::new(State {
                 unanswered: 0,
                 waiting: VecDeque::new(),
+                len: 0,
                 last_news: Instant::now(),
                 is_open: false,
             }),
@@ -264,13 +271,14 @@ impl Gate {
     pub(super) fn send(&self, id: Uuid, request: Message, span: Span) -> Arc<Ticket> {
         let ticket = Arc::<Ticket>::default();
         let mut state = self.line.state();
+        state.len += Batch::room_for(&request);
         state.waiting.push_back(Waiting {
             id,
             request,
             span,
             ticket: ticket.clone(),
         });
-        let is_news = state.waiting.len() == 1 || state.may_send();
+        let is_news = state.waiting.len() == 1 || state.may_send(self.line.taken());
         drop(state);
         if is_news {
             self.line.news.notify_one();
@@ -297,8 +305,14 @@ impl State {
         self.last_news = Instant::now();
     }
 
-    fn may_send(&self) -> bool {
-        self.unanswered < MAX_UNANSWERED || self.is_open
+    /// Whether a message may be sent that so many calls can share.
+    fn may_send(&self, taken: usize) -> bool {
+        let is_full = self.waiting.len() >= taken || self.len >= Batch::MAX_LEN;
+        let limit = match is_full {
+            true => MAX_FULL_UNANSWERED,
+            false => MAX_UNANSWERED,
+        };
+        self.unanswered < limit || self.is_open
     }
 }
 
@@ -338,11 +352,12 @@ impl Line {
     async fn due(&self) {
         loop {
             let silence_ends = {
+                let taken = self.taken();
                 let mut state = self.state();
-                state.is_open |= self.taken() == 1;
+                state.is_open |= taken == 1;
                 match state.waiting.is_empty() {
                     true => None,
-                    false if state.may_send() => return,
+                    false if state.may_send(taken) => return,
                     false => Some(state.last_news + MAX_SILENCE),
                 }
             };
@@ -361,22 +376,28 @@ impl Line {
 
     /// The calls of the next message; none when it has to wait. What waits is spread over the messages that may be sent.
     fn next(&self) -> Vec<Waiting> {
+        let taken = self.taken();
         let mut state = self.state();
+        let mut next = Vec::new();
+        if !state.may_send(taken) {
+            return next;
+        }
         let messages = MAX_UNANSWERED.saturating_sub(state.unanswered).max(1);
-        let limit = self.taken().min(state.waiting.len().div_ceil(messages));
-        let mut next = Vec::with_capacity(limit);
+        let limit = taken.min(state.waiting.len().div_ceil(messages));
+        next.reserve(limit);
         let mut len = 0;
-        while state.may_send()
-            && next.len() < limit
+        while next.len() < limit
             && let Some(waiting) = state.waiting.front()
         {
-            len += Batch::room_for(&waiting.request);
-            if len > Batch::MAX_LEN && !next.is_empty() {
+            let room = Batch::room_for(&waiting.request);
+            if len + room > Batch::MAX_LEN && !next.is_empty() {
                 break;
             }
+            len += room;
             let waiting = state.waiting.pop_front();
             next.extend(waiting.filter(|waiting| waiting.ticket.send()));
         }
+        state.len -= len;
         state.is_open &= !state.waiting.is_empty();
         if !next.is_empty() {
             state.sent();
