@@ -1,9 +1,11 @@
 //! Calls that share messages: each is still a call of its own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rpc_core::{CallError, Client, Connection, Context, ErrorKind, QueueOptions, Server, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,9 @@ trait Shelf {
     /// Runs until the probe is released; says how often it was delivered before.
     #[rpc(idempotent)]
     async fn hold(#[ctx] context: Context) -> u32;
+    /// The task that it ends in, when the probe is released.
+    #[rpc(idempotent)]
+    async fn task() -> String;
 }
 
 impl Shelf for Probe {
@@ -53,6 +58,11 @@ impl Shelf for Probe {
     async fn hold(&self, context: Context) -> u32 {
         self.held().await;
         context.delivery_count()
+    }
+
+    async fn task(&self) -> String {
+        self.held().await;
+        tokio::task::id().to_string()
     }
 }
 
@@ -192,6 +202,20 @@ async fn slow_calls_do_not_hold_up_others() {
     for call in held {
         call.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn each_that_waits_has_a_task_of_its_own() {
+    const CALLS: usize = 16;
+    let setup = Setup::new().await;
+    let calls = (0..CALLS).map(|_| setup.shelf.task().into_future());
+    let releasing = async {
+        setup.probe.until_begun(CALLS).await;
+        setup.probe.release(CALLS);
+    };
+    let (tasks, ()) = tokio::join!(join_all(calls), releasing);
+    let tasks: HashSet<String> = tasks.into_iter().map(Result::unwrap).collect();
+    assert_eq!(tasks.len(), CALLS);
 }
 
 #[tokio::test]

@@ -230,7 +230,8 @@ impl ClientBuilder {
     ///   hence `idempotent`.
     /// - A server gets several calls at once. It takes a quarter of its [`prefetch`](crate::ServerBuilder::prefetch) in one message,
     ///   so that one with a prefetch below 8 is only sent single calls; and it holds more than its prefetch, once several clients
-    ///   do this.
+    ///   do this. It works on all of them at the same time, but what a handler computes before it first waits for anything may hold
+    ///   up seven others of the same message: a method that computes for long is better `blocking`.
     /// - Calls that are `persistent` or have a priority, and those of more than 8 KiB, go alone.
     ///
     /// Servers that do not know batches refuse them; the calls go alone then, and those after them, until the connection is

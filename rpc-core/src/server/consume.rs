@@ -342,7 +342,14 @@ impl Serving {
                 () = workload.progress() => {}
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
                     Some(delivery) => {
-                        self.arrive(session, consumer, delivery, |arrival| workload.add(arrival));
+                        let add = |request| workload.add(request);
+                        let requests = self.arrive(session, consumer, delivery, add);
+                        workload.start();
+                        if requests > 1 {
+                            // The replies to one batch are sent before the next is begun. Otherwise they gather, and nothing is
+                            // on its way meanwhile.
+                            tokio::task::yield_now().await;
+                        }
                     }
                     None => {
                         if !session.lines.channel.is_open() {
@@ -365,14 +372,14 @@ impl Serving {
         }
     }
 
-    /// Hands over the request of a delivery, or each of a batch.
+    /// Hands over the request of a delivery, or each of a batch. Returns how many they are.
     fn arrive(
         self: &Arc<Self>,
         session: &Session,
         consumer: Consumer,
         delivery: Delivery,
         mut hand_over: impl FnMut(Box<Arrival>),
-    ) {
+    ) -> usize {
         let Delivery {
             tag,
             redelivered,
@@ -395,13 +402,16 @@ impl Serving {
         if wire::is_batch(&message)
             && let Ok(requests) = wire::requests_of(&message)
         {
-            let receipts = Receipt::shares(tag, requests.len());
+            let count = requests.len();
+            let receipts = Receipt::shares(tag, count);
             for (message, receipt) in requests.into_iter().zip(receipts) {
                 hand_over(message, receipt);
             }
+            count
         } else {
             // One that cannot be read is refused like any other request.
             hand_over(message, Receipt::Whole(tag));
+            1
         }
     }
 

@@ -1,20 +1,31 @@
-//! How much a server does at once: running handlers, and deliveries that wait for one of them to end.
+//! How much a server does at once: running handlers, and requests that wait for one of them to end.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::delivery::Arrival;
 
+/// How many requests that came together share a task until they wait for something. A task for each costs more than many a
+/// handler does, and one for all would keep a single core busy.
+const SHARE_A_TASK: usize = 8;
+
+/// How long they do.
+const SHARE_FOR: Duration = Duration::from_micros(50);
+
 /// The handlers of a server, within its limits, whatever happens to its connection.
 pub(super) struct Workload {
-    /// Each tells the number of its queue when it ends.
-    handlers: JoinSet<usize>,
-    /// For each queue.
-    running: Vec<usize>,
-    /// Deliveries of the present channel that have not started.
+    tasks: JoinSet<()>,
+    running: Arc<Running>,
+    /// Requests that are counted as running, and will share a task.
+    starting: Vec<Started>,
+    /// Requests of the present channel that have not started.
     backlog: VecDeque<Box<Arrival>>,
     per_queue: usize,
     in_all: usize,
@@ -23,25 +34,44 @@ pub(super) struct Workload {
 impl Workload {
     pub(super) fn new(queues: usize, per_queue: usize, in_all: usize) -> Self {
         Self {
-            handlers: JoinSet::new(),
-            running: vec![0; queues],
+            tasks: JoinSet::new(),
+            running: Arc::new(Running {
+                of_queues: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
+                in_all: AtomicUsize::new(0),
+                one_ended: Notify::new(),
+            }),
+            starting: Vec::new(),
             backlog: VecDeque::new(),
             per_queue,
             in_all,
         }
     }
 
-    /// Starts to work on a delivery, or keeps it until that is possible.
+    /// Takes a request, to be worked on as soon as that is possible. After the last of a delivery comes [`start`](Self::start).
     pub(super) fn add(&mut self, arrival: Box<Arrival>) {
-        while let Some(ended) = self.handlers.try_join_next() {
-            self.ended(ended);
-        }
-        if self.backlog.is_empty() && self.has_room(&arrival) {
-            self.start(arrival);
+        if self.backlog.is_empty() && self.has_room(arrival.queue) {
+            self.prepare(arrival);
         } else {
             self.backlog.push_back(arrival);
-            self.start_what_waits();
         }
+    }
+
+    /// Starts to work on what was added.
+    pub(super) fn start(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        let mut index = 0;
+        while let Some(arrival) = self.backlog.get(index)
+            && self.running() < self.in_all
+        {
+            if self.has_room(arrival.queue) {
+                if let Some(arrival) = self.backlog.remove(index) {
+                    self.prepare(arrival);
+                }
+            } else {
+                index += 1;
+            }
+        }
+        self.spawn();
     }
 
     /// Waits until a handler ends, and starts what waited for that. Never resolves while nothing waits: a server that is woken
@@ -50,20 +80,8 @@ impl Workload {
         if self.backlog.is_empty() {
             return std::future::pending().await;
         }
-        match self.handlers.join_next().await {
-            Some(ended) => {
-                self.ended(ended);
-                self.start_what_waits();
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    fn ended(&mut self, ended: Result<usize, JoinError>) {
-        // Handlers are not aborted and catch their panics.
-        if let Ok(queue) = ended {
-            self.running[queue] -= 1;
-        }
+        self.running.one_ended.notified().await;
+        self.start();
     }
 
     /// What has not started, and now will not.
@@ -73,42 +91,105 @@ impl Workload {
 
     /// Waits until all handlers have ended.
     pub(super) async fn drain(&mut self) {
-        while self.handlers.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
     }
 
     pub(super) fn running(&self) -> usize {
-        self.handlers.len()
+        self.running.in_all.load(Ordering::Acquire)
     }
 
-    fn has_room(&self, arrival: &Arrival) -> bool {
-        self.handlers.len() < self.in_all && self.running[arrival.queue] < self.per_queue
+    fn has_room(&self, queue: usize) -> bool {
+        self.running() < self.in_all
+            && self.running.of_queues[queue].load(Ordering::Acquire) < self.per_queue
     }
 
-    fn start_what_waits(&mut self) {
-        let mut index = 0;
-        while let Some(arrival) = self.backlog.get(index) {
-            if self.handlers.len() >= self.in_all {
-                return;
-            }
-            if self.has_room(arrival) {
-                if let Some(arrival) = self.backlog.remove(index) {
-                    self.start(arrival);
-                }
-            } else {
-                index += 1;
-            }
+    fn prepare(&mut self, arrival: Box<Arrival>) {
+        let slot = Slot::take(&self.running, arrival.queue);
+        self.starting.push(Started { arrival, slot });
+        if self.starting.len() == SHARE_A_TASK {
+            self.spawn();
         }
     }
 
-    fn start(&mut self, arrival: Box<Arrival>) {
-        let queue = arrival.queue;
-        self.running[queue] += 1;
-        self.handlers.spawn(async move {
-            // Boxed, because spawning moves what it is given several times.
-            let work = Box::pin(arrival.work());
-            // Handlers' panics are caught where they can be answered; whatever else panics must not change the count.
-            let _ = AssertUnwindSafe(work).catch_unwind().await;
-            queue
-        });
+    fn spawn(&mut self) {
+        match self.starting.len() {
+            0 => {}
+            1 => self.starting.drain(..).for_each(|one| {
+                self.tasks.spawn(one.work());
+            }),
+            _ => {
+                let together = std::mem::take(&mut self.starting);
+                self.tasks.spawn(work_on(together));
+            }
+        }
     }
+}
+
+/// How many handlers run.
+struct Running {
+    of_queues: Box<[AtomicUsize]>,
+    in_all: AtomicUsize,
+    one_ended: Notify,
+}
+
+/// One of those, until it is dropped.
+struct Slot {
+    running: Arc<Running>,
+    queue: usize,
+}
+
+impl Slot {
+    fn take(running: &Arc<Running>, queue: usize) -> Self {
+        running.of_queues[queue].fetch_add(1, Ordering::AcqRel);
+        running.in_all.fetch_add(1, Ordering::AcqRel);
+        Self {
+            running: running.clone(),
+            queue,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Running {
+            of_queues,
+            in_all,
+            one_ended,
+        } = &*self.running;
+        of_queues[self.queue].fetch_sub(1, Ordering::AcqRel);
+        in_all.fetch_sub(1, Ordering::AcqRel);
+        one_ended.notify_one();
+    }
+}
+
+/// A request that is about to be worked on.
+struct Started {
+    arrival: Box<Arrival>,
+    slot: Slot,
+}
+
+impl Started {
+    fn work(self) -> impl Future<Output = ()> + Send + Unpin {
+        let Self { arrival, slot } = self;
+        // Boxed, because spawning moves what it is given several times.
+        let work = Box::pin(arrival.work());
+        // Handlers' panics are caught where they can be answered; whatever else panics must not take others along.
+        AssertUnwindSafe(work)
+            .catch_unwind()
+            .map(move |_| drop(slot))
+    }
+}
+
+/// Works on requests that came together. What has to wait for something gets a task of its own, and so does what was not begun
+/// soon enough: a handler that keeps its core busy does not keep others from using the rest.
+async fn work_on(requests: Vec<Started>) {
+    let begun = Instant::now();
+    let mut others = JoinSet::new();
+    for request in requests {
+        let mut work = request.work();
+        if begun.elapsed() > SHARE_FOR || (&mut work).now_or_never().is_none() {
+            others.spawn(work);
+        }
+    }
+    while others.join_next().await.is_some() {}
 }
