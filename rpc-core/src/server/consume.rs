@@ -8,24 +8,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
 use super::delivery::{Arrival, Lane};
-use super::receipt::{Receipt, Settlement};
-use super::replies::Replies;
+use super::lines::Lines;
+use super::receipt::Receipt;
 use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
 use crate::error::ServeError;
 use crate::queue::QueueOptions;
 use crate::task::Task;
-use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Deliveries, Delivery, LazyChannel, Link, Message, QueueKind,
-    TransportError,
-};
+use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
 use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
@@ -75,18 +72,6 @@ pub(super) struct Session {
     _notices: Option<Task>,
 }
 
-/// What handlers send through.
-pub(super) struct Lines {
-    pub(super) link: Arc<dyn Link>,
-    /// Where deliveries come in and are settled.
-    pub(super) channel: Arc<dyn Channel>,
-    pub(super) replies: Replies,
-    /// For requests that are published anew.
-    confirming: LazyChannel,
-    /// Shared by those who do that, until they have acknowledged the delivery.
-    moving: RwLock<()>,
-}
-
 /// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
 struct Arrivals {
     consumer: Consumer,
@@ -126,48 +111,6 @@ struct Consumer {
 pub(super) enum Ended {
     Stopped,
     Lost,
-}
-
-impl Lines {
-    /// Publishes a message in place of a delivery, then acknowledges that.
-    pub(super) async fn replace(
-        &self,
-        receipt: &mut Option<Receipt>,
-        queue: &str,
-        message: Message,
-    ) -> Result<(), TransportError> {
-        let _moving = self.moving.read().await;
-        self.publish(queue, message).await?;
-        self.settle(receipt.take().and_then(Receipt::settle));
-        Ok(())
-    }
-
-    /// Tells the broker what became of a delivery, once all of it is known.
-    pub(super) fn settle(&self, settlement: Option<Settlement>) {
-        match settlement {
-            Some(Settlement::Acknowledge(tag)) => self.channel.ack(&mut [tag]),
-            Some(Settlement::GiveBack(tag)) => self.channel.requeue(tag),
-            None => {}
-        }
-    }
-
-    /// Waits until the broker knows of everything that was replaced: what has taken the place of a delivery may arrive before
-    /// that is acknowledged, and if it killed this process then, there would be two of it.
-    pub(super) async fn until_replaced(&self) -> Result<(), TransportError> {
-        drop(self.moving.write().await);
-        self.channel.settled().await
-    }
-
-    /// Publishes a message and waits for the broker's word that it has it.
-    pub(super) async fn publish(
-        &self,
-        queue: &str,
-        message: Message,
-    ) -> Result<(), TransportError> {
-        let channel = self.confirming.get().await?;
-        let confirm = channel.publish(queue.into(), message).wait().await?;
-        confirm.wait().await
-    }
 }
 
 impl Serving {
@@ -214,13 +157,7 @@ impl Serving {
         let mut session = Session {
             // Before the queues, so that no notice is missed about what comes from them.
             _notices: self.listen(&*link).await,
-            lines: Arc::new(Lines {
-                confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
-                moving: RwLock::new(()),
-                replies: Replies::start(channel.clone(), self.limits.batch()),
-                channel,
-                link,
-            }),
+            lines: Arc::new(Lines::new(link, channel, self.limits.batch())),
             arrivals: SelectAll::new(),
         };
         for (queue, entry) in self.queues.iter().enumerate() {
@@ -455,27 +392,6 @@ impl Session {
     }
 }
 
-impl Lines {
-    async fn consume(
-        &self,
-        queue: &str,
-        options: &QueueOptions,
-        consumer: &str,
-        prefetch: u16,
-    ) -> Result<Deliveries, TransportError> {
-        if let (Some(target), false) = (&options.dead_letter_queue, options.passive) {
-            ensure_queue(&*self.link, target).await?;
-        }
-        // A refusal closes the channel that it happens on, so not on the one that others already use.
-        let declaring = self.link.open_channel(ChannelMode::Plain).await?;
-        declaring
-            .declare_queue(queue, QueueKind::Durable(options))
-            .await?;
-        let acknowledge = Acknowledge::Each { prefetch };
-        self.channel.consume(queue, consumer, acknowledge).await
-    }
-}
-
 impl Consumer {
     /// Its name on its channel.
     fn name(self) -> String {
@@ -491,20 +407,6 @@ struct Failure {
     error: ServeError,
     /// Whether it may be different a little later.
     may_pass: bool,
-}
-
-/// Declares a durable queue without arguments, unless there is one of that name, whatever its arguments.
-pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), TransportError> {
-    let declare = async |options: QueueOptions| {
-        let declaring = link.open_channel(ChannelMode::Plain).await?;
-        declaring
-            .declare_queue(queue, QueueKind::Durable(&options))
-            .await
-    };
-    match declare(QueueOptions::passive()).await {
-        Err(TransportError::Unavailable(_)) => declare(QueueOptions::classic()).await,
-        outcome => outcome,
-    }
 }
 
 /// Resolves when the server is told to stop.

@@ -11,8 +11,9 @@ use tracing::{debug, error, warn};
 
 use super::builder::{Handler, QueueEntry};
 use super::cancel::Registered;
-use super::consume::{Lines, Serving, ensure_queue};
+use super::consume::Serving;
 use super::dispatch::{Limit, panicked};
+use super::lines::{Lines, ensure_queue};
 use super::receipt::Receipt;
 use super::replies::{Answer, Form};
 use crate::definition::Method;

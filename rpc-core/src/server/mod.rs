@@ -8,6 +8,7 @@ mod cancel;
 mod consume;
 mod delivery;
 mod dispatch;
+mod lines;
 mod receipt;
 mod replies;
 mod workload;
