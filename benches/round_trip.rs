@@ -25,7 +25,7 @@ use rpc_benches::contender::Outcome;
 #[tokio::main]
 async fn main() -> Outcome {
     let (pace, sections) = options()?;
-    let runner = Runner::start(pace).await?;
+    let mut runner = Runner::start(pace).await?;
     let mut text = machine::describe(&runner.node, pace)?;
     println!("{text}");
     for section in sections {
@@ -39,6 +39,9 @@ async fn main() -> Outcome {
         println!("{part}");
         text += &part;
     }
+    let disturbance = runner.disturbance();
+    println!("{disturbance}");
+    text += &disturbance;
     let path = machine::results_file()?;
     fs::write(&path, text)?;
     println!("Written to {}", path.display());

@@ -30,6 +30,35 @@ pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
     Err("the process of the RabbitMQ node was not found".into())
 }
 
+/// What the CPUs have done since the machine was started, in Linux's units.
+pub(crate) struct Times {
+    all: u64,
+    stolen: u64,
+}
+
+pub(crate) fn times() -> Outcome<Times> {
+    // https://www.kernel.org/doc/html/latest/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat
+    let text = fs::read_to_string("/proc/stat")?;
+    let fields = text.lines().next().unwrap_or_default().split_whitespace();
+    let fields = fields
+        .skip(1)
+        .take(8)
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    Ok(Times {
+        all: fields.iter().sum(),
+        stolen: fields.get(7).copied().unwrap_or_default(),
+    })
+}
+
+impl Times {
+    /// The share of the time that the host of a virtual machine gave to others.
+    pub(crate) fn stolen_since(&self, before: &Self) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
 /// Machine, date, versions.
 pub(crate) fn describe(node: &Node, pace: Pace) -> Outcome<String> {
     let log = node.log();
