@@ -394,8 +394,11 @@ impl Line {
                 break;
             }
             len += room;
-            let waiting = state.waiting.pop_front();
-            next.extend(waiting.filter(|waiting| waiting.ticket.send()));
+            if let Some(waiting) = state.waiting.pop_front()
+                && waiting.ticket.send()
+            {
+                next.push(waiting);
+            }
         }
         state.len -= len;
         state.is_open &= !state.waiting.is_empty();
