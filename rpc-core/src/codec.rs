@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 
+use crate::arguments;
 use crate::error::BoxError;
 
 /// How deep values may be nested, in MessagePack and (by `serde_json`'s own limit) in JSON.
@@ -105,8 +106,9 @@ pub(crate) fn decode_arguments<A: DeserializeOwned>(
     names: &[&str],
 ) -> Result<A, BoxError> {
     match content_type {
+        ContentType::MessagePack => arguments::decode(body),
+        ContentType::Json => json::decode(body),
         ContentType::Plain => json::decode_bare(body, names.len()),
-        _ => decode(body, content_type),
     }
 }
 
@@ -119,7 +121,7 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     content_type: ContentType,
     names: &[&str],
 ) -> Result<Bytes, BoxError> {
-    let arguments: A = decode_message_pack(body)?;
+    let arguments: A = arguments::decode(body)?;
     match content_type {
         ContentType::Plain if names.len() == 1 => json::encode_bare(&arguments),
         _ => encode(&arguments, content_type),
@@ -128,13 +130,41 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
 
 /// Decodes a value, which may borrow from the body.
 pub(crate) fn decode_message_pack<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BoxError> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
-    deserializer.set_max_depth(MAX_DEPTH);
-    let value = T::deserialize(&mut deserializer)?;
-    // A `bool` is a marker and nothing else, so only the end of the body fails to give one.
-    match bool::deserialize(&mut deserializer) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
-        _ => Err("there are bytes after the value".into()),
+    let mut body = MessagePack::new(body, MAX_DEPTH);
+    let value = T::deserialize(body.value())?;
+    body.end()?;
+    Ok(value)
+}
+
+/// MessagePack that is being read.
+pub(crate) struct MessagePack<'a>(Reader<'a>);
+
+type Reader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
+
+impl<'a> MessagePack<'a> {
+    fn new(body: &'a [u8], max_depth: usize) -> Self {
+        let mut reader = rmp_serde::Deserializer::from_read_ref(body);
+        reader.set_max_depth(max_depth);
+        Self(reader)
+    }
+
+    /// What a map or an array consists of, and whatever follows it.
+    pub(crate) fn inside(rest: &'a [u8]) -> Self {
+        Self::new(rest, MAX_DEPTH - 1)
+    }
+
+    /// The next value.
+    pub(crate) fn value(&mut self) -> &mut Reader<'a> {
+        &mut self.0
+    }
+
+    /// Makes sure that there is no other.
+    pub(crate) fn end(mut self) -> Result<(), BoxError> {
+        // A `bool` is a marker and nothing else, so only the end of the body fails to give one.
+        match bool::deserialize(&mut self.0) {
+            Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(()),
+            _ => Err("there are bytes after the value".into()),
+        }
     }
 }
 

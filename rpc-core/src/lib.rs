@@ -213,6 +213,7 @@
 //! | `opentelemetry` | no | the spans of calls become OpenTelemetry's, through `tracing-opentelemetry` |
 //! | `tls` | yes | `amqps://` URLs, through rustls with ring and the platform's root certificates |
 
+mod arguments;
 mod backoff;
 mod cancellation;
 mod client;
