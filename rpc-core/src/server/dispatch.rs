@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -18,7 +18,7 @@ use crate::client::DEFAULT_TIMEOUT;
 use crate::codec::{self, ContentType};
 use crate::context::Context;
 use crate::definition::{Method, Queues, Service};
-use crate::error::{ErrorKind, RpcError};
+use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::exchange::Returns;
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
@@ -192,18 +192,12 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 content_type,
                 limit,
             } = self.prepare::<A>()?;
-            let stopped = limit.cancellation.on_drop();
             let current = context.clone();
-            let handling = current.scope_future(async { call(handler, context, arguments).await });
-            let answer = limit
-                .apply(AssertUnwindSafe(handling).catch_unwind())
-                .await?;
-            stopped.finish();
-            let mut response = answer
-                .map_err(|panic| panicked("the handler", &*panic))?
-                .into_response(content_type)?;
-            response.headers = current.take_reply_headers();
-            Ok(response)
+            let handling = pin!(async {
+                let answer = call(handler, context, arguments).await;
+                answer.into_response(content_type)
+            });
+            limit.run(current, handling).await
         })
     }
 
@@ -265,28 +259,10 @@ impl<H: Send + Sync + 'static> Invocation<H> {
     /// Decodes the arguments and checks that somebody still waits for the answer.
     fn prepare<A: DeserializeOwned>(mut self) -> Result<Ready<H, A>, RpcError> {
         let content_type = self.request.0.content_type;
-        let arguments =
-            codec::decode_arguments(&self.request.0.body, content_type, self.method.arguments)
-                .map_err(|cause| {
-                    RpcError::new(
-                        ErrorKind::BadRequest,
-                        format!(
-                            "the arguments of {}.{} could not be decoded: {cause}",
-                            self.request.0.service, self.method.name
-                        ),
-                    )
-                })?;
-        let limit = Limit::of(&mut self.request);
-        if limit
-            .deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
-        {
-            return Err(limit.passed().not_executed());
-        }
-        if limit.cancellation.is_cancelled() {
-            return Err(dropped().not_executed());
-        }
-        limit.cancellation.begin();
+        let body = &self.request.0.body;
+        let arguments = codec::decode_arguments(body, content_type, self.method.arguments)
+            .map_err(|cause| undecodable(&self.request, self.method, &cause))?;
+        let limit = Limit::begin(&mut self.request)?;
         Ok(Ready {
             handler: self.handler,
             context: Context::of(&mut self.request, self.method.name, limit.deadline),
@@ -297,6 +273,14 @@ impl<H: Send + Sync + 'static> Invocation<H> {
     }
 }
 
+fn undecodable(request: &Request, method: &Method, cause: &BoxError) -> RpcError {
+    let (service, method) = (request.0.service, method.name);
+    RpcError::new(
+        ErrorKind::BadRequest,
+        format!("the arguments of {service}.{method} could not be decoded: {cause}"),
+    )
+}
+
 /// A request that is ready to run.
 struct Ready<H, A> {
     handler: Arc<H>,
@@ -305,6 +289,11 @@ struct Ready<H, A> {
     content_type: ContentType,
     limit: Limit,
 }
+
+type Answer = Result<Response, RpcError>;
+
+/// A handler that runs, and encodes what it returns.
+type Handling<'a> = dyn Future<Output = Answer> + Send + 'a;
 
 /// How long a handler may run, and who says so.
 pub(super) struct Limit {
@@ -323,6 +312,22 @@ enum Origin {
 }
 
 impl Limit {
+    /// The limit of a request whose handler is about to run, if somebody still waits for that.
+    fn begin(request: &mut Request) -> Result<Self, RpcError> {
+        let limit = Self::of(request);
+        if limit
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            return Err(limit.passed().not_executed());
+        }
+        if limit.cancellation.is_cancelled() {
+            return Err(dropped().not_executed());
+        }
+        limit.cancellation.begin();
+        Ok(limit)
+    }
+
     fn of(request: &mut Request) -> Self {
         let (origin, deadline) = match &request.0.delivery {
             Some(_) => (Origin::Broker, request.0.deadline),
@@ -363,6 +368,19 @@ impl Limit {
             Err(_) if self.cancellation.has_begun() => Ok(work.await),
             Err(error) => Err(error.not_executed()),
         }
+    }
+
+    /// Runs an `async` handler in its context. One for all methods: what is generic is compiled for each.
+    async fn run(&self, context: Context, handling: Pin<&mut Handling<'_>>) -> Answer {
+        let stopped = self.cancellation.on_drop();
+        let handling = context.scope_future(handling);
+        let answer = self
+            .apply(AssertUnwindSafe(handling).catch_unwind())
+            .await?;
+        stopped.finish();
+        let mut response = answer.map_err(|panic| panicked("the handler", &*panic))??;
+        response.headers = context.take_reply_headers();
+        Ok(response)
     }
 
     /// Runs a handler until it ends, its deadline passes or its caller drops the call.
