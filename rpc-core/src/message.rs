@@ -86,14 +86,24 @@ impl Request {
         queue: impl Into<Arc<str>>,
         arguments: &A,
     ) -> Result<Self, RpcError> {
-        let content_type = ContentType::MessagePack;
-        let body = codec::encode(arguments, content_type)
+        let body = codec::encode(arguments, ContentType::MessagePack)
             .map_err(|cause| encode_error(service.name, method.name, cause))?;
-        Ok(Self(Box::new(Inner {
+        let recode = codec::recode_arguments::<A>;
+        Ok(Self::with_body(service, method, queue.into(), body, recode))
+    }
+
+    fn with_body(
+        service: &'static Service,
+        method: &'static Method,
+        queue: Arc<str>,
+        body: Bytes,
+        recode: RecodeFn,
+    ) -> Self {
+        Self(Box::new(Inner {
             service: service.name,
-            queue: queue.into(),
+            queue,
             method: Some(SmolStr::new_static(method.name)),
-            content_type,
+            content_type: ContentType::MessagePack,
             headers: Headers::new(),
             propagating: BTreeSet::new(),
             deadline: None,
@@ -105,12 +115,12 @@ impl Request {
             body,
             recode: Some(Recode {
                 arguments: method.arguments,
-                recode: codec::recode_arguments::<A>,
+                recode,
             }),
             delivery: None,
             journey: None,
             span: Span::none(),
-        })))
+        }))
     }
 
     /// The service's name, for people and for telemetry.
