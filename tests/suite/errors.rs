@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rpc_core::{CallError, ErrorKind, HeaderValue, ServeError, Server};
+use rpc_core::{CallError, ErrorKind, HeaderValue, ServeError, Server, rpc};
 use rpc_tests::unique_queue;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BenchClient, BenchDispatcher, BenchError, Probe, client, client_builder};
+use super::{BenchClient, BenchDispatcher, BenchError, Probe, client, client_builder, start};
 use crate::broker;
 
 /// Far less than the 30 seconds that a call may take.
@@ -111,6 +112,63 @@ async fn a_panic_is_a_fault_and_the_server_goes_on() {
     }
     setup.probe.release(1);
     held.await.unwrap().unwrap();
+}
+
+/// A value whose own code panics: 1 where it is encoded, 2 where it is decoded.
+#[derive(Debug)]
+struct Fragile(u8);
+
+impl Serialize for Fragile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert_ne!(self.0, 1, "as it was told to");
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fragile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        assert_ne!(number, 2, "as it was told to");
+        Ok(Self(number))
+    }
+}
+
+#[rpc]
+trait Postal {
+    async fn make(n: u8) -> Fragile;
+    #[rpc(blocking)]
+    fn make_slowly(n: u8) -> Fragile;
+    async fn take(parcel: Fragile) -> u8;
+}
+
+struct Clerk;
+
+impl Postal for Clerk {
+    async fn make(&self, n: u8) -> Fragile {
+        Fragile(n)
+    }
+    fn make_slowly(&self, n: u8) -> Fragile {
+        Fragile(n)
+    }
+    async fn take(&self, parcel: Fragile) -> u8 {
+        parcel.0
+    }
+}
+
+#[tokio::test]
+async fn a_panic_while_an_argument_or_an_answer_is_coded_is_a_fault_too() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("postal");
+    let _server = start(&connection, PostalDispatcher::new(Clerk).with_queue(&queue)).await;
+    let postal = PostalClient::new(client(&connection)).with_queue(&queue);
+    for error in [
+        postal.make(1).await.unwrap_err(),
+        postal.make_slowly(1).await.unwrap_err(),
+        postal.take(Fragile(2)).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+    }
+    assert_eq!(postal.make(0).await.unwrap().0, 0);
 }
 
 #[tokio::test]

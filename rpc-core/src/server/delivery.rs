@@ -245,16 +245,14 @@ impl Arrival {
             let answering = pin!(async {
                 let request = request?;
                 let response = match &entry.handler {
-                    Handler::Dispatcher(dispatch) => dispatch(request).await?,
+                    Handler::Dispatcher(dispatch) => {
+                        let answering = async { dispatch(request).await };
+                        caught("the code of an argument or an answer", answering).await?
+                    }
                     Handler::Layered(service) => {
                         let limit = Limit::of_broker(&request, registered.cancellation.clone());
-                        let answer = AssertUnwindSafe(service::call(service.clone(), request))
-                            .catch_unwind()
-                            .map(|answer| {
-                                // The dispatcher catches what handlers do.
-                                let layer = "a layer of the server";
-                                answer.unwrap_or_else(|panic| Err(panicked(layer, &*panic)))
-                            });
+                        let answering = service::call(service.clone(), request);
+                        let answer = caught("a layer of the server", answering);
                         limit.apply_until_begun(answer).boxed().await??
                     }
                 };
@@ -383,6 +381,15 @@ impl Arrival {
         let form = Form::of(&self.message, false);
         self.answer(Err(fault), Ran::Earlier, form).wait().await;
     }
+}
+
+/// An answer, or the fault that `who` panicked. What handlers do is caught where they run.
+async fn caught(
+    who: &str,
+    answering: impl Future<Output = Result<Response, RpcError>>,
+) -> Result<Response, RpcError> {
+    let answer = AssertUnwindSafe(answering).catch_unwind().await;
+    answer.unwrap_or_else(|panic| Err(panicked(who, &*panic)))
 }
 
 /// The fault of a request that has no place in a batch.
