@@ -30,7 +30,7 @@ use crate::error::RpcError;
 use crate::message::Request;
 use crate::task::Task;
 use crate::telemetry;
-use crate::transport::{Confirm, Message};
+use crate::transport::{Confirm, Content, Message};
 use crate::wire::Batch;
 
 /// How many messages to a queue may be unanswered before calls wait for each other: while one is worked on, the other is on its way.
@@ -458,12 +458,12 @@ fn batch_of(calls: Vec<Waiting>, id: Uuid) -> Message {
             error!(%error, "a request does not fit into a batch");
         }
     }
-    Message {
+    Message::from(Content {
         correlation_id: Some(correlation_id(id)),
         deadline,
         expiration,
-        ..batch.into_message()
-    }
+        ..*batch.into_message().0
+    })
 }
 
 /// Sends what waits at a gate whenever it may go, for as long as there is the gate and its requester.

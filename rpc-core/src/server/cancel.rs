@@ -159,14 +159,15 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Content;
     use std::time::Duration;
 
     fn message(correlation_id: &str) -> Message {
-        Message {
+        Message::from(Content {
             reply_to: Some("replies".into()),
             correlation_id: Some(correlation_id.into()),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     }
 
     fn notice(reply_to: &str, correlation_id: &str, after: Duration) -> CancelNotice {

@@ -31,7 +31,6 @@ pub(super) struct Replies {
     _task: Task,
 }
 
-#[allow(clippy::large_enum_variant)] // Nearly every one is a reply.
 enum Outgoing {
     Answer(Answer),
     /// Says when everything before it has been sent and acknowledged.

@@ -9,6 +9,7 @@ mod lazy;
 pub(crate) mod memory;
 
 use std::fmt::Debug;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,9 +23,13 @@ use crate::error::{BoxError, OpenError};
 use crate::headers::Headers;
 use crate::queue::QueueOptions;
 
-/// A message: a body and those of AMQP's basic properties that the protocol uses.
+/// A message: behind a pointer, because it goes through many hands.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Message {
+pub(crate) struct Message(pub(crate) Box<Content>);
+
+/// What is in a message: a body and those of AMQP's basic properties that the protocol uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Content {
     pub(crate) correlation_id: Option<SmolStr>,
     pub(crate) reply_to: Option<SmolStr>,
     /// AMQP's `type`.
@@ -46,10 +51,30 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
 }
 
-/// The header of [`Message::deadline`].
+impl From<Content> for Message {
+    fn from(content: Content) -> Self {
+        Self(Box::new(content))
+    }
+}
+
+impl Deref for Message {
+    type Target = Content;
+
+    fn deref(&self) -> &Content {
+        &self.0
+    }
+}
+
+impl DerefMut for Message {
+    fn deref_mut(&mut self) -> &mut Content {
+        &mut self.0
+    }
+}
+
+/// The header of [`Content::deadline`].
 pub(crate) const DEADLINE_HEADER: &str = "rpc-deadline";
 
-/// The header of [`Message::batches`].
+/// The header of [`Content::batches`].
 pub(crate) const BATCHES_HEADER: &str = "rpc-batches";
 
 /// A message that was handed to a consumer and, unless it consumes without acknowledgements, waits to be settled.

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use crate::codec;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
-use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message};
+use crate::transport::{ACQUIRED_COUNT, Content, DELIVERY_COUNT, Message};
 
 /// The type of a batch, for people and for tools.
 const BATCH: &str = "batch";
@@ -154,12 +154,12 @@ impl Batch {
     /// The message that it becomes.
     pub(crate) fn into_message(mut self) -> Message {
         self.body[Self::COUNT].copy_from_slice(&self.calls.to_be_bytes());
-        Message {
+        Message::from(Content {
             kind: Some(SmolStr::new_static(BATCH)),
             content_type: Some(SmolStr::new_static(CONTENT_TYPE)),
             body: self.body.into(),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     }
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
                 headers.insert(name, count.clone());
             }
         }
-        Message {
+        Message::from(Content {
             correlation_id: Some(entry.correlation_id.into()),
             reply_to: batch.reply_to.clone(),
             kind: owned(entry.kind),
@@ -217,8 +217,8 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
             user_id: batch.user_id.clone(),
             headers,
             body: batch.body.slice_ref(entry.body),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     });
     Ok(requests.collect())
 }
@@ -360,13 +360,13 @@ mod tests {
     use super::*;
 
     fn reply(correlation_id: &str, body: &'static [u8]) -> Message {
-        Message {
+        Message::from(Content {
             correlation_id: Some(correlation_id.into()),
             kind: Some("result".into()),
             content_type: Some("application/msgpack".into()),
             body: body.into(),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     }
 
     fn batch(replies: &[Message]) -> Message {
@@ -432,7 +432,7 @@ mod tests {
         for message in messages {
             batch.push(message).unwrap();
         }
-        batch.into_message().body
+        batch.into_message().0.body
     }
 
     #[test]
@@ -440,21 +440,21 @@ mod tests {
         let json: Option<SmolStr> = Some("application/json".into());
         let fault =
             br#"{"code":"unknown_method","message":"service Adder has no method 'subtract'"}"#;
-        let mut unknown = Message {
+        let mut unknown = Message::from(Content {
             kind: Some("fault".into()),
             content_type: json.clone(),
-            ..reply("b", fault)
-        };
+            ..*reply("b", fault).0
+        });
         unknown.headers.insert("rpc-executed", false);
         let bytes = example("reply batch");
         assert_eq!(written(16, &[reply("a", b"\x03"), unknown]), bytes);
         assert_eq!(replies_of(&bytes).unwrap().1.count(), 2);
 
-        let batch = Message {
+        let batch = Message::from(Content {
             body: example("request batch"),
             reply_to: Some("replies".into()),
-            ..Message::default()
-        };
+            ..Content::default()
+        });
         let requests = requests_of(&batch).unwrap();
         assert_eq!(written(0, &requests), batch.body);
         let [add, subtract] = <[Message; 2]>::try_from(requests).unwrap();
@@ -468,22 +468,22 @@ mod tests {
 
     #[test]
     fn what_is_large_or_special_to_the_broker_goes_alone() {
-        let long = Message {
+        let long = Message::from(Content {
             body: vec![0; MAX_BODY + 1].into(),
-            ..reply("a", b"")
-        };
-        let nameless = Message {
+            ..*reply("a", b"").0
+        });
+        let nameless = Message::from(Content {
             correlation_id: None,
-            ..reply("a", b"")
-        };
-        let urgent = Message {
+            ..*reply("a", b"").0
+        });
+        let urgent = Message::from(Content {
             priority: Some(1),
-            ..reply("a", b"")
-        };
-        let kept = Message {
+            ..*reply("a", b"").0
+        });
+        let kept = Message::from(Content {
             persistent: true,
-            ..reply("a", b"")
-        };
+            ..*reply("a", b"").0
+        });
         let mut dated = reply("a", b"");
         let times = HeaderValue::List(vec![HeaderValue::Timestamp(1)]);
         dated.headers.insert("times", times);
@@ -494,7 +494,7 @@ mod tests {
 
     #[test]
     fn what_is_no_batch_is_an_error() {
-        let whole = batch(&[reply("a", b"one"), reply("b", b"two")]).body;
+        let whole = batch(&[reply("a", b"one"), reply("b", b"two")]).0.body;
         for len in 0..whole.len() {
             assert!(replies_of(&whole.slice(..len)).is_err(), "{len}");
         }

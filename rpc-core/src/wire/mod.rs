@@ -25,7 +25,7 @@ use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{self, Delivery, Outcome, Request, Response};
-use crate::transport::Message;
+use crate::transport::{Content, Message};
 
 /// The names of the request's headers that its server's own calls send on: a list of texts.
 const PROPAGATE_HEADER: &str = "rpc-propagate";
@@ -99,7 +99,7 @@ pub(crate) fn message_from_request(
     if !propagating.is_empty() {
         headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
     }
-    Ok(Message {
+    Ok(Message::from(Content {
         correlation_id: Some(envelope.correlation_id),
         reply_to: None,
         kind: request
@@ -117,7 +117,7 @@ pub(crate) fn message_from_request(
         user_id: None,
         headers,
         body: request.body_as(content_type)?,
-    })
+    }))
 }
 
 /// How a request was delivered.
@@ -215,12 +215,12 @@ pub(crate) fn message_from_answer(
     ran: Ran,
     app_id: SmolStr,
 ) -> Message {
-    let mut reply = Message {
+    let mut reply = Message::from(Content {
         correlation_id,
         content_type: request,
         app_id: Some(app_id),
-        ..Message::default()
-    };
+        ..Content::default()
+    });
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
@@ -265,8 +265,9 @@ pub(crate) fn message_from_answer(
 
 /// A reply as its caller receives it.
 pub(crate) fn answer_from_message(message: Message) -> Result<Response, RpcError> {
-    let (kind, content_type) = (message.kind.as_deref(), message.content_type.as_deref());
-    answer(kind, content_type, message.headers, message.body)
+    let reply = *message.0;
+    let (kind, content_type) = (reply.kind.as_deref(), reply.content_type.as_deref());
+    answer(kind, content_type, reply.headers, reply.body)
 }
 
 /// The same, for one that came in a batch.
@@ -531,10 +532,10 @@ mod tests {
     #[test]
     fn the_time_of_publishing_follows_from_deadline_and_expiration() {
         let sent_before = |ago: i64, expiration| {
-            let mut message = Message {
+            let mut message = Message::from(Content {
                 expiration: Some(expiration),
-                ..Message::default()
-            };
+                ..Content::default()
+            });
             let deadline = unix_millis_after(Duration::ZERO) - ago + i64::from(expiration);
             message.deadline = Some(deadline);
             waited(&message).map(|waited| waited.as_millis())
@@ -638,10 +639,10 @@ mod tests {
     #[cfg(feature = "json")]
     #[test]
     fn a_reply_of_the_tutorials_server_is_a_result() {
-        let message = Message {
+        let message = Message::from(Content {
             body: Bytes::from_static(b"832040"),
-            ..Message::default()
-        };
+            ..Content::default()
+        });
         assert_eq!(
             answer_from_message(message)
                 .unwrap()
@@ -653,19 +654,19 @@ mod tests {
 
     #[test]
     fn replies_that_make_no_sense_are_bad_replies() {
-        let kind = Message {
+        let kind = Message::from(Content {
             kind: Some("maybe".into()),
-            ..Message::default()
-        };
-        let content_type = Message {
+            ..Content::default()
+        });
+        let content_type = Message::from(Content {
             content_type: Some("text/xml".into()),
-            ..Message::default()
-        };
-        let fault = Message {
+            ..Content::default()
+        });
+        let fault = Message::from(Content {
             kind: Some("fault".into()),
             body: Bytes::from_static(b"?"),
-            ..Message::default()
-        };
+            ..Content::default()
+        });
         for message in [kind, content_type, fault] {
             assert_eq!(
                 answer_from_message(message).unwrap_err().kind(),

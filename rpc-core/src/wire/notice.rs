@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{deadline, unix_millis_after};
 use crate::codec::{self, ContentType};
-use crate::transport::Message;
+use crate::transport::{Content, Message};
 
 /// The type of a notice that calls were dropped.
 const CANCEL: &str = "cancel";
@@ -31,7 +31,7 @@ pub(crate) struct CancelNotice {
 impl CancelNotice {
     pub(crate) fn into_message(self) -> Message {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
-        Message {
+        Message::from(Content {
             reply_to: Some(self.reply_to),
             kind: Some(SmolStr::new_static(CANCEL)),
             content_type: ContentType::MessagePack
@@ -41,8 +41,8 @@ impl CancelNotice {
             // Text can be written in every format.
             body: codec::encode(&self.correlation_ids, ContentType::MessagePack)
                 .unwrap_or_default(),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     }
 
     /// `None` if it is something else, or broken.
@@ -82,16 +82,16 @@ mod tests {
 
     #[test]
     fn what_is_no_notice_is_ignored() {
-        let kind = Message {
+        let kind = Message::from(Content {
             kind: Some("fib".into()),
-            ..Message::default()
-        };
-        let body = Message {
+            ..Content::default()
+        });
+        let body = Message::from(Content {
             kind: Some("cancel".into()),
             reply_to: Some("replies".into()),
             body: vec![0xc1].into(),
-            ..Message::default()
-        };
+            ..Content::default()
+        });
         for message in [Message::default(), kind, body] {
             assert_eq!(CancelNotice::from_message(&message), None);
         }

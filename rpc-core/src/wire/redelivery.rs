@@ -77,15 +77,16 @@ pub(crate) fn dead_letter(message: Message, deliveries: u32, reason: &str, queue
 mod tests {
     use super::*;
     use crate::headers::Headers;
+    use crate::transport::Content;
 
     fn message(headers: &[(&str, i64)]) -> Message {
         let headers = headers
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).into()));
-        Message {
+        Message::from(Content {
             headers: headers.collect::<Headers>(),
-            ..Message::default()
-        }
+            ..Content::default()
+        })
     }
 
     fn history(deliveries: u32, recorded: bool) -> History {
@@ -125,12 +126,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_dead_letter_says_why_it_is_one_and_does_not_expire() {
-        let request = Message {
+        let request = Message::from(Content {
             expiration: Some(5),
             user_id: Some("guest".into()),
             correlation_id: Some("id".into()),
-            ..message(&[])
-        };
+            ..*message(&[]).0
+        });
         let letter = dead_letter(request, 3, "delivery-limit", "rpc.Fib");
         assert_eq!(letter.expiration, None);
         assert_eq!(letter.user_id, None);

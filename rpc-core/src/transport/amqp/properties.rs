@@ -6,56 +6,57 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use smol_str::SmolStr;
 
 use crate::headers::{HeaderValue, Headers};
-use crate::transport::{BATCHES_HEADER, DEADLINE_HEADER, Message, TransportError};
+use crate::transport::{BATCHES_HEADER, Content, DEADLINE_HEADER, Message, TransportError};
 
 /// AMQP's delivery mode for messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes), TransportError> {
+    let content = *message.0;
     let mut properties = BasicProperties::default();
-    if let Some(id) = message.correlation_id {
+    if let Some(id) = content.correlation_id {
         properties = properties.with_correlation_id(short("the correlation id", id)?);
     }
-    if let Some(queue) = message.reply_to {
+    if let Some(queue) = content.reply_to {
         properties = properties.with_reply_to(short("the name of the reply queue", queue)?);
     }
-    if let Some(kind) = message.kind {
+    if let Some(kind) = content.kind {
         properties = properties.with_type(short("the method's name", kind)?);
     }
-    if let Some(content_type) = message.content_type {
+    if let Some(content_type) = content.content_type {
         properties = properties.with_content_type(short("the content type", content_type)?);
     }
-    if let Some(milliseconds) = message.expiration {
+    if let Some(milliseconds) = content.expiration {
         properties = properties.with_expiration(milliseconds.to_string().into());
     }
-    if message.persistent {
+    if content.persistent {
         properties = properties.with_delivery_mode(PERSISTENT);
     }
-    if let Some(priority) = message.priority {
+    if let Some(priority) = content.priority {
         properties = properties.with_priority(priority);
     }
-    if let Some(name) = message.app_id {
+    if let Some(name) = content.app_id {
         properties = properties.with_app_id(short("the connection's name", name)?);
     }
-    if let Some(user) = message.user_id {
+    if let Some(user) = content.user_id {
         properties = properties.with_user_id(short("the user id", user)?);
     }
-    if !message.headers.is_empty() || message.deadline.is_some() || message.batches {
-        let mut table = to_table(message.headers)?;
-        if let Some(deadline) = message.deadline {
+    if !content.headers.is_empty() || content.deadline.is_some() || content.batches {
+        let mut table = to_table(content.headers)?;
+        if let Some(deadline) = content.deadline {
             table.insert(DEADLINE_HEADER.into(), AMQPValue::LongLongInt(deadline));
         }
-        if message.batches {
+        if content.batches {
             table.insert(BATCHES_HEADER.into(), AMQPValue::Boolean(true));
         }
         properties = properties.with_headers(table);
     }
-    Ok((properties, message.body))
+    Ok((properties, content.body))
 }
 
 pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message {
     let owned = |text: &Option<ShortString>| text.as_ref().map(|text| SmolStr::from(text.as_str()));
-    let mut message = Message {
+    let mut content = Content {
         correlation_id: owned(properties.correlation_id()),
         reply_to: owned(properties.reply_to()),
         kind: owned(properties.kind()),
@@ -75,9 +76,9 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
         body: body.into(),
     };
     if let Some(table) = properties.headers() {
-        take_headers(&mut message, table);
+        take_headers(&mut content, table);
     }
-    message
+    content.into()
 }
 
 /// A short string of AMQP holds 255 bytes, and lapin panics on more.
@@ -112,12 +113,12 @@ fn to_field(value: HeaderValue) -> Result<AMQPValue, TransportError> {
 }
 
 /// Those of the protocol that are in nearly every message are apart from the others. One that makes no sense is none.
-fn take_headers(message: &mut Message, table: &FieldTable) {
+fn take_headers(content: &mut Content, table: &FieldTable) {
     for (name, value) in table.inner() {
         match name.as_str() {
-            DEADLINE_HEADER => message.deadline = to_value(value).as_int(),
-            BATCHES_HEADER => message.batches = to_value(value).as_bool() == Some(true),
-            name => message.headers.insert(name, to_value(value)),
+            DEADLINE_HEADER => content.deadline = to_value(value).as_int(),
+            BATCHES_HEADER => content.batches = to_value(value).as_bool() == Some(true),
+            name => content.headers.insert(name, to_value(value)),
         }
     }
 }
@@ -182,7 +183,7 @@ mod tests {
                 HeaderValue::List(vec![1.into(), HeaderValue::Void]),
             ),
         ];
-        Message {
+        Message::from(Content {
             correlation_id: Some("id".into()),
             reply_to: Some("queue".into()),
             kind: Some("fib".into()),
@@ -197,7 +198,7 @@ mod tests {
             user_id: Some("guest".into()),
             headers: headers.into_iter().collect(),
             body: Bytes::from_static(b"body"),
-        }
+        })
     }
 
     #[test]
