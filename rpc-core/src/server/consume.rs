@@ -315,7 +315,7 @@ impl Serving {
         session: &Session,
         consumer: Consumer,
         delivery: Delivery,
-        mut hand_over: impl FnMut(Box<Arrival>),
+        mut hand_over: impl FnMut(Arrival),
     ) -> usize {
         let Delivery {
             tag,
@@ -325,7 +325,7 @@ impl Serving {
         let definition = self.queues[consumer.queue].definition;
         let mut hand_over = |message: Message, receipt| {
             let name = message.kind.as_deref().filter(|name| !name.is_empty());
-            hand_over(Box::new(Arrival {
+            hand_over(Arrival {
                 serving: self.clone(),
                 lines: session.lines.clone(),
                 queue: consumer.queue,
@@ -334,7 +334,7 @@ impl Serving {
                 redelivered,
                 method: definition.resolve(name),
                 message,
-            }));
+            });
         };
         if wire::is_batch(&message)
             && let Ok(requests) = wire::requests_of(&message)

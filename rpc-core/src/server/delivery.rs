@@ -79,7 +79,7 @@ impl Reason {
 }
 
 impl Arrival {
-    pub(super) async fn work(mut self: Box<Self>) {
+    pub(super) async fn work(mut self) {
         let message = &self.message;
         let reply_to = message.reply_to.as_deref();
         if reply_to.is_some_and(|name| !self.serving.may_reply_to(name)) {
@@ -99,7 +99,7 @@ impl Arrival {
     }
 
     /// Does with a request that was delivered before what is to become of it.
-    async fn pass_on(self: Box<Self>, verdict: Verdict, history: History) {
+    async fn pass_on(self, verdict: Verdict, history: History) {
         match verdict {
             Verdict::Run => self.run(history.deliveries).await,
             Verdict::Record => {
@@ -115,7 +115,7 @@ impl Arrival {
     }
 
     /// Gives back what has not started.
-    pub(super) async fn give_back(mut self: Box<Self>) {
+    pub(super) async fn give_back(mut self) {
         let history = self.history();
         // In its place goes a request that nobody was given: that this delivery was in vain must not be held against it. What
         // may not be delivered twice and was stays what it is.
@@ -186,7 +186,7 @@ impl Arrival {
     }
 
     /// Runs the handler and sends its answer. Whatever the request is like, it is answered and settled.
-    async fn run(mut self: Box<Self>, deliveries: u32) {
+    async fn run(mut self, deliveries: u32) {
         let at_most_once = self.is_at_most_once();
         let is_batched = self.is_batched();
         let requests = self.receipt.as_ref().map_or(1, Receipt::requests);
@@ -199,7 +199,7 @@ impl Arrival {
             method,
             message,
             ..
-        } = &mut *self;
+        } = &mut self;
         let entry = &serving.queues[*queue];
         let redelivered = *redelivered;
         let was_delivered = redelivered || deliveries > 0;
@@ -307,7 +307,7 @@ impl Arrival {
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
-    async fn redirect(mut self: Box<Self>, queue: String, deliveries: u32) {
+    async fn redirect(mut self, queue: String, deliveries: u32) {
         match self.publish_anew(&queue, deliveries).await {
             Ok(()) => {}
             // With the channel gone, the broker delivers it again.
@@ -325,7 +325,7 @@ impl Arrival {
     }
 
     /// Moves the request to the dead-letter queue and tells its caller.
-    async fn give_up(mut self: Box<Self>, reason: Reason, deliveries: u32) {
+    async fn give_up(mut self, reason: Reason, deliveries: u32) {
         let entry = self.entry();
         let dead_letter_queue = &entry.dead_letter_queue;
         let letter = wire::dead_letter(

@@ -26,7 +26,7 @@ pub(super) struct Workload {
     /// Requests that are counted as running, and will share a task.
     starting: Vec<Started>,
     /// Requests of the present channel that have not started.
-    backlog: VecDeque<Box<Arrival>>,
+    backlog: VecDeque<Arrival>,
     per_queue: usize,
     in_all: usize,
 }
@@ -48,7 +48,7 @@ impl Workload {
     }
 
     /// Takes a request, to be worked on as soon as that is possible. After the last of a delivery comes [`start`](Self::start).
-    pub(super) fn add(&mut self, arrival: Box<Arrival>) {
+    pub(super) fn add(&mut self, arrival: Arrival) {
         if self.backlog.is_empty() && self.has_room(arrival.queue) {
             self.prepare(arrival);
         } else {
@@ -85,7 +85,7 @@ impl Workload {
     }
 
     /// What has not started, and now will not.
-    pub(super) fn take_backlog(&mut self) -> VecDeque<Box<Arrival>> {
+    pub(super) fn take_backlog(&mut self) -> VecDeque<Arrival> {
         std::mem::take(&mut self.backlog)
     }
 
@@ -103,7 +103,7 @@ impl Workload {
             && self.running.of_queues[queue].load(Ordering::Acquire) < self.per_queue
     }
 
-    fn prepare(&mut self, arrival: Box<Arrival>) {
+    fn prepare(&mut self, arrival: Arrival) {
         let slot = Slot::take(&self.running, arrival.queue);
         self.starting.push(Started { arrival, slot });
         if self.starting.len() == SHARE_A_TASK {
@@ -164,7 +164,7 @@ impl Drop for Slot {
 
 /// A request that is about to be worked on.
 struct Started {
-    arrival: Box<Arrival>,
+    arrival: Arrival,
     slot: Slot,
 }
 
