@@ -42,6 +42,9 @@ const MAX_FULL_UNANSWERED: usize = 4;
 /// How long nothing is answered before what waits goes out all the same.
 const MAX_SILENCE: Duration = Duration::from_millis(1);
 
+/// How many turns callers have to make their next calls. With one, those whose turn comes on another thread are often too late.
+const TURNS_FOR_CALLERS: usize = 3;
+
 /// How many calls share a message with servers that have not said yet how many they take.
 const TAKEN_BY_STRANGERS: u16 = 4;
 
@@ -477,7 +480,9 @@ async fn send(line: Arc<Line>, gone: impl Future<Output = ()>) {
             () = &mut gone => return, // What waits has failed with it.
         }
         // Answers that came together make callers ready together, whose next calls are about to come.
-        tokio::task::yield_now().await;
+        for _ in 0..TURNS_FOR_CALLERS {
+            tokio::task::yield_now().await;
+        }
         let Some(requester) = line.requester.upgrade() else {
             return;
         };
