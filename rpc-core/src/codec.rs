@@ -3,9 +3,10 @@
 //! Values go through serde. MessagePack is written with names (`rmp_serde`'s "named" form), so that arguments can be
 //! added and reordered; what is read may hold maps or arrays. Nothing may follow a value, and nesting is limited.
 
+use std::cell::Cell;
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 
@@ -15,8 +16,23 @@ use crate::error::BoxError;
 /// How deep values may be nested, in MessagePack and (by `serde_json`'s own limit) in JSON.
 const MAX_DEPTH: usize = 128;
 
-/// How many bytes a body has room for at first.
-const USUAL_SIZE: usize = 64;
+/// Up to how many bytes a body is copied to where others are, which costs less than to allocate it.
+const SMALL: usize = 256;
+
+/// How many bytes are allocated at once for such. Whoever keeps one of them keeps its neighbours' memory, too.
+const CHUNK: usize = 1 << 10;
+
+thread_local! {
+    static ROOM: Cell<Room> = Cell::default();
+}
+
+/// Where bodies are written.
+#[derive(Default)]
+struct Room {
+    body: Vec<u8>,
+    /// For small ones.
+    chunk: BytesMut,
+}
 
 /// What the bytes of a body are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,13 +95,31 @@ pub(crate) fn encode<T: Serialize>(
     content_type: ContentType,
 ) -> Result<Bytes, BoxError> {
     match content_type {
-        ContentType::MessagePack => {
-            let mut body = Vec::with_capacity(USUAL_SIZE);
-            rmp_serde::encode::write_named(&mut body, value)?;
-            Ok(body.into())
-        }
+        ContentType::MessagePack => write(|body| Ok(rmp_serde::encode::write_named(body, value)?)),
         ContentType::Json | ContentType::Plain => json::encode(value),
     }
+}
+
+/// A body that somebody writes.
+fn write(write: impl FnOnce(&mut Vec<u8>) -> Result<(), BoxError>) -> Result<Bytes, BoxError> {
+    // Taken, because what writes may call whatever it likes.
+    let Room {
+        mut body,
+        mut chunk,
+    } = ROOM.take();
+    body.reserve(SMALL);
+    write(&mut body)?;
+    if body.len() > SMALL {
+        return Ok(body.into());
+    }
+    if chunk.capacity() < body.len() {
+        chunk.reserve(CHUNK);
+    }
+    chunk.extend_from_slice(&body);
+    let small = chunk.split().freeze();
+    body.clear();
+    ROOM.set(Room { body, chunk });
+    Ok(small)
 }
 
 /// Decodes a value; bytes left over after it are an error.
@@ -178,7 +212,7 @@ mod json {
     use crate::error::BoxError;
 
     pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-        Ok(serde_json::to_vec(value)?.into())
+        super::write(|body| Ok(serde_json::to_writer(body, value)?))
     }
 
     pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
@@ -259,6 +293,41 @@ mod tests {
     fn message_pack_arguments_are_a_map_of_names() {
         let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
         assert_eq!(&body[..], [0x81, 0xa1, b'n', 30]);
+    }
+
+    /// Writes another body before its own.
+    struct Nested(String);
+
+    impl Serialize for Nested {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            encode(&[0xff_u8; 9], ContentType::MessagePack).map_err(serde::ser::Error::custom)?;
+            self.0.serialize(serializer)
+        }
+    }
+
+    /// Fails after a part of it was written.
+    struct Broken;
+
+    impl Serialize for Broken {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut tuple = serializer.serialize_tuple(2)?;
+            serde::ser::SerializeTuple::serialize_element(&mut tuple, &7)?;
+            Err(serde::ser::Error::custom("broken"))
+        }
+    }
+
+    #[test]
+    fn bodies_that_share_memory_keep_apart() {
+        let texts: Vec<String> = (0..2 * CHUNK).map(|len| "x".repeat(len % 400)).collect();
+        let written = texts.iter().map(|text| {
+            encode(&Broken, ContentType::MessagePack).unwrap_err();
+            encode(&Nested(text.clone()), ContentType::MessagePack).unwrap()
+        });
+        let written: Vec<Bytes> = written.collect();
+        for (text, body) in texts.iter().zip(written) {
+            let read: String = decode(&body, ContentType::MessagePack).unwrap();
+            assert_eq!(read, *text);
+        }
     }
 
     #[test]
