@@ -21,7 +21,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::message::Response;
 use crate::service;
 use crate::telemetry::{self, Observed, metrics};
-use crate::transport::{Message, Reply, Sending, TransportError};
+use crate::transport::{Message, Reply, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
 /// How long a server keeps a request that should be given up and cannot.
@@ -276,34 +276,22 @@ impl Arrival {
             }
         }
         let form = Form::of(message, is_batched);
-        self.answer(answer, ran, form).wait().await;
+        self.answer(answer, ran, form).await;
     }
 
     /// Sends the answer, if somebody wants it, and settles the delivery.
-    fn answer(
-        &mut self,
-        answer: Result<Response, RpcError>,
-        ran: Ran,
-        form: Form,
-    ) -> Sending<'_, ()> {
-        let message = &mut self.message;
-        let Some(queue) = message.reply_to.take() else {
-            self.settle();
-            return Sending::Done(());
+    async fn answer(mut self, answer: Result<Response, RpcError>, ran: Ran, form: Form) {
+        let Some(queue) = self.message.reply_to.take() else {
+            return self.settle();
         };
-        let message = wire::message_from_answer(
-            answer,
-            message.correlation_id.take(),
-            message.content_type.take(),
-            ran,
-            self.serving.connection.app_id(),
-        );
+        let app_id = self.serving.connection.app_id();
+        let message = wire::message_from_answer(answer, self.message, ran, app_id);
         let answer = Answer {
             reply: Reply { queue, message },
             form,
-            receipt: self.receipt.take(),
+            receipt: self.receipt,
         };
-        self.lines.replies.send(answer)
+        self.lines.replies.send(answer).wait().await;
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
@@ -379,7 +367,7 @@ impl Arrival {
             "giving up a request"
         );
         let form = Form::of(&self.message, false);
-        self.answer(Err(fault), Ran::Earlier, form).wait().await;
+        self.answer(Err(fault), Ran::Earlier, form).await;
     }
 }
 

@@ -207,20 +207,20 @@ pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcEr
     check_size("reply", &response.body, limit)
 }
 
-/// A reply as its server sends it; `request` is the content type of the request, as it was written.
+/// A reply as its server sends it, in place of the request.
 pub(crate) fn message_from_answer(
     answer: Result<Response, RpcError>,
-    correlation_id: Option<SmolStr>,
-    request: Option<SmolStr>,
+    request: Message,
     ran: Ran,
     app_id: SmolStr,
 ) -> Message {
-    let mut reply = Message::from(Content {
-        correlation_id,
-        content_type: request,
+    let mut reply = request;
+    *reply.0 = Content {
+        correlation_id: reply.correlation_id.take(),
+        content_type: reply.content_type.take(),
         app_id: Some(app_id),
         ..Content::default()
-    });
+    };
     match answer {
         Ok(response) => {
             reply.kind = Some(match response.outcome {
@@ -551,6 +551,18 @@ mod tests {
         );
     }
 
+    fn answered(answer: Result<Response, RpcError>, ran: Ran) -> Message {
+        let request = Message::from(Content {
+            correlation_id: Some("id".into()),
+            content_type: Some("application/msgpack".into()),
+            body: Bytes::from_static(b"of the request"),
+            deadline: Some(1),
+            batches: true,
+            ..Content::default()
+        });
+        message_from_answer(answer, request, ran, "server".into())
+    }
+
     #[test]
     fn replies_have_the_types_of_the_protocol() {
         for (outcome, kind) in [(Outcome::Result, "result"), (Outcome::Error, "error")] {
@@ -559,14 +571,7 @@ mod tests {
                 ContentType::MessagePack,
                 Bytes::from_static(b"\x01"),
             );
-            let content_type = Some("application/msgpack".into());
-            let message = message_from_answer(
-                Ok(response),
-                Some("id".into()),
-                content_type,
-                Ran::Here,
-                "server".into(),
-            );
+            let message = answered(Ok(response), Ran::Here);
             assert_eq!(message.kind.as_deref(), Some(kind));
             assert_eq!(message.correlation_id.as_deref(), Some("id"));
             assert_eq!(answer_from_message(message).unwrap().outcome, outcome);
@@ -578,10 +583,8 @@ mod tests {
         for (ran, may_have_executed) in [(Ran::No, false), (Ran::Here, true), (Ran::Earlier, true)]
         {
             for kind in [ErrorKind::Cancelled, ErrorKind::DeadlineExceeded] {
-                let content_type = Some("application/msgpack".into());
                 let fault = RpcError::new(kind, "no");
-                let message =
-                    message_from_answer(Err(fault), None, content_type, ran, "server".into());
+                let message = answered(Err(fault), ran);
                 let error = answer_from_message(message).unwrap_err();
                 assert_eq!(error.may_have_executed(), may_have_executed, "{ran:?}");
             }
@@ -591,9 +594,7 @@ mod tests {
     #[test]
     fn a_fault_is_a_code_and_a_message() {
         let error = RpcError::new(ErrorKind::UnknownMethod, "no");
-        let content_type = Some("application/msgpack".into());
-        let message =
-            message_from_answer(Err(error), None, content_type, Ran::Here, "server".into());
+        let message = answered(Err(error), Ran::Here);
         assert_eq!(
             &message.body[..],
             b"\x82\xa4code\xaeunknown_method\xa7message\xa2no"
@@ -606,9 +607,7 @@ mod tests {
     #[test]
     fn a_fault_of_a_passed_deadline_tells_the_servers_time() {
         let error = RpcError::new(ErrorKind::DeadlineExceeded, "late");
-        let content_type = Some("application/msgpack".into());
-        let mut message =
-            message_from_answer(Err(error), None, content_type, Ran::Here, "server".into());
+        let mut message = answered(Err(error), Ran::Here);
         let time = message.headers.get_as::<i64>("rpc-time").unwrap();
         let now = unix_millis_after(Duration::ZERO);
         assert!((now - 5000..=now).contains(&time), "{time} at {now}");
@@ -622,13 +621,11 @@ mod tests {
     #[test]
     fn whoever_sends_an_unknown_content_type_is_answered_in_json() {
         let error = RpcError::new(ErrorKind::UnsupportedContentType, "no");
-        let message = message_from_answer(
-            Err(error),
-            None,
-            Some("text/xml".into()),
-            Ran::Here,
-            "server".into(),
-        );
+        let request = Message::from(Content {
+            content_type: Some("text/xml".into()),
+            ..Content::default()
+        });
+        let message = message_from_answer(Err(error), request, Ran::Here, "server".into());
         assert_eq!(message.content_type.as_deref(), Some("application/json"));
         assert_eq!(
             &message.body[..],
