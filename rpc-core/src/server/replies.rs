@@ -213,10 +213,12 @@ impl Coalesced {
                 replies.into_iter().for_each(|alone| send(alone, 1));
                 continue;
             }
-            let mut batch = Batch::new(self.takes);
-            for reply in replies {
+            let mut batch = Batch::new(self.takes, replies.iter());
+            let mut replies = replies.into_iter();
+            while let Some(reply) = replies.next() {
                 if batch.is_full(&reply) {
-                    let full = std::mem::replace(&mut batch, Batch::new(self.takes));
+                    let next = Batch::new(self.takes, replies.as_slice().iter());
+                    let full = std::mem::replace(&mut batch, next);
                     let calls = full.calls();
                     send(full.into_message(), calls);
                 }

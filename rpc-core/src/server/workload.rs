@@ -118,7 +118,8 @@ impl Workload {
                 self.tasks.spawn(one.work());
             }),
             _ => {
-                let together = std::mem::take(&mut self.starting);
+                let next = Vec::with_capacity(SHARE_A_TASK);
+                let together = std::mem::replace(&mut self.starting, next);
                 self.tasks.spawn(work_on(together));
             }
         }

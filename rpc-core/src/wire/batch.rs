@@ -95,9 +95,10 @@ impl Batch {
     /// Where its number of calls is.
     const COUNT: Range<usize> = 5..7;
 
-    /// An empty one, from somebody who takes so many requests in one batch.
-    pub(crate) fn new(takes: u16) -> Self {
-        let mut body = Vec::with_capacity(1024);
+    /// An empty one with room for messages, from somebody who takes so many requests in one batch.
+    pub(crate) fn new<'a>(takes: u16, messages: impl Iterator<Item = &'a Message>) -> Self {
+        let room: usize = messages.map(Self::room_for).sum();
+        let mut body = Vec::with_capacity(room.min(Self::MAX_LEN));
         body.push(0x92); // An array of two,
         body.push(0xcd); // a number,
         body.extend(takes.to_be_bytes());
@@ -370,7 +371,7 @@ mod tests {
     }
 
     fn batch(replies: &[Message]) -> Message {
-        let mut batch = Batch::new(16);
+        let mut batch = Batch::new(16, replies.iter());
         for reply in replies {
             assert!(Batch::is_for(reply));
             batch.push(reply).unwrap();
@@ -428,7 +429,7 @@ mod tests {
     }
 
     fn written(takes: u16, messages: &[Message]) -> Bytes {
-        let mut batch = Batch::new(takes);
+        let mut batch = Batch::new(takes, messages.iter());
         for message in messages {
             batch.push(message).unwrap();
         }
