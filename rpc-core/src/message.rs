@@ -182,15 +182,15 @@ impl Request {
         deadlines.min()
     }
 
-    /// When the caller stops waiting, if it does so after `default` when nobody says otherwise.
-    pub(crate) fn deadline_or(&self, default: Duration) -> Instant {
+    /// When the caller stops waiting, if it does so `default` after `now` when nobody says otherwise.
+    pub(crate) fn deadline_or(&self, default: Duration, now: Instant) -> Instant {
         let own = self.0.deadline.unwrap_or_else(|| {
             let left = self
                 .0
                 .journey
                 .as_ref()
                 .map(|so_far| so_far.left_of(default));
-            deadline_after(left.unwrap_or(default))
+            now + left.unwrap_or(default).min(FAR_FUTURE)
         });
         self.latest_end().map_or(own, |latest| latest.min(own))
     }

@@ -48,8 +48,9 @@ impl Journey {
         mut service: S,
         request: Request,
     ) -> Result<Response, RpcError> {
-        let mut end = request.deadline_or(DEFAULT_TIMEOUT);
-        if end <= Instant::now() {
+        let begun = Instant::now();
+        let mut end = request.deadline_or(DEFAULT_TIMEOUT, begun);
+        if end <= begun {
             return Err(RpcError::passed_before_it_was_made());
         }
         let too_late = || {
@@ -152,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_may_allow_more_time() {
         let patient = service_fn(|request: Request| async move {
-            let end = request.deadline_or(2 * MINUTE);
+            let end = request.deadline_or(2 * MINUTE, Instant::now());
             request.0.journey.unwrap().arrived(end);
             tokio::time::sleep(MINUTE).await;
             Ok::<_, RpcError>(reply())
@@ -166,7 +167,8 @@ mod tests {
     async fn time_spent_in_layers_counts() {
         let request = request();
         tokio::time::sleep(DEFAULT_TIMEOUT / 2).await;
-        let left = request.deadline_or(DEFAULT_TIMEOUT) - Instant::now();
+        let now = Instant::now();
+        let left = request.deadline_or(DEFAULT_TIMEOUT, now) - now;
         assert!(left.abs_diff(DEFAULT_TIMEOUT / 2) < Duration::from_millis(10));
     }
 }

@@ -93,11 +93,11 @@ impl Client {
         self.0.defaults.complete(&mut request);
         // A block, as it keeps what it is given once; an `async fn` copies it.
         async move {
-            let deadline = request.deadline_or(self.0.timeout);
+            let started = Instant::now();
+            let deadline = request.deadline_or(self.0.timeout, started);
             if let Some(journey) = &request.0.journey {
                 journey.arrived(deadline);
             }
-            let started = Instant::now();
             let sent = AtomicBool::new(false);
             if deadline <= started {
                 return Err(RpcError::passed_before_it_was_made());

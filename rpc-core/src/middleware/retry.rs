@@ -275,7 +275,7 @@ impl<S: RpcService> Service<Request> for Retry<S> {
 
 async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Response, RpcError> {
     let Retry { inner, policy } = service;
-    let deadline = request.deadline_or(DEFAULT_TIMEOUT);
+    let deadline = request.deadline_or(DEFAULT_TIMEOUT, Instant::now());
     let mut attempts = Attempts::of(&request, &policy, deadline);
     loop {
         let mut attempt = request.clone();

@@ -332,7 +332,7 @@ impl Limit {
         let (origin, deadline) = match &request.0.delivery {
             Some(_) => (Origin::Broker, request.0.deadline),
             None => {
-                let deadline = request.deadline_or(DEFAULT_TIMEOUT);
+                let deadline = request.deadline_or(DEFAULT_TIMEOUT, Instant::now());
                 if let Some(journey) = &request.0.journey {
                     journey.arrived(deadline);
                 }
