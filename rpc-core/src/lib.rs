@@ -223,6 +223,7 @@ mod context;
 mod definition;
 mod error;
 mod exchange;
+mod fast_hash;
 pub mod guide;
 mod headers;
 mod message;

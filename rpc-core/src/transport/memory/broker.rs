@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::fast_hash::FastMap;
 use super::faults::{Decide, Stalled};
+use crate::fast_hash::FastMap;
 use crate::headers::{HeaderValue, Headers};
 use crate::queue::QueueOptions;
 use crate::transport::{DELIVERY_COUNT, Delivery, LinkStatus, Message, TransportError};

@@ -14,7 +14,6 @@
 
 mod arguments;
 mod broker;
-mod fast_hash;
 mod faults;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
