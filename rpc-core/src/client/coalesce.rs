@@ -8,7 +8,7 @@
 //! Answers may be long in coming, with slow handlers or a server that hangs. If none comes for a moment, what waits goes out all
 //! the same.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
@@ -27,6 +27,7 @@ use super::in_flight::{InFlight, correlation_id};
 use super::refused;
 use super::requester::{Requester, not_sent};
 use crate::error::RpcError;
+use crate::fast_hash::FastMap;
 use crate::message::Request;
 use crate::task::Task;
 use crate::telemetry;
@@ -54,7 +55,7 @@ const MAX_IDLE_GATES: usize = 256;
 /// What a client has under way, queue by queue.
 pub(super) struct Coalescer {
     settings: Settings,
-    gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
+    gates: Mutex<FastMap<Arc<str>, Arc<Gate>>>,
 }
 
 /// What all messages of a client have in common.
