@@ -17,8 +17,8 @@ pub trait Echo {
 }
 
 /// How many requests share a message at most, and a prefetch with which servers take as many.
-const TOGETHER: usize = 128;
-const PREFETCH_TOGETHER: u16 = 512;
+const TOGETHER: usize = 256;
+const PREFETCH_TOGETHER: u16 = 1024;
 
 /// The handler: all that is measured is what is around it.
 #[derive(Clone, Copy, Debug)]

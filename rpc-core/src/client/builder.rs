@@ -220,7 +220,7 @@ impl ClientBuilder {
     /// same client always travel together, which costs no guarantee and no time. With a limit above 1, requests of `idempotent`
     /// methods do so too: with nothing unanswered, a call goes out alone and at once; calls that come at the same moment share
     /// two messages to a queue; those that come while two are unanswered go together when one is answered, when they fill a
-    /// message and less than four are unanswered, or when none was answered for a millisecond. A good limit is 64, or 128 for
+    /// message and less than four are unanswered, or when none was answered for a millisecond. A good limit is 64, or 256 for
     /// a thousand calls in flight.
     ///
     /// Each call keeps its own deadline, headers, trace, errors and cancellation; what is redelivered, counted and given up is the

@@ -82,7 +82,7 @@
 //! ```
 //!
 //! Turn it on where one client has dozens of short calls in flight and the broker is what limits them: then it is several times as
-//! fast. With a thousand of them, a limit of 128 and a prefetch of 512 are faster still. Leave it off where handlers take long or
+//! fast. With a thousand of them, a limit of 256 and a prefetch of 1024 are faster still. Leave it off where handlers take long or
 //! compute: calls are then shared out among servers one by one, which is fairer, and messages are not what limits them.
 //! [`ClientBuilder::coalesce`](crate::ClientBuilder::coalesce) says what it changes; the metrics
 //! `rpc.client.batch.size` and `rpc.server.batch.size` say whether it does anything.
