@@ -91,7 +91,7 @@ pub(crate) fn section(name: &str) -> Outcome<Section> {
         "payloads" => payloads(),
         "tasks" => growth("Tasks on a client", tasks()),
         "clients" => growth("Clients in a process, 128 calls in flight", clients()),
-        "servers" => growth("Servers on a queue, 128 calls in flight", servers()),
+        "servers" => servers(),
         "services" => growth("Services in a server, 128 calls in flight", services()),
         "guarantees" => guarantees(),
         "coalescing" => coalescing(),
@@ -185,13 +185,24 @@ fn clients() -> Vec<Case> {
     [1, 10, 100].map(case).into()
 }
 
-fn servers() -> Vec<Case> {
-    let case = |processes| {
-        let mut case = Case::new("ours", GROWTH_IN_FLIGHT).named(format!("{processes} servers"));
+/// Each number of them beside as many hand-written ones: processes that compete for the cores cost anybody something.
+fn servers() -> Section {
+    let case = |spec: &str, processes| {
+        let mut case =
+            Case::new(spec, GROWTH_IN_FLIGHT).named(format!("{spec}, {processes} servers"));
         case.servers.processes = processes;
         case
     };
-    [1, 2, 4, 8, 16].map(case).into()
+    let mut cases = Vec::new();
+    for processes in [1, 2, 4, 8, 16] {
+        cases.push(case("same", processes));
+        cases.push(case("ours", processes).against(format!("same, {processes} servers")));
+    }
+    Section {
+        title: "Servers on a queue, 128 calls in flight",
+        cases,
+        layout: Layout::Long,
+    }
 }
 
 fn services() -> Vec<Case> {
