@@ -103,23 +103,22 @@ pub(crate) fn encode<T: Serialize>(
 /// A body that somebody writes.
 fn write(write: impl FnOnce(&mut Vec<u8>) -> Result<(), BoxError>) -> Result<Bytes, BoxError> {
     // Taken, because what writes may call whatever it likes.
-    let Room {
-        mut body,
-        mut chunk,
-    } = ROOM.take();
-    body.reserve(SMALL);
-    write(&mut body)?;
-    if body.len() > SMALL {
-        return Ok(body.into());
-    }
-    if chunk.capacity() < body.len() {
-        chunk.reserve(CHUNK);
-    }
-    chunk.extend_from_slice(&body);
-    let small = chunk.split().freeze();
-    body.clear();
-    ROOM.set(Room { body, chunk });
-    Ok(small)
+    let mut room = ROOM.take();
+    room.body.reserve(SMALL);
+    write(&mut room.body)?;
+    let len = room.body.len();
+    let body = if len > SMALL {
+        std::mem::take(&mut room.body).into()
+    } else {
+        if room.chunk.capacity() < len {
+            room.chunk.reserve(CHUNK);
+        }
+        room.chunk.extend_from_slice(&room.body);
+        room.body.clear();
+        room.chunk.split().freeze()
+    };
+    ROOM.set(room);
+    Ok(body)
 }
 
 /// Decodes a value; bytes left over after it are an error.
