@@ -449,8 +449,8 @@ impl Line {
 /// Requests as one message.
 fn batch_of(calls: Vec<Waiting>, id: Uuid) -> Message {
     // Only servers announce how many they take.
-    let mut batch = Batch::new(0, calls.iter().map(|call| &call.request));
     let requests = calls.len();
+    let mut batch = Batch::new(0, requests);
     let (mut deadline, mut expiration) = (None, None);
     for Waiting { request, span, .. } in calls {
         telemetry::shared(&span, requests);

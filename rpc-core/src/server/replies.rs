@@ -213,12 +213,11 @@ impl Coalesced {
                 replies.into_iter().for_each(|alone| send(alone, 1));
                 continue;
             }
-            let mut batch = Batch::new(self.takes, replies.iter());
-            let mut replies = replies.into_iter();
-            while let Some(reply) = replies.next() {
+            let gathered = replies.len();
+            let mut batch = Batch::new(self.takes, gathered);
+            for reply in replies {
                 if batch.is_full(&reply) {
-                    let next = Batch::new(self.takes, replies.as_slice().iter());
-                    let full = std::mem::replace(&mut batch, next);
+                    let full = std::mem::replace(&mut batch, Batch::new(self.takes, gathered));
                     let calls = full.calls();
                     send(full.into_message(), calls);
                 }
