@@ -189,8 +189,8 @@ impl Request {
                 .0
                 .journey
                 .as_ref()
-                .map(|so_far| so_far.left_of(default));
-            now + left.unwrap_or(default).min(FAR_FUTURE)
+                .map(|so_far| so_far.left_of(default, now));
+            deadline_from(now, left.unwrap_or(default))
         });
         self.latest_end().map_or(own, |latest| latest.min(own))
     }
@@ -260,7 +260,12 @@ impl fmt::Debug for Request {
 
 /// The deadline that lies `timeout` ahead.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(FAR_FUTURE)
+    deadline_from(Instant::now(), timeout)
+}
+
+/// The deadline that lies `timeout` after `now`.
+fn deadline_from(now: Instant, timeout: Duration) -> Instant {
+    now + timeout.min(FAR_FUTURE)
 }
 
 /// Whether a handler succeeded.

@@ -31,8 +31,8 @@ impl Journey {
     }
 
     /// What is left of a time limit.
-    pub(crate) fn left_of(&self, limit: Duration) -> Duration {
-        limit.saturating_sub(self.0.begun.elapsed())
+    pub(crate) fn left_of(&self, limit: Duration, now: Instant) -> Duration {
+        limit.saturating_sub(now.duration_since(self.0.begun))
     }
 
     /// Notes that the call is behind the layers, and when it will be ended there.
