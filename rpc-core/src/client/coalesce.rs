@@ -167,9 +167,7 @@ impl Unanswered {
             self.line.answered();
         }
     }
-}
 
-impl Unanswered {
     /// The id of its batch, if it is one.
     pub(super) fn batch(&self) -> Option<Uuid> {
         self.batch.as_ref().map(|(_, id)| *id)
