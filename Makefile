@@ -46,8 +46,8 @@ examples: rabbitmq ## Run every example, on the embedded broker and on a RabbitM
 bench: rabbitmq ## Measure calls beside hand-written lapin's; QUICK=1 is quick, SECTIONS="payloads …" measures others
 	$(CARGO) bench --package rpc-benches --features broker --bench round_trip -- $(if $(QUICK),--quick) $(SECTIONS)
 
-bench-micro: ## Measure the codec and the dispatcher alone
-	$(CARGO) bench --package rpc-benches --bench codec --bench dispatch
+bench-micro: ## Measure the codec, the dispatcher and the table of waiting calls alone
+	$(CARGO) bench --package rpc-benches --bench codec --bench dispatch --bench in_flight
 
 bench-build: ## Measure what the macro costs the compiler, beside tarpc's
 	benches/build-time

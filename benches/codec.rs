@@ -1,36 +1,51 @@
-//! Bodies: what MessagePack and JSON cost for arguments of several shapes.
-//!
-//! The codec itself is private. This is what it does for a body, through the same crates.
+//! Bodies: what writing and reading values of several shapes costs, beside the libraries that do it.
 
+use std::future::Future;
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use rpc_core::{ContentType, Response, RpcError, rpc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Builder;
 
-#[derive(Serialize, Deserialize)]
-struct Number {
-    n: u64,
+/// Gives back what it is given.
+#[rpc]
+trait Mirror {
+    async fn number(n: u64) -> u64;
+    async fn blob(body: Bytes) -> Bytes;
+    async fn order(order: Order) -> Order;
 }
 
-#[derive(Serialize, Deserialize)]
-struct Blob {
-    body: Bytes,
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Order {
     customer: String,
     express: bool,
     items: Vec<Item>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Item {
     name: String,
     amount: u32,
     price: f64,
+}
+
+struct Mirroring;
+
+impl Mirror for Mirroring {
+    async fn number(&self, n: u64) -> u64 {
+        n
+    }
+
+    async fn blob(&self, body: Bytes) -> Bytes {
+        body
+    }
+
+    async fn order(&self, order: Order) -> Order {
+        order
+    }
 }
 
 fn order() -> Order {
@@ -47,32 +62,50 @@ fn order() -> Order {
 }
 
 fn codec(criterion: &mut Criterion) {
-    both(criterion, "a number", &Number { n: 30 });
-    both(
-        criterion,
-        "1 KiB of bytes",
-        &Blob {
-            body: vec![b'x'; 1024].into(),
-        },
-    );
-    both(criterion, "an order of 20 items", &order());
+    let mirror = MirrorClient::new(MirrorDispatcher::new(Mirroring));
+    shape(criterion, "a number", 30, |n| {
+        mirror.number(n).into_future()
+    });
+    let bytes = Bytes::from(vec![b'x'; 1024]);
+    shape(criterion, "1 KiB of bytes", bytes, |body| {
+        mirror.blob(body).into_future()
+    });
+    shape(criterion, "an order of 20 items", order(), |order| {
+        mirror.order(order).into_future()
+    });
 }
 
-fn both<T: Serialize + DeserializeOwned>(criterion: &mut Criterion, name: &str, value: &T) {
-    let packed = rmp_serde::to_vec_named(value).expect("a value that can be written");
-    let json = serde_json::to_vec(value).expect("a value that can be written");
+/// `call` writes and reads the value as an argument and as a result; without a broker there is little else to do.
+fn shape<T, F>(criterion: &mut Criterion, name: &str, value: T, call: impl Fn(T) -> F)
+where
+    T: Clone + Serialize + DeserializeOwned,
+    F: Future<Output = Result<T, RpcError>>,
+{
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let mut group = criterion.benchmark_group(name);
-    group.bench_function(BenchmarkId::new("MessagePack", "write"), |bencher| {
-        bencher.iter(|| rmp_serde::to_vec_named(black_box(value)));
+    for content_type in [ContentType::MessagePack, ContentType::Json] {
+        group.bench_function(BenchmarkId::new("written as", content_type), |bencher| {
+            bencher.iter(|| Response::result(content_type, black_box(&value)));
+        });
+    }
+    group.bench_function("written by rmp_serde", |bencher| {
+        bencher.iter(|| rmp_serde::to_vec_named(black_box(&value)));
     });
-    group.bench_function(BenchmarkId::new("MessagePack", "read"), |bencher| {
-        bencher.iter(|| rmp_serde::from_slice::<T>(black_box(&packed)));
+    group.bench_function("written by serde_json", |bencher| {
+        bencher.iter(|| serde_json::to_vec(black_box(&value)));
     });
-    group.bench_function(BenchmarkId::new("JSON", "write"), |bencher| {
-        bencher.iter(|| serde_json::to_vec(black_box(value)));
+    group.bench_function("there and back", |bencher| {
+        bencher.iter(|| runtime.block_on(call(black_box(value.clone()))));
     });
-    group.bench_function(BenchmarkId::new("JSON", "read"), |bencher| {
-        bencher.iter(|| serde_json::from_slice::<T>(black_box(&json)));
+    let there = |value: &T| -> T {
+        let body = rmp_serde::to_vec_named(value).expect("a value that can be written");
+        rmp_serde::from_slice(&body).expect("what was written can be read")
+    };
+    group.bench_function("there and back by rmp_serde", |bencher| {
+        bencher.iter(|| there(&there(&black_box(value.clone()))));
     });
     group.finish();
 }
