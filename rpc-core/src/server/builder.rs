@@ -198,25 +198,31 @@ impl ServerBuilder {
     }
 
     /// How many requests of each queue the broker hands to this server before they are answered, which is also how many
-    /// handlers of a queue run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). Default: 64.
+    /// handlers of a queue run at once (<https://www.rabbitmq.com/docs/consumer-prefetch>). 0 counts as 1: there is always a limit.
     ///
     /// 1 gives the fair dispatch of RabbitMQ's RPC tutorial: a busy server is given nothing. More keeps a fast handler
-    /// busy while replies are under way. 0 counts as 1: there is always a limit.
+    /// busy while replies are under way.
+    ///
+    /// Default: 64. With handlers that answer at once and 256 calls in flight, a prefetch of 1, 4 and 16 reached 13, 38 and 78 % of its
+    /// rate, 256 and 1,024 reached 114 and 108 %, while a server that dies leaves as many requests to be run again.
     pub fn prefetch(mut self, prefetch: u16) -> Self {
         self.limits.prefetch = prefetch.max(1);
         self
     }
 
     /// How many handlers run at once, of all services together. What was handed to the server beyond that waits in it, may
-    /// expire or be cancelled there, and is given back unrun when it stops. Default: no limit but the prefetch of each queue.
-    /// 0 counts as 1.
+    /// expire or be cancelled there, and is given back unrun when it stops. 0 counts as 1.
+    ///
+    /// Default: no limit but the prefetch of each queue, which bounds memory already, and leaves other requests to other servers.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers.max(1);
         self
     }
 
     /// How often a request is delivered before it is given up, so that one whose handler takes the process down with it does
-    /// not do so for ever. Default: 3. 0: no limit. 1: nothing is delivered twice.
+    /// not do so for ever. 0: no limit. 1: nothing is delivered twice.
+    ///
+    /// Default: 3: two servers may die for reasons of their own before a request is given up. It costs nothing until one does.
     ///
     /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
     /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. For its last
@@ -263,16 +269,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether handlers are stopped, and requests not run, when their callers drop the call. Default: `true`.
+    /// Whether handlers are stopped, and requests not run, when their callers drop the call.
     ///
     /// Clients publish a notice to the exchange `amq.direct` when that happens; each server has an exclusive queue for those.
+    ///
+    /// Default: `true`, so that nobody works for callers who have gone. It costs the server 2 % of a call's instructions.
     pub fn cancellation(mut self, listen: bool) -> Self {
         self.cancellation = listen;
         self
     }
 
     /// How long a stopping server waits for its handlers; those that still run then are dropped, and the broker gives
-    /// their requests to other servers. Default: 30 seconds. Zero waits for nothing.
+    /// their requests to other servers. Zero waits for nothing. Default: 30 seconds, as long as calls take at most unless set.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain_timeout = limit;
         self
