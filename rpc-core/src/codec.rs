@@ -203,10 +203,12 @@ impl<'a> MessagePack<'a> {
 
 #[cfg(feature = "json")]
 mod json {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
     use serde::Serialize;
     use serde::de::DeserializeOwned;
-    use serde_json::Value;
+    use serde_json::value::RawValue;
 
     use crate::error::BoxError;
 
@@ -220,10 +222,11 @@ mod json {
 
     /// The value of a one-field struct, without the field's name.
     pub(super) fn encode_bare<A: Serialize>(arguments: &A) -> Result<Bytes, BoxError> {
-        match serde_json::to_value(arguments)? {
-            Value::Object(fields) if fields.len() == 1 => {
-                encode(&fields.into_iter().next().map(|(_, value)| value))
-            }
+        // The text itself is kept: `serde_json::Value` would write some numbers otherwise, and holds none of 128 bits.
+        let body = encode(arguments)?;
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body)?;
+        match fields.into_values().collect::<Vec<_>>()[..] {
+            [argument] => Ok(body.slice_ref(argument.get().as_bytes())),
             _ => Err("a plain request needs its one argument".into()),
         }
     }
@@ -390,6 +393,26 @@ mod tests {
             let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
             let plain = recode_arguments::<Fib>(&body, ContentType::Plain, &["n"]).unwrap();
             assert_eq!(&plain[..], b"30");
+        }
+
+        #[test]
+        fn a_plain_argument_is_written_as_in_other_json() {
+            for (argument, text) in [(i128::MIN, i128::MIN.to_string()), (7, "7".to_owned())] {
+                assert_eq!(plain(argument), text);
+            }
+            assert_eq!(plain(0.1_f32), "0.1");
+            assert_eq!(plain(ADD), "{\"a\":1,\"b\":2}");
+        }
+
+        #[derive(Serialize, Deserialize)]
+        struct One<T> {
+            n: T,
+        }
+
+        fn plain<T: Serialize + DeserializeOwned>(n: T) -> String {
+            let body = encode(&One { n }, ContentType::MessagePack).unwrap();
+            let plain = recode_arguments::<One<T>>(&body, ContentType::Plain, &["n"]).unwrap();
+            String::from_utf8(plain.into()).unwrap()
         }
 
         #[test]
