@@ -20,6 +20,7 @@ mod queues;
 mod redelivery;
 mod sharing;
 mod telemetry;
+mod values;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};

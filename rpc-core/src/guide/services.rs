@@ -95,6 +95,11 @@
 //! `#[serde(with = "serde_bytes")]`: a plain `Vec<u8>` is a list of numbers to serde, slow and up to twice as large. A body may have
 //! [16 MiB](crate::ConnectionBuilder::max_message_size).
 //!
+//! A few values are not told apart or not held by the formats, as serde writes them. `Some(x)` is written as `x`, so `Some(None)` and
+//! `Some(())` arrive as `None`: where these mean something, use an enum. JSON writes NaN and the infinities as `null`, which arrives
+//! as `None` or is refused, and has only texts, numbers, `bool`s, `char`s and names of variants as a map's keys; other maps are an
+//! error of whoever sends them. Integers of 128 bits cannot be read in what is `untagged`, internally tagged or flattened.
+//!
 //! # Queues
 //!
 //! A service has the queue `rpc.<name>` unless the trait names another. `with_queue` and `with_queue_prefix`, on clients and
