@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::ports::free_port;
+use super::ports::listen_on_free_port;
 
 /// A way through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,11 @@ impl Proxy {
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn start(target: u16) -> Self {
-        let port = free_port().unwrap_or_else(|error| panic!("{error}"));
-        let listener = listen(port).await;
+        let (listener, port) = listen_on_free_port().unwrap_or_else(|error| panic!("{error}"));
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(listener))
+            .unwrap_or_else(|error| panic!("cannot accept on port {port}: {error}"));
         let (weather, forecast) = watch::channel(Weather {
             refuses: false,
             held: [false; 2],
