@@ -386,33 +386,31 @@ mod tests {
     mod json {
         use super::*;
 
-        #[test]
-        fn a_plain_request_is_the_bare_argument() {
-            let fib: Fib = decode_arguments(b"30", ContentType::Plain, &["n"]).unwrap();
-            assert_eq!(fib, Fib { n: 30 });
-            let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
-            let plain = recode_arguments::<Fib>(&body, ContentType::Plain, &["n"]).unwrap();
-            assert_eq!(&plain[..], b"30");
-        }
-
-        #[test]
-        fn a_plain_argument_is_written_as_in_other_json() {
-            for (argument, text) in [(i128::MIN, i128::MIN.to_string()), (7, "7".to_owned())] {
-                assert_eq!(plain(argument), text);
-            }
-            assert_eq!(plain(0.1_f32), "0.1");
-            assert_eq!(plain(ADD), "{\"a\":1,\"b\":2}");
-        }
-
         #[derive(Serialize, Deserialize)]
         struct One<T> {
             n: T,
         }
 
+        /// The body of a plain request with this argument.
         fn plain<T: Serialize + DeserializeOwned>(n: T) -> String {
             let body = encode(&One { n }, ContentType::MessagePack).unwrap();
             let plain = recode_arguments::<One<T>>(&body, ContentType::Plain, &["n"]).unwrap();
             String::from_utf8(plain.into()).unwrap()
+        }
+
+        #[test]
+        fn a_plain_request_is_the_bare_argument() {
+            let fib: Fib = decode_arguments(b"30", ContentType::Plain, &["n"]).unwrap();
+            assert_eq!(fib, Fib { n: 30 });
+            assert_eq!(plain(30_u64), "30");
+        }
+
+        #[test]
+        fn a_plain_argument_is_written_as_in_other_json() {
+            assert_eq!(plain(7_i128), "7");
+            assert_eq!(plain(i128::MIN), i128::MIN.to_string());
+            assert_eq!(plain(0.1_f32), "0.1");
+            assert_eq!(plain(ADD), "{\"a\":1,\"b\":2}");
         }
 
         #[test]
