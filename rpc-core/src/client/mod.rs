@@ -314,7 +314,7 @@ impl Client {
         unanswered: Option<Arc<Unanswered>>,
     ) -> Result<(Waiter, Sending<'a, Result<Confirm, TransportError>>), RpcError> {
         let waiter = requester.in_flight.register(unanswered)?;
-        let mut message = self.message(request, &waiter, deadline)?;
+        let mut message = self.message(request, &waiter, deadline, channel.frame_max())?;
         message.reply_to = (!request.0.oneway).then(|| requester.reply_to.clone());
         message.app_id = Some(self.0.connection.app_id());
         Ok((
@@ -329,6 +329,7 @@ impl Client {
         request: &Request,
         waiter: &Waiter,
         deadline: Instant,
+        frame_max: usize,
     ) -> Result<Message, RpcError> {
         let inner = &*self.0;
         let envelope = Envelope {
@@ -336,6 +337,7 @@ impl Client {
             mandatory: inner.mandatory,
             expires: inner.expiration,
             batches: inner.batches,
+            frame_max,
         };
         let message = wire::message_from_request(request, inner.content_type, deadline, envelope)?;
         let limit = inner.connection.max_message_size();
@@ -354,7 +356,8 @@ impl Client {
         sent: &'a AtomicBool,
     ) -> Result<SentCall<'a>, RpcError> {
         let waiter = requester.in_flight.register(None)?;
-        let message = self.message(request, &waiter, deadline)?;
+        let frame_max = requester.channel.frame_max();
+        let message = self.message(request, &waiter, deadline, frame_max)?;
         Ok(SentCall {
             requester: requester.clone(),
             ticket: Some(gate.send(waiter.id(), message, request.0.span.clone())),
@@ -421,9 +424,10 @@ fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
 /// The error of a request that was published, and which the broker then did not accept.
 fn refused(error: TransportError) -> RpcError {
     match error {
-        TransportError::Unroutable | TransportError::Rejected | TransportError::Invalid(_) => {
-            requester::not_sent(error)
-        }
+        TransportError::Unroutable
+        | TransportError::Rejected
+        | TransportError::Invalid(_)
+        | TransportError::TooLarge(_) => requester::not_sent(error),
         TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
             RpcError::new(
                 ErrorKind::Disconnected,

@@ -230,6 +230,9 @@ pub(crate) fn unroutable() -> RpcError {
 pub(crate) fn not_sent(error: TransportError) -> RpcError {
     let (kind, message) = match error {
         TransportError::Invalid(reason) => return RpcError::new(ErrorKind::Encode, reason),
+        TransportError::TooLarge(reason) => {
+            return RpcError::new(ErrorKind::TooLarge, reason).not_executed();
+        }
         TransportError::Unroutable => return unroutable(),
         TransportError::Rejected => {
             return RpcError::new(

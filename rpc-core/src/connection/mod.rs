@@ -11,6 +11,7 @@ pub use self::state::{ConnectionState, StateWatch};
 use self::supervisor::{Supervisor, connect_within};
 use crate::client::{Client, ClientBuilder, DropCounter, Requester};
 use crate::error::{OpenError, RpcError};
+use crate::headers;
 use crate::task::Shared;
 use crate::telemetry::metrics;
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
@@ -256,6 +257,15 @@ impl ConnectionBuilder {
     #[cfg(feature = "tls")]
     pub fn root_certificates(mut self, pem: impl Into<String>) -> Self {
         self.root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Hides the values of a header in every `Debug` output of this program, in upper or lower case, beside those that
+    /// [`Headers`](crate::Headers) hides anyway. Call it once for each name. Default: none.
+    ///
+    /// It holds from here on, for all connections, and cannot be taken back.
+    pub fn secret_header(self, name: impl AsRef<str>) -> Self {
+        headers::hide(name.as_ref());
         self
     }
 

@@ -256,7 +256,8 @@ impl Arrival {
                         limit.apply_until_begun(answer).boxed().await??
                     }
                 };
-                wire::check_reply(&response, serving.connection.max_message_size())?;
+                let limit = serving.connection.max_message_size();
+                wire::check_reply(&response, limit, lines.channel.frame_max())?;
                 Ok(response)
             });
             observed.watch(answering).await

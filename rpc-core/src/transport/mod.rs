@@ -6,6 +6,7 @@
 
 pub(crate) mod amqp;
 mod lazy;
+pub(crate) mod limits;
 pub(crate) mod memory;
 
 use std::fmt::Debug;
@@ -76,6 +77,9 @@ pub(crate) const DEADLINE_HEADER: &str = "rpc-deadline";
 
 /// The header of [`Content::batches`].
 pub(crate) const BATCHES_HEADER: &str = "rpc-batches";
+
+/// The header of a message whose headers could not be read whole: the reason, as text. Its receiver answers nothing but that.
+pub(crate) const UNREADABLE_HEADER: &str = "rpc-unreadable";
 
 /// A message that was handed to a consumer and, unless it consumes without acknowledgements, waits to be settled.
 #[derive(Debug)]
@@ -200,6 +204,15 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Whether it can still be used.
     fn is_open(&self) -> bool;
 
+    /// The size in bytes of the largest frame, which has to hold the properties of a message.
+    fn frame_max(&self) -> usize;
+
+    /// Refuses what the broker would not take; a channel or a connection closed by the broker fails what others do on it. Publishing
+    /// does so too.
+    fn check(&self, message: &Message) -> Result<(), TransportError> {
+        limits::check(message, self.frame_max())
+    }
+
     /// Creates a queue, or checks that the existing one is the same; with passive options, that there is one.
     ///
     /// A refusal closes the channel, so declare on a channel of its own.
@@ -284,6 +297,9 @@ pub(crate) enum TransportError {
     /// The message does not fit into AMQP.
     #[error("{0}")]
     Invalid(String),
+    /// The message is larger than the broker takes.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl TransportError {

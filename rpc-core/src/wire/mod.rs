@@ -25,7 +25,8 @@ use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{self, Delivery, Outcome, Request, Response};
-use crate::transport::{Content, Message};
+use crate::transport::limits::max_header_bytes;
+use crate::transport::{Content, Message, UNREADABLE_HEADER};
 
 /// The names of the request's headers that its server's own calls send on: a list of texts.
 const PROPAGATE_HEADER: &str = "rpc-propagate";
@@ -70,6 +71,8 @@ pub(crate) struct Envelope {
     pub(crate) expires: bool,
     /// Whether its reply may come in a batch.
     pub(crate) batches: bool,
+    /// The size in bytes of the largest frame that its broker takes.
+    pub(crate) frame_max: usize,
 }
 
 /// A request as its caller sends it, `deadline` being its own or the client's default; but for the addresses, which are the
@@ -99,6 +102,7 @@ pub(crate) fn message_from_request(
     if !propagating.is_empty() {
         headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
     }
+    check_headers("request", &headers, envelope.frame_max).map_err(RpcError::not_executed)?;
     Ok(Message::from(Content {
         correlation_id: Some(envelope.correlation_id),
         reply_to: None,
@@ -138,6 +142,12 @@ pub(crate) fn request_from_message(
 ) -> Result<Request, RpcError> {
     if is_batch(message) {
         return Err(batch::refusal(message));
+    }
+    if let Some(reason) = unreadable(&message.headers) {
+        return Err(RpcError::new(
+            ErrorKind::BadRequest,
+            format!("the headers of the request cannot be read: {reason}"),
+        ));
     }
     let text = message.content_type.as_deref();
     let content_type = ContentType::parse(text)
@@ -198,13 +208,52 @@ pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), Rp
     ))
 }
 
-/// Refuses a reply that cannot be sent.
-pub(crate) fn check_reply(response: &Response, limit: usize) -> Result<(), RpcError> {
-    if let Some(problem) = response.headers.problem() {
-        let reason = format!("the reply could not be sent: {problem}");
-        return Err(RpcError::new(ErrorKind::BadReply, reason));
+/// Refuses headers that the broker does not take, together or because of one of them.
+fn check_headers(what: &str, headers: &Headers, frame_max: usize) -> Result<(), RpcError> {
+    if headers.is_empty() {
+        return Ok(());
     }
+    let size = headers.size().map_err(|flaw| {
+        let reason = format!("the headers of the {what} cannot be sent: {flaw}");
+        RpcError::new(ErrorKind::Encode, reason)
+    })?;
+    let limit = max_header_bytes(frame_max);
+    if size.bytes <= limit {
+        return Ok(());
+    }
+    Err(RpcError::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the headers of the {what} have {} bytes; with the broker's frame_max of {frame_max} the limit is {limit}: send large values in the body",
+            size.bytes
+        ),
+    ))
+}
+
+/// Refuses a reply that cannot be sent.
+pub(crate) fn check_reply(
+    response: &Response,
+    limit: usize,
+    frame_max: usize,
+) -> Result<(), RpcError> {
+    let bad_reply = |problem: &str| {
+        let reason = format!("the reply could not be sent: {problem}");
+        RpcError::new(ErrorKind::BadReply, reason)
+    };
+    if let Some(problem) = response.headers.problem() {
+        return Err(bad_reply(&problem));
+    }
+    check_headers("reply", &response.headers, frame_max).map_err(|error| match error.kind() {
+        ErrorKind::TooLarge => error,
+        _ => bad_reply(error.message()),
+    })?;
     check_size("reply", &response.body, limit)
+}
+
+/// The reason why a message's headers could not be read whole, if they could not.
+fn unreadable(headers: &Headers) -> Option<String> {
+    let reason = headers.get(UNREADABLE_HEADER)?;
+    Some(reason.as_str().unwrap_or_default().to_owned())
 }
 
 /// A reply as its server sends it, in place of the request.
@@ -287,6 +336,11 @@ fn answer(
             content_type.unwrap_or_default()
         ))
     })?;
+    if let Some(reason) = unreadable(&headers) {
+        return Err(bad_reply(format!(
+            "the headers of the reply cannot be read: {reason}"
+        )));
+    }
     let mut response = Response::new(Outcome::Result, content_type, body);
     response.headers = headers;
     match kind {
@@ -418,6 +472,7 @@ mod tests {
 
     fn envelope() -> Envelope {
         Envelope {
+            frame_max: crate::transport::limits::USUAL_FRAME_MAX,
             correlation_id: "id".into(),
             mandatory: true,
             expires: true,

@@ -37,6 +37,8 @@ pub(super) struct AmqpChannel {
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
     mode: ChannelMode,
+    /// What was negotiated for the connection.
+    frame_max: usize,
     queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     /// Ends with the channel.
@@ -63,10 +65,12 @@ impl AmqpChannel {
                 Task::spawn(publisher::run_confirmed(line.channel.clone(), to_publish))
             }
         };
+        let frame_max = connection.configuration().frame_max();
         Ok(Self {
             line,
             direct_replies,
             mode,
+            frame_max: frame_max.try_into().unwrap_or(usize::MAX),
             queued,
             returns: Mutex::new(Some(returns)),
             _publisher: publisher,
@@ -137,13 +141,24 @@ impl AmqpChannel {
         self.try_consume(&queue, "notices", Acknowledge::None).await
     }
 
+    /// A message to be published, if the broker takes it.
+    fn publish_of(
+        &self,
+        address: Address,
+        message: Message,
+        confirm: Option<Waiting>,
+    ) -> Result<Publish, TransportError> {
+        self.check(&message)?;
+        Publish::new(address, message, confirm)
+    }
+
     /// Publishes a message that nothing comes after; waits while too many are unwritten.
     fn send_freely(
         &self,
         address: Result<Address, TransportError>,
         message: Message,
     ) -> Sending<'_, Result<(), TransportError>> {
-        match address.and_then(|address| Publish::new(address, message, None)) {
+        match address.and_then(|address| self.publish_of(address, message, None)) {
             Ok(publish) => self.line.publish(&self.queued, publish),
             Err(error) => Sending::Done(Err(error)),
         }
@@ -157,7 +172,7 @@ impl AmqpChannel {
         waiting: Waiting,
     ) -> Sending<'_, Result<(), TransportError>> {
         let publish =
-            match address.and_then(|address| Publish::new(address, message, Some(waiting))) {
+            match address.and_then(|address| self.publish_of(address, message, Some(waiting))) {
                 Ok(publish) => publish,
                 Err(error) => return Sending::Done(Err(error)),
             };
@@ -192,6 +207,10 @@ impl AmqpChannel {
 impl Channel for AmqpChannel {
     fn is_open(&self) -> bool {
         self.line.channel.status().connected()
+    }
+
+    fn frame_max(&self) -> usize {
+        self.frame_max
     }
 
     fn declare_queue<'a>(
@@ -275,7 +294,7 @@ impl Channel for AmqpChannel {
                         direct_replies.publish(queue, message).await
                     }
                     _ => Address::queue(queue, false)
-                        .and_then(|address| Publish::new(address, message, None))
+                        .and_then(|address| self.publish_of(address, message, None))
                         .map(|publish| publishes.push(publish)),
                 };
                 // Whatever became of it: the next server would fare no better.

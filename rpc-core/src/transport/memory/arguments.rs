@@ -2,7 +2,6 @@
 
 use crate::headers::HeaderValue;
 use crate::queue::{QueueOptions, QueueType};
-use crate::transport::{Message, TransportError};
 
 /// RabbitMQ counts times up to ten years, in milliseconds.
 const LONGEST_TIME: i64 = 10 * 365 * 24 * 60 * 60 * 1000;
@@ -48,25 +47,4 @@ pub(super) fn difference(existing: &QueueOptions, declared: &QueueOptions) -> Op
     let name = names.find(|name| existing.get(name) != declared.get(name))?;
     let (is, wanted) = (said(existing.get(name)), said(declared.get(name)));
     Some(format!("'{name}' is {is}, and {wanted} was declared"))
-}
-
-/// Refuses texts that AMQP has no room for, as the other transport does.
-pub(super) fn check_message(queue: &str, message: &Message) -> Result<(), TransportError> {
-    check("the queue's name", Some(queue))?;
-    check("the correlation id", message.correlation_id.as_deref())?;
-    check("the name of the reply queue", message.reply_to.as_deref())?;
-    check("the type", message.kind.as_deref())?;
-    check("the content type", message.content_type.as_deref())?;
-    check("the application's id", message.app_id.as_deref())?;
-    check("the user's id", message.user_id.as_deref())
-}
-
-/// A short string of AMQP holds 255 bytes.
-pub(super) fn check(what: &str, text: Option<&str>) -> Result<(), TransportError> {
-    match text {
-        Some(text) if text.len() > 255 => Err(TransportError::Invalid(format!(
-            "{what} is longer than 255 bytes"
-        ))),
-        _ => Ok(()),
-    }
 }

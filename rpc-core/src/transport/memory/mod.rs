@@ -7,7 +7,6 @@
 //! - It keeps nothing on disk: a durable queue lives as long as its broker.
 //! - It notices what has expired when something happens in that queue, not at that moment: dead letters may come later.
 //! - A queue without a limit holds a million messages.
-//! - Headers that do not fit into a frame, which cost the connection there, pass.
 //!
 //! One lock guards a broker. Nothing is awaited and no code of others but a test's hook runs under it: deliveries go into
 //! channels whose length the prefetch limits.
@@ -29,7 +28,7 @@ use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
 use self::faults::Publisher;
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
-    QueueKind, Reply, Sending, Transport, TransportError,
+    QueueKind, Reply, Sending, Transport, TransportError, limits,
 };
 use crate::error::OpenError;
 use crate::queue::{QueueOptions, QueueType};
@@ -132,7 +131,7 @@ impl MemoryChannel {
     }
 
     fn try_declare(&self, name: &str, kind: QueueKind<'_>) -> Result<(), TransportError> {
-        arguments::check("the queue's name", Some(name))?;
+        limits::check_short("the queue's name", name)?;
         let mut state = self.open()?;
         let (owner, options) = match kind {
             QueueKind::Durable(options) => (None, options.clone()),
@@ -218,7 +217,7 @@ impl MemoryChannel {
     }
 
     fn try_publish(&self, queue: SmolStr, message: Message) -> Result<Confirm, TransportError> {
-        arguments::check_message(&queue, &message)?;
+        check(&queue, &message)?;
         let mut state = self.open()?;
         let (publisher, confirm) = match self.mode {
             ChannelMode::Plain => (Publisher::Channel(self.id), Confirm(None)),
@@ -230,6 +229,12 @@ impl MemoryChannel {
         state.publish(&self.broker, queue, message, publisher);
         Ok(confirm)
     }
+}
+
+/// Refuses what RabbitMQ would close the channel or the connection for.
+fn check(queue: &str, message: &Message) -> Result<(), TransportError> {
+    limits::check_short("the queue's name", queue)?;
+    limits::check(message, limits::USUAL_FRAME_MAX)
 }
 
 fn deliveries(mut receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
@@ -247,6 +252,10 @@ fn unavailable(reason: String) -> TransportError {
 impl Channel for MemoryChannel {
     fn is_open(&self) -> bool {
         self.open().is_ok()
+    }
+
+    fn frame_max(&self) -> usize {
+        limits::USUAL_FRAME_MAX
     }
 
     fn declare_queue<'a>(
@@ -285,7 +294,7 @@ impl Channel for MemoryChannel {
         if let Ok(mut state) = self.open() {
             for Reply { queue, message } in replies {
                 // One that does not fit into AMQP is not sent.
-                if arguments::check_message(&queue, &message).is_ok() {
+                if check(&queue, &message).is_ok() {
                     state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
                 }
             }
@@ -326,6 +335,7 @@ impl Channel for MemoryChannel {
 
     fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
+            check(&topic, &message)?;
             self.open()?.notify(&topic, &message);
             Ok(())
         }
