@@ -232,7 +232,7 @@ fn may_share(request: &Request) -> bool {
         && !request.oneway
         && !request.persistent
         && request.priority.is_none()
-        && Batch::holds(&request.body, &request.headers)
+        && Batch::holds_request(&request.body, &request.headers)
 }
 
 impl Gate {

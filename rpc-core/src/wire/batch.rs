@@ -2,19 +2,20 @@
 //!
 //! A broker's work is for messages, not for bytes. What is large, or special to the broker, still goes alone.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smol_str::SmolStr;
 
+use super::{PROPAGATE_HEADER, check_headers, unreadable};
 use crate::codec;
 use crate::error::{BoxError, ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers};
+use crate::headers::{HeaderValue, Headers, MAX_DEPTH, MAX_VALUES, PROTOCOL_PREFIX};
+use crate::transport::limits::{USUAL_FRAME_MAX, check_short};
 use crate::transport::{ACQUIRED_COUNT, Content, DELIVERY_COUNT, Message};
 
 /// The type of a batch, for people and for tools.
@@ -29,6 +30,12 @@ const MAX_BODY: usize = 8 << 10;
 /// How many calls a batch holds at most.
 const MAX_CALLS: usize = 1024;
 
+/// How many values all headers in a batch hold at most. Each takes far more memory than it has bytes.
+const MAX_VALUES_IN_ALL: usize = 100_000;
+
+/// What the names begin with that brokers give a meaning. Those that they do not stay possible, in messages of their own.
+const BROKER_PREFIX: &str = "x-";
+
 /// What the rest of an entry takes at most, beside its body and its headers, and roughly.
 const USUAL_LEN: usize = 128;
 
@@ -39,14 +46,13 @@ pub(crate) struct Batch {
 }
 
 /// A call in a batch: of a request or a reply what it does not share with the others.
-#[derive(Serialize, Deserialize)]
-struct Entry<'a> {
+#[derive(Serialize)]
+struct Entry<'a, H> {
     correlation_id: &'a str,
     kind: Option<&'a str>,
     content_type: Option<&'a str>,
     deadline: Option<i64>,
-    #[serde(borrow)]
-    headers: Option<Table<'a>>,
+    headers: Option<H>,
     #[serde(serialize_with = "as_bytes")]
     body: &'a [u8],
 }
@@ -56,15 +62,17 @@ struct Entry<'a> {
 struct Contents<'a>(
     /// How many requests the sender takes in one batch.
     u16,
-    #[serde(borrow, deserialize_with = "entries")] Vec<Entry<'a>>,
+    #[serde(borrow, deserialize_with = "entries")] Vec<Entry<'a, Headers>>,
 );
 
 /// No more than there may be: many tiny ones would become large here.
-fn entries<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry<'a>>, D::Error> {
+fn entries<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Entry<'a, Headers>>, D::Error> {
     struct Entries;
 
     impl<'de> Visitor<'de> for Entries {
-        type Value = Vec<Entry<'de>>;
+        type Value = Vec<Entry<'de, Headers>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "1 to {MAX_CALLS} calls")
@@ -72,7 +80,11 @@ fn entries<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Ent
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
             let mut entries = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(MAX_CALLS));
-            while let Some(entry) = seq.next_element()? {
+            let mut room = Room {
+                in_entry: MAX_VALUES,
+                in_batch: MAX_VALUES_IN_ALL,
+            };
+            while let Some(entry) = seq.next_element_seed(EntrySeed(&mut room))? {
                 entries.push(entry);
                 if entries.len() > MAX_CALLS {
                     return Err(A::Error::invalid_length(entries.len(), &self));
@@ -115,8 +127,21 @@ impl Batch {
     }
 
     /// Whether a batch has room and forms for such a body and such headers.
-    pub(crate) fn holds(body: &[u8], headers: &Headers) -> bool {
-        body.len() <= MAX_BODY && headers.iter().all(|(_, value)| has_form(value))
+    fn holds(body: &[u8], headers: &Headers) -> bool {
+        body.len() <= MAX_BODY
+            && (headers.is_empty()
+                || headers
+                    .size()
+                    .is_ok_and(|size| size.values <= MAX_VALUES_IN_ALL / MAX_CALLS)
+                    && headers.iter().all(|(_, value)| has_form(value)))
+    }
+
+    /// The same, for a request: servers take no names in a batch of requests that mean something to brokers.
+    pub(crate) fn holds_request(body: &[u8], headers: &Headers) -> bool {
+        Self::holds(body, headers)
+            && headers
+                .iter()
+                .all(|(name, _)| !name.starts_with(BROKER_PREFIX))
     }
 
     /// How many bytes a message takes, roughly.
@@ -142,7 +167,7 @@ impl Batch {
             kind: message.kind.as_deref(),
             content_type: message.content_type.as_deref(),
             deadline: message.deadline,
-            headers: (!message.headers.is_empty()).then(|| Table(Cow::Borrowed(&message.headers))),
+            headers: (!message.headers.is_empty()).then_some(Table(&message.headers)),
             body: &message.body,
         };
         rmp_serde::encode::write(&mut self.body, &entry)
@@ -186,7 +211,7 @@ pub(crate) fn replies_of(
         correlation_id: entry.correlation_id,
         kind: entry.kind,
         content_type: entry.content_type,
-        headers: entry.headers.map(Table::into_headers).unwrap_or_default(),
+        headers: entry.headers.unwrap_or_default(),
         body: batch.slice_ref(entry.body),
     });
     Ok((takes, replies))
@@ -194,10 +219,16 @@ pub(crate) fn replies_of(
 
 /// The requests in a batch, each with what they share.
 pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
+    if let Some(reason) = unreadable(&batch.headers) {
+        return Err(reason.into());
+    }
     let Contents(_, entries) = codec::decode_message_pack(&batch.body)?;
+    for entry in &entries {
+        check_request(entry)?;
+    }
     let owned = |text: Option<&str>| text.map(SmolStr::from);
     let requests = entries.into_iter().map(|entry| {
-        let mut headers = entry.headers.map(Table::into_headers).unwrap_or_default();
+        let mut headers = entry.headers.unwrap_or_default();
         // How often the batch was delivered.
         for name in [DELIVERY_COUNT, ACQUIRED_COUNT] {
             if let Some(count) = batch.headers.get(name) {
@@ -221,6 +252,28 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
         })
     });
     Ok(requests.collect())
+}
+
+/// Refuses a request that could not have come in a message of its own, or could not be published anew.
+fn check_request(entry: &Entry<'_, Headers>) -> Result<(), BoxError> {
+    for (what, text) in [
+        ("a correlation id", Some(entry.correlation_id)),
+        ("a method's name", entry.kind),
+        ("a content type", entry.content_type),
+    ] {
+        check_short(what, text.unwrap_or_default())?;
+    }
+    let Some(headers) = &entry.headers else {
+        return Ok(());
+    };
+    for (name, _) in headers.iter() {
+        let is_protocols = name.starts_with(PROTOCOL_PREFIX) && name != PROPAGATE_HEADER;
+        if is_protocols || name.starts_with(BROKER_PREFIX) {
+            let reason = "headers with 'rpc-' and 'x-' have no place in a batch of requests";
+            return Err(reason.into());
+        }
+    }
+    Ok(check_headers("request", headers, USUAL_FRAME_MAX)?)
 }
 
 /// Why a batch is refused as a whole.
@@ -248,61 +301,176 @@ fn has_form(value: &HeaderValue) -> bool {
 }
 
 /// Headers as a map.
-struct Table<'a>(Cow<'a, Headers>);
+struct Table<'a>(&'a Headers);
 
 /// A header's value.
-struct Value<'a>(Cow<'a, HeaderValue>);
-
-impl Table<'_> {
-    fn into_headers(self) -> Headers {
-        self.0.into_owned()
-    }
-}
+struct Value<'a>(&'a HeaderValue);
 
 impl Serialize for Table<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let values = self.0.iter();
-        serializer.collect_map(values.map(|(name, value)| (name, Value(Cow::Borrowed(value)))))
+        serializer.collect_map(values.map(|(name, value)| (name, Value(value))))
     }
 }
 
 impl Serialize for Value<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &*self.0 {
+        match self.0 {
             HeaderValue::Void => serializer.serialize_unit(),
             HeaderValue::Bool(flag) => serializer.serialize_bool(*flag),
             HeaderValue::Int(number) => serializer.serialize_i64(*number),
             HeaderValue::Float(number) => serializer.serialize_f64(*number),
             HeaderValue::String(text) => serializer.serialize_str(text),
             HeaderValue::Bytes(bytes) => serializer.serialize_bytes(bytes),
-            HeaderValue::List(values) => {
-                serializer.collect_seq(values.iter().map(|value| Value(Cow::Borrowed(value))))
-            }
-            HeaderValue::Table(headers) => Table(Cow::Borrowed(headers)).serialize(serializer),
+            HeaderValue::List(values) => serializer.collect_seq(values.iter().map(Value)),
+            HeaderValue::Table(headers) => Table(headers).serialize(serializer),
             HeaderValue::Timestamp(_) => Err(S::Error::custom("a timestamp cannot be in a batch")),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Table<'_> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)?.0.into_owned() {
-            HeaderValue::Table(headers) => Ok(Self(Cow::Owned(headers))),
-            _ => Err(D::Error::custom("headers are a map")),
+/// How many more values may be read.
+struct Room {
+    /// Of the headers of one call.
+    in_entry: usize,
+    in_batch: usize,
+}
+
+impl Room {
+    fn take<E: serde::de::Error>(&mut self) -> Result<(), E> {
+        if self.in_entry == 0 || self.in_batch == 0 {
+            return Err(E::custom(format!(
+                "headers have at most {MAX_VALUES} values, and those of a batch {MAX_VALUES_IN_ALL}"
+            )));
+        }
+        self.in_entry -= 1;
+        self.in_batch -= 1;
+        Ok(())
+    }
+}
+
+/// Reads a call.
+struct EntrySeed<'r>(&'r mut Room);
+
+impl<'de> DeserializeSeed<'de> for EntrySeed<'_> {
+    type Value = Entry<'de, Headers>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_tuple(6, self)
+    }
+}
+
+impl<'de> Visitor<'de> for EntrySeed<'_> {
+    type Value = Entry<'de, Headers>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a call: an array of six")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let Self(room) = self;
+        room.in_entry = MAX_VALUES;
+        let entry = Entry {
+            correlation_id: next(&mut seq)?,
+            kind: next(&mut seq)?,
+            content_type: next(&mut seq)?,
+            deadline: next(&mut seq)?,
+            headers: seq
+                .next_element_seed(HeadersSeed(room))?
+                .ok_or_else(too_short)?,
+            body: next(&mut seq)?,
+        };
+        match seq.next_element::<serde::de::IgnoredAny>()? {
+            None => Ok(entry),
+            Some(_) => Err(A::Error::custom("a call has more than six parts")),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Value<'_> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = deserializer.deserialize_any(ValueVisitor)?;
-        Ok(Self(Cow::Owned(value)))
+/// Reads a part of a call.
+fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A::Error> {
+    seq.next_element()?.ok_or_else(too_short)
+}
+
+fn too_short<E: serde::de::Error>() -> E {
+    E::custom("a call has fewer than six parts")
+}
+
+/// Reads the headers of a call, if there are some.
+struct HeadersSeed<'r>(&'r mut Room);
+
+impl<'de> DeserializeSeed<'de> for HeadersSeed<'_> {
+    type Value = Option<Headers>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
     }
 }
 
-struct ValueVisitor;
+impl<'de> Visitor<'de> for HeadersSeed<'_> {
+    type Value = Option<Headers>;
 
-impl<'de> Visitor<'de> for ValueVisitor {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("headers: a map, or nil")
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        read_table(map, self.0, 0).map(Some)
+    }
+}
+
+/// Reads a header's value, which is that deep in the headers.
+struct ValueSeed<'r> {
+    room: &'r mut Room,
+    depth: usize,
+}
+
+impl ValueSeed<'_> {
+    fn inside<E: serde::de::Error>(&self) -> Result<usize, E> {
+        match self.depth < MAX_DEPTH {
+            true => Ok(self.depth + 1),
+            false => Err(E::custom(format!(
+                "headers are nested more than {MAX_DEPTH} deep"
+            ))),
+        }
+    }
+}
+
+fn read_table<'de, A: MapAccess<'de>>(
+    mut map: A,
+    room: &mut Room,
+    depth: usize,
+) -> Result<Headers, A::Error> {
+    let mut headers = Headers::new();
+    while let Some(name) = map.next_key::<&str>()? {
+        let room = &mut *room;
+        headers.insert(name, map.next_value_seed(ValueSeed { room, depth })?);
+    }
+    Ok(headers)
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = HeaderValue;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<HeaderValue, D::Error> {
+        self.room.take()?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = HeaderValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -339,19 +507,20 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<HeaderValue, A::Error> {
+        let (depth, room) = (self.inside()?, self.room);
         let mut values = Vec::new();
-        while let Some(Value(value)) = seq.next_element()? {
-            values.push(value.into_owned());
+        while let Some(value) = seq.next_element_seed(ValueSeed {
+            room: &mut *room,
+            depth,
+        })? {
+            values.push(value);
         }
         Ok(HeaderValue::List(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderValue, A::Error> {
-        let mut headers = Headers::new();
-        while let Some((name, Value(value))) = map.next_entry::<String, Value<'_>>()? {
-            headers.insert(name, value.into_owned());
-        }
-        Ok(HeaderValue::Table(headers))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeaderValue, A::Error> {
+        let depth = self.inside()?;
+        read_table(map, self.room, depth).map(HeaderValue::Table)
     }
 }
 
@@ -490,6 +659,110 @@ mod tests {
         for message in [long, nameless, urgent, kept, dated] {
             assert!(!Batch::is_for(&message), "{message:?}");
         }
+    }
+
+    fn with_header(name: &str, value: HeaderValue) -> Message {
+        let mut request = reply("a", b"one");
+        request.headers.insert(name, value);
+        request
+    }
+
+    /// What becomes of a batch of requests with this one.
+    fn read(request: &Message) -> Result<usize, String> {
+        let mut batch = Batch::new(0, 2);
+        batch.push(&reply("b", b"two")).unwrap();
+        batch.push(request).unwrap();
+        let requests = requests_of(&batch.into_message());
+        requests
+            .map(|requests| requests.len())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn requests_in_a_batch_keep_to_the_limits_of_other_messages() {
+        let long = "x".repeat(256);
+        let text = |text: &str| Some(SmolStr::from(text));
+        let many = HeaderValue::List(vec![HeaderValue::Void; MAX_VALUES]);
+        let deep = HeaderValue::Void;
+        let deep = (0..=MAX_DEPTH).fold(deep, |inner, _| HeaderValue::List(vec![inner]));
+        for (request, reason) in [
+            (
+                with_header("number", f64::NAN.into()),
+                "infinite or not a number",
+            ),
+            (
+                with_header("large", vec![0; 200_000].into()),
+                "200011 bytes",
+            ),
+            (with_header("many", many), "at most 1000 values"),
+            (with_header("deep", deep), "more than 32 deep"),
+            (with_header(&long, 1.into()), "more than 255 bytes"),
+            (
+                with_header("rpc-delivery-count", 2.into()),
+                "no place in a batch",
+            ),
+            (
+                with_header("x-delivery-count", 0.into()),
+                "no place in a batch",
+            ),
+            (
+                with_header("x-request-id", "a".into()),
+                "no place in a batch",
+            ),
+            (
+                Message::from(Content {
+                    kind: text(&long),
+                    ..*reply("a", b"").0
+                }),
+                "longer than 255",
+            ),
+            (reply(&long, b""), "longer than 255"),
+            (
+                Message::from(Content {
+                    content_type: text(&long),
+                    ..*reply("a", b"").0
+                }),
+                "longer than 255",
+            ),
+        ] {
+            let error = read(&request).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        let names = HeaderValue::List(vec!["tenant".into()]);
+        for request in [
+            with_header(PROPAGATE_HEADER, names),
+            with_header("tenant", "a".into()),
+        ] {
+            assert_eq!(read(&request), Ok(2));
+        }
+    }
+
+    #[test]
+    fn the_values_in_a_batch_are_limited_together() {
+        let list = HeaderValue::List(vec![HeaderValue::Void; 499]);
+        let request = with_header("list", list);
+        let of = |calls| {
+            let mut batch = Batch::new(0, calls);
+            (0..calls).for_each(|_| batch.push(&request).unwrap());
+            requests_of(&batch.into_message()).map(|requests| requests.len())
+        };
+        assert_eq!(of(200).unwrap(), 200);
+        let error = of(201).unwrap_err().to_string();
+        assert!(error.contains("those of a batch 100000"), "{error}");
+    }
+
+    #[test]
+    fn requests_with_headers_that_servers_take_alone_go_alone() {
+        let alone = [
+            ("x-request-id", 1.into()),
+            ("many", HeaderValue::List(vec![1.into(); 100])),
+        ];
+        for (name, value) in alone {
+            let headers = with_header(name, value).0.headers;
+            assert!(!Batch::holds_request(b"", &headers), "{name}");
+        }
+        let headers = with_header("tenant", "a".into()).0.headers;
+        assert!(Batch::holds_request(b"", &headers));
     }
 
     #[test]
