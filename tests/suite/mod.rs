@@ -11,6 +11,7 @@ mod context;
 mod deadlines;
 mod errors;
 mod evolution;
+mod headers;
 mod lifecycle;
 mod limits;
 mod middleware;
