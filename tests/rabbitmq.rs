@@ -11,6 +11,8 @@ mod losing;
 mod peer;
 #[path = "rabbitmq/protocol.rs"]
 mod protocol;
+#[path = "rabbitmq/strangers.rs"]
+mod strangers;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 

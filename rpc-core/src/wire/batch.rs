@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 use super::{PROPAGATE_HEADER, check_headers, unreadable};
 use crate::codec;
 use crate::error::{BoxError, ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers, MAX_DEPTH, MAX_VALUES, PROTOCOL_PREFIX};
+use crate::headers::{HeaderValue, Headers, MAX_DEPTH, MAX_VALUES, PROTOCOL_PREFIX, is_brokers};
 use crate::transport::limits::{USUAL_FRAME_MAX, check_short};
 use crate::transport::{ACQUIRED_COUNT, Content, DELIVERY_COUNT, Message};
 
@@ -268,8 +268,8 @@ fn check_request(entry: &Entry<'_, Headers>) -> Result<(), BoxError> {
     };
     for (name, _) in headers.iter() {
         let is_protocols = name.starts_with(PROTOCOL_PREFIX) && name != PROPAGATE_HEADER;
-        if is_protocols || name.starts_with(BROKER_PREFIX) {
-            let reason = "headers with 'rpc-' and 'x-' have no place in a batch of requests";
+        if is_protocols || name.starts_with(BROKER_PREFIX) || is_brokers(name) {
+            let reason = "headers of brokers, and names with 'rpc-' and 'x-', have no place in a batch of requests";
             return Err(reason.into());
         }
     }
