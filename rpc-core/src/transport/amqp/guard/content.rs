@@ -5,9 +5,7 @@ use std::ops::Range;
 
 use super::table;
 use super::{malformed, text};
-
-/// The header that says why the headers of a message could not be read. It is all that is known of what was left out.
-const UNREADABLE_HEADER: &str = "rpc-unreadable";
+use crate::transport::UNREADABLE_HEADER;
 
 /// Class, weight and the body's size.
 const PREFIX: usize = 12;

@@ -4,7 +4,7 @@
 //! thread overflows, which aborts the process, and gives up the connection for a short string that is not UTF-8: one message
 //! stops a service. It also logs returned messages with their headers and bodies. The guard gives lapin a stream that
 //!
-//! - has no table nested more than 32 deep or of more than 1,000 values, and nothing else that lapin cannot read;
+//! - has no table that is nested deeper, or has more values, than a client of this crate may send, and nothing else that lapin cannot read;
 //! - has nothing of a returned message but its ids;
 //! - is the broker's own in all other respects.
 //!

@@ -4,12 +4,10 @@
 //! connection for one value that it does not know.
 
 use super::text;
+use crate::headers::{self, MAX_DEPTH};
 
-/// How deep tables and arrays may be nested in a header table. One directly within it has the depth 1.
-const MAX_DEPTH: usize = 32;
-
-/// How many values a header table may hold, at all depths together.
-const MAX_VALUES: usize = 1_000;
+/// How many values a header table may hold, at all depths together: what a user may send, and what the protocol and the broker add.
+const MAX_VALUES: usize = headers::MAX_VALUES + 24;
 
 /// Why lapin cannot read a table, or should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +23,7 @@ impl Defect {
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::TooDeep => "nested more than 32 deep",
-            Self::TooMany => "more than 1000 values",
+            Self::TooMany => "too many values",
             Self::UnknownType => "a value of an unknown type",
             Self::Overrun => "a length that goes beyond its end",
         }
