@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
+use super::intake::Intake;
 use super::properties::{short, to_message, to_table};
 use super::publisher::{self, Address, Line, Publish, Waiting, closed};
 use super::refused_or_lost;
@@ -36,6 +37,8 @@ pub(super) struct AmqpChannel {
     line: Arc<Line>,
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
+    /// The connection's.
+    intake: Arc<Intake>,
     mode: ChannelMode,
     queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
@@ -47,6 +50,7 @@ impl AmqpChannel {
     pub(super) async fn open(
         connection: &lapin::Connection,
         mode: ChannelMode,
+        intake: Arc<Intake>,
         direct_replies: Option<Arc<DirectReplies>>,
     ) -> Result<Self, TransportError> {
         let channel = connection.create_channel().await.map_err(refused_or_lost)?;
@@ -66,6 +70,7 @@ impl AmqpChannel {
         Ok(Self {
             line,
             direct_replies,
+            intake,
             mode,
             queued,
             returns: Mutex::new(Some(returns)),
@@ -106,16 +111,10 @@ impl AmqpChannel {
             )
             .await
             .map_err(refused_or_lost)?;
-        Ok(deliveries
-            .map(|delivery| {
-                let delivery = delivery.map_err(refused_or_lost)?;
-                Ok(Delivery {
-                    tag: delivery.delivery_tag,
-                    redelivered: delivery.redelivered,
-                    message: to_message(&delivery.properties, delivery.data),
-                })
-            })
-            .boxed())
+        Ok(match acknowledge {
+            Acknowledge::None => self.intake.taking(deliveries).map(read).boxed(),
+            Acknowledge::Each { .. } => deliveries.map(read).boxed(),
+        })
     }
 
     async fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
@@ -351,6 +350,16 @@ impl Channel for AmqpChannel {
             .take()
             .unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
+}
+
+/// A delivery of lapin as the contract has it.
+fn read(delivery: lapin::Result<lapin::message::Delivery>) -> Result<Delivery, TransportError> {
+    let delivery = delivery.map_err(refused_or_lost)?;
+    Ok(Delivery {
+        tag: delivery.delivery_tag,
+        redelivered: delivery.redelivered,
+        message: to_message(&delivery.properties, delivery.data),
+    })
 }
 
 fn queue_name(queue: &str) -> Result<ShortString, TransportError> {

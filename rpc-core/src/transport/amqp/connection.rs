@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
+use super::intake::Intake;
 use super::url::Endpoint;
 use super::{cause, within_limit};
 use crate::error::OpenError;
@@ -161,6 +162,7 @@ impl Transport for AmqpTransport {
 /// A connection to RabbitMQ.
 struct AmqpLink {
     connection: Arc<lapin::Connection>,
+    intake: Arc<Intake>,
     direct_replies: Arc<DirectReplies>,
     status: watch::Receiver<LinkStatus>,
     _watcher: Task,
@@ -171,6 +173,7 @@ impl AmqpLink {
         let connection = Arc::new(connection);
         let (report, status) = watch::channel(LinkStatus::Up);
         Self {
+            intake: Arc::default(),
             direct_replies: Arc::new(DirectReplies::new(login)),
             _watcher: Task::spawn(watch_link(connection.clone(), report)),
             connection,
@@ -216,9 +219,9 @@ impl Link for AmqpLink {
         mode: ChannelMode,
     ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>> {
         async move {
-            let channel =
-                AmqpChannel::open(&self.connection, mode, Some(self.direct_replies.clone()))
-                    .await?;
+            let intake = self.intake.clone();
+            let direct_replies = Some(self.direct_replies.clone());
+            let channel = AmqpChannel::open(&self.connection, mode, intake, direct_replies).await?;
             Ok(Arc::new(channel) as Arc<dyn Channel>)
         }
         .boxed()

@@ -110,7 +110,8 @@ impl DirectReplies {
 
     async fn open(&self) -> Result<Dedicated, TransportError> {
         let connection = self.login.connect().await.map_err(TransportError::lost)?;
-        let channel = AmqpChannel::open(&connection, ChannelMode::Confirm, None).await?;
+        let channel =
+            AmqpChannel::open(&connection, ChannelMode::Confirm, Arc::default(), None).await?;
         Ok(Dedicated {
             channel,
             connection,

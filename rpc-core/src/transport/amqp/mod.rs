@@ -7,6 +7,7 @@ mod channel;
 mod confirms;
 mod connection;
 mod direct;
+mod intake;
 mod properties;
 mod publisher;
 mod returns;
