@@ -269,17 +269,21 @@ impl Channel for AmqpChannel {
         async move {
             let mut publishes = Vec::with_capacity(replies.len());
             for Reply { queue, message } in replies {
-                let sent = match &self.direct_replies {
-                    Some(direct_replies) if direct::is_direct(&queue) => {
-                        direct_replies.publish(queue, message).await
+                if let Some(direct_replies) = &self.direct_replies
+                    && direct::is_direct(&queue)
+                {
+                    direct_replies.send(queue, message).await;
+                    continue;
+                }
+                let publish = Address::queue(queue, false)
+                    .and_then(|address| Publish::new(address, message, None));
+                match publish {
+                    Ok(publish) => publishes.push(publish),
+                    // Whatever became of it: the next server would fare no better.
+                    Err(error) => {
+                        let error = error.to_string();
+                        warn!(error, "a reply could not be sent");
                     }
-                    _ => Address::queue(queue, false)
-                        .and_then(|address| Publish::new(address, message, None))
-                        .map(|publish| publishes.push(publish)),
-                };
-                // Whatever became of it: the next server would fare no better.
-                if let Err(error) = sent {
-                    warn!(%error, "a reply could not be sent");
                 }
             }
             if let Err(error) = self.line.write_all(&mut publishes).await {
