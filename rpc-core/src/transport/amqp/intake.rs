@@ -33,7 +33,6 @@ pub(super) struct Intake {
 
 impl Intake {
     /// The side that reads.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what reads comes next"))]
     pub(super) fn reading(self: &Arc<Self>) -> Reading {
         Reading {
             intake: self.clone(),

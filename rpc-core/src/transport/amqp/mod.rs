@@ -7,6 +7,10 @@ mod channel;
 mod confirms;
 mod connection;
 mod direct;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the stream below lapin is to ask it")
+)]
 mod intake;
 mod properties;
 mod publisher;
