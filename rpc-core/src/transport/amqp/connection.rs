@@ -10,13 +10,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
 use lapin::{ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
+use super::guard::{self, GuardedStream};
 use super::intake::Intake;
 use super::url::Endpoint;
 use super::{cause, within_limit};
@@ -52,11 +53,13 @@ impl Login {
             let stream = endpoint
                 .connect_with_config_async(tls.as_ref(), &runtime)
                 .await?;
-            let stream = Mutex::new(Some(stream));
+            let guarded = GuardedStream::new(stream, endpoint.query.frame_max);
+            let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
             let connected = async move |_, _| {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
                 stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
             };
+            let runtime = guard::runtime();
             lapin::Connection::connector(endpoint.clone(), runtime, connected, properties).await
         };
         // lapin limits neither name resolution nor the handshake.

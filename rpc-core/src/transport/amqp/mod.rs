@@ -7,6 +7,7 @@ mod channel;
 mod confirms;
 mod connection;
 mod direct;
+mod guard;
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "the stream below lapin is to ask it")
