@@ -36,7 +36,11 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    pub(super) async fn connect(&self) -> Result<lapin::Connection, OpenError> {
+    /// Opens a connection that reads no faster than the consumers of `intake` take what they get.
+    pub(super) async fn connect(
+        &self,
+        intake: &Arc<Intake>,
+    ) -> Result<lapin::Connection, OpenError> {
         let limit = self.endpoint.timeout();
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.as_str().into())
@@ -53,7 +57,7 @@ impl Login {
             let stream = endpoint
                 .connect_with_config_async(tls.as_ref(), &runtime)
                 .await?;
-            let guarded = GuardedStream::new(stream, endpoint.query.frame_max);
+            let guarded = GuardedStream::new(stream, endpoint.query.frame_max).for_intake(intake);
             let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
             let connected = async move |_, _| {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -141,10 +145,11 @@ impl AmqpTransport {
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
-            match login.connect().await {
+            let intake = Arc::default();
+            match login.connect(&intake).await {
                 Ok(connection) => {
                     self.next.store(index, Ordering::Relaxed);
-                    return Ok(Arc::new(AmqpLink::new(connection, login.clone())));
+                    return Ok(Arc::new(AmqpLink::new(connection, intake, login.clone())));
                 }
                 Err(error) => {
                     debug!(%error, "an endpoint was not reached");
@@ -172,11 +177,11 @@ struct AmqpLink {
 }
 
 impl AmqpLink {
-    fn new(connection: lapin::Connection, login: Login) -> Self {
+    fn new(connection: lapin::Connection, intake: Arc<Intake>, login: Login) -> Self {
         let connection = Arc::new(connection);
         let (report, status) = watch::channel(LinkStatus::Up);
         Self {
-            intake: Arc::default(),
+            intake,
             direct_replies: Arc::new(DirectReplies::new(login)),
             _watcher: Task::spawn(watch_link(connection.clone(), report)),
             connection,

@@ -225,9 +225,13 @@ impl DirectReplies {
     }
 
     async fn open(&self) -> Result<Dedicated, TransportError> {
-        let connection = self.login.connect().await.map_err(TransportError::lost)?;
-        let channel =
-            AmqpChannel::open(&connection, ChannelMode::Confirm, Arc::default(), None).await?;
+        let intake = Arc::default(); // It has no consumers.
+        let connection = self
+            .login
+            .connect(&intake)
+            .await
+            .map_err(TransportError::lost)?;
+        let channel = AmqpChannel::open(&connection, ChannelMode::Confirm, intake, None).await?;
         Ok(Dedicated {
             channel,
             connection,

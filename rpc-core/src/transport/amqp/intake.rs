@@ -68,8 +68,8 @@ impl Intake {
     }
 }
 
-/// The reading side of a connection.
-#[derive(Debug)]
+/// The reading side of a connection. By default, of one without consumers.
+#[derive(Debug, Default)]
 pub(super) struct Reading {
     intake: Arc<Intake>,
     /// How many bytes were read since the consumers had nothing left to take.

@@ -8,10 +8,6 @@ mod confirms;
 mod connection;
 mod direct;
 mod guard;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the stream below lapin is to ask it")
-)]
 mod intake;
 mod properties;
 mod publisher;
