@@ -3,6 +3,8 @@
 
 #[path = "rabbitmq/connecting.rs"]
 mod connecting;
+#[path = "rabbitmq/flooding.rs"]
+mod flooding;
 #[path = "rabbitmq/guarantees.rs"]
 mod guarantees;
 #[path = "rabbitmq/losing.rs"]

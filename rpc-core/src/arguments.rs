@@ -5,7 +5,9 @@
 //! to the single values.
 
 use rmp_serde::decode::Error;
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 use crate::codec::MessagePack;
@@ -91,10 +93,13 @@ impl<'de> MapAccess<'de> for &mut Arguments<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Error> {
-        match self.next() {
-            true => seed.deserialize(Name::read(&mut self.rest)?).map(Some),
-            false => Ok(None),
+        while self.next() {
+            if let Some(name) = Name::read(&mut self.rest)? {
+                return seed.deserialize(name).map(Some);
+            }
+            IgnoredAny::deserialize(self.rest.value())?;
         }
+        Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
@@ -116,38 +121,50 @@ impl<'de> SeqAccess<'de> for &mut Arguments<'de> {
     }
 }
 
-/// What a field of a struct is called: its name, as text or as bytes, or its number.
-enum Name<'de> {
-    Text(&'de str),
-    Bytes(&'de [u8]),
-    Number(u64),
-}
+/// The name of an argument. Only text is one: what has a number or anything else in its place is not known here, and skipped.
+struct Name<'de>(&'de str);
 
 impl<'de> Name<'de> {
-    fn read(from: &mut MessagePack<'de>) -> Result<Self, Error> {
+    fn read(from: &mut MessagePack<'de>) -> Result<Option<Self>, Error> {
         struct Reading;
 
         impl<'de> Visitor<'de> for Reading {
-            type Value = Name<'de>;
+            type Value = Option<Name<'de>>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("the name of an argument")
             }
 
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name::Text(text))
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Some(Name(text)))
             }
 
-            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Name<'de>, E> {
-                Ok(Name::Bytes(bytes))
+            fn visit_borrowed_bytes<E: de::Error>(self, _: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(None)
             }
 
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Name<'de>, E> {
-                Ok(Name::Number(number))
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(None)
             }
         }
 
-        from.value().deserialize_identifier(Reading)
+        from.value().deserialize_any(Reading)
     }
 }
 
@@ -155,11 +172,7 @@ impl<'de> Deserializer<'de> for Name<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self {
-            Self::Text(text) => visitor.visit_borrowed_str(text),
-            Self::Bytes(bytes) => visitor.visit_borrowed_bytes(bytes),
-            Self::Number(number) => visitor.visit_u64(number),
-        }
+        visitor.visit_borrowed_str(self.0)
     }
 
     fn is_human_readable(&self) -> bool {
@@ -233,13 +246,31 @@ mod tests {
         A: for<'a> Deserialize<'a> + std::fmt::Debug + PartialEq,
     {
         for body in bodies() {
-            // Bytes that pass for an array of numbers are the one thing that it would read beyond this.
-            if body.first() == Some(&0xc4) {
+            // Bytes that pass for an array of numbers, and names that are not texts, are all that it would read beyond this.
+            if body.first() == Some(&0xc4) || has_another_name(&body) {
                 continue;
             }
             let expected = crate::codec::decode_message_pack::<A>(&body).ok();
             assert_eq!(decode::<A>(&body).ok(), expected, "{body:x?}");
         }
+    }
+
+    /// Whether it is a map with something in it that is named by anything but a text.
+    fn has_another_name(body: &[u8]) -> bool {
+        let Ok(mut arguments) = Arguments::open(body) else {
+            return false;
+        };
+        while matches!(arguments.form, Form::Map) && arguments.next() {
+            match Name::read(&mut arguments.rest) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+            if IgnoredAny::deserialize(arguments.rest.value()).is_err() {
+                return false;
+            }
+        }
+        false
     }
 
     #[test]
@@ -250,15 +281,32 @@ mod tests {
     }
 
     #[test]
-    fn names_may_be_bytes_and_numbers() {
-        let named = [0x81, 0xc4, 1, b'a', 7];
-        let numbered = [0x81, 0x00, 7];
+    fn arguments_are_named_by_text_alone() {
         #[derive(Deserialize, Debug, PartialEq)]
-        struct One {
+        struct Two {
             a: u8,
+            #[serde(default)]
+            b: u8,
         }
-        assert_eq!(decode::<One>(&named).unwrap(), One { a: 7 });
-        assert_eq!(decode::<One>(&numbered).unwrap(), One { a: 7 });
+        let others: [&[u8]; 8] = [
+            &[0xc4, 1, b'b'],
+            &[0xa1, 0xff],
+            &[1],
+            &[0xcc, 1],
+            &[0xff],
+            &[0xc3],
+            &[0xc0],
+            &[0xca, 0, 0, 0, 0],
+        ];
+        for other in others {
+            let body = [&[0x82, 0xa1, b'a', 7], other, &[0x92, 9, 9]].concat();
+            assert_eq!(decode::<Two>(&body).unwrap(), Two { a: 7, b: 0 });
+            let alone = [&[0x81], other, &[7]].concat();
+            decode::<Two>(&alone).expect_err("there is no `a`");
+        }
+        // A map or an array in place of a name is none.
+        decode::<Two>(&[0x82, 0xa1, b'a', 7, 0x90, 7]).expect_err("an array");
+        decode::<Two>(&[0x82, 0xa1, b'a', 7, 0x80, 7]).expect_err("a map");
     }
 
     #[test]
@@ -266,7 +314,7 @@ mod tests {
         #[derive(Deserialize)]
         struct Deep {
             #[serde(rename = "a")]
-            _a: de::IgnoredAny,
+            _a: IgnoredAny,
         }
         let body = |depth: usize| {
             let mut body = vec![0x81, 0xa1, b'a'];

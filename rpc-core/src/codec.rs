@@ -13,7 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned};
 use crate::arguments;
 use crate::error::BoxError;
 
-/// How deep values may be nested, in MessagePack and (by `serde_json`'s own limit) in JSON.
+/// How deep values may be nested, a value that holds no other included.
 const MAX_DEPTH: usize = 128;
 
 /// Up to how many bytes a body is copied to where others are, which costs less than to allocate it.
@@ -210,6 +210,7 @@ mod json {
     use serde::de::DeserializeOwned;
     use serde_json::value::RawValue;
 
+    use super::MAX_DEPTH;
     use crate::error::BoxError;
 
     pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
@@ -217,7 +218,44 @@ mod json {
     }
 
     pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
+        check_depth(body)?;
         Ok(serde_json::from_slice(body)?)
+    }
+
+    /// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
+    fn check_depth(body: &[u8]) -> Result<(), BoxError> {
+        // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
+        let opening = body.iter().filter(|byte| matches!(byte, b'[' | b'{'));
+        if body.len() < MAX_DEPTH || opening.count() < MAX_DEPTH {
+            return Ok(());
+        }
+        let mut depth = 0_usize;
+        let mut bytes = body.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                b'"' => skip_text(&mut bytes),
+                _ => {}
+            }
+            if depth >= MAX_DEPTH {
+                return Err(format!("it is nested more than {MAX_DEPTH} deep").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the end of a text, from behind its beginning.
+    fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => return,
+                b'\\' => {
+                    bytes.next();
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The value of a one-field struct, without the field's name.
@@ -369,6 +407,18 @@ mod tests {
     }
 
     #[test]
+    fn message_pack_is_nested_as_deep_as_json() {
+        let nested = |depth| [vec![0x91; depth], vec![7]].concat();
+        let read = |body: &[u8]| decode::<IgnoredAny>(body, ContentType::MessagePack);
+        read(&nested(MAX_DEPTH - 1)).unwrap();
+        read(&nested(MAX_DEPTH)).unwrap_err();
+        let argument = |depth| [&[0x81, 0xa1, b'n'][..], &nested(depth)].concat();
+        let read = |body: &[u8]| arguments::decode::<IgnoredAny>(body);
+        read(&argument(MAX_DEPTH - 2)).unwrap();
+        read(&argument(MAX_DEPTH - 1)).unwrap_err();
+    }
+
+    #[test]
     fn content_types_are_recognised_with_parameters_and_in_any_case() {
         assert_eq!(ContentType::parse(None), Some(ContentType::Plain));
         assert_eq!(
@@ -430,6 +480,50 @@ mod tests {
                 decode_arguments::<Fib>(body.as_bytes(), ContentType::Plain, &["n"])
                     .expect_err(body);
             }
+        }
+
+        /// Arrays in each other, as the argument that is read, beside it, and kept as text.
+        fn nested(depth: usize) -> [bool; 6] {
+            type Raw = Box<serde_json::value::RawValue>;
+            let value = format!("{}7{}", "[".repeat(depth), "]".repeat(depth));
+            let n = format!("{{\"n\":{value}}}");
+            let x = format!("{{\"n\":1,\"x\":{value}}}");
+            let read = |body: &str| -> bool {
+                decode_arguments::<One<serde_json::Value>>(
+                    body.as_bytes(),
+                    ContentType::Json,
+                    &["n"],
+                )
+                .is_ok()
+            };
+            [
+                read(&n),
+                read(&x),
+                decode_arguments::<One<Raw>>(n.as_bytes(), ContentType::Json, &["n"]).is_ok(),
+                decode_arguments::<One<Raw>>(value.as_bytes(), ContentType::Plain, &["n"]).is_ok(),
+                decode::<Raw>(n.as_bytes(), ContentType::Json).is_ok(),
+                decode::<One<IgnoredAny>>(n.as_bytes(), ContentType::Json).is_ok(),
+            ]
+        }
+
+        #[test]
+        fn nesting_is_limited_in_whatever_is_read_skipped_or_kept() {
+            // The arguments themselves are one level, what is innermost another.
+            for depth in [1, 100, MAX_DEPTH - 2] {
+                assert_eq!(nested(depth), [true; 6], "{depth}");
+            }
+            for depth in [MAX_DEPTH - 1, MAX_DEPTH, 1_000, 100_000] {
+                assert_eq!(nested(depth), [false; 6], "{depth}");
+            }
+        }
+
+        #[test]
+        fn brackets_that_open_nothing_are_not_nested() {
+            let text = "[{\\\"\\\\".repeat(1_000);
+            let body = format!("[\"{text}\",{}]", "[[]],".repeat(1_000) + "[]");
+            decode::<IgnoredAny>(body.as_bytes(), ContentType::Json).unwrap();
+            let body = format!("[\"{text}\",{}", "[".repeat(MAX_DEPTH));
+            decode::<IgnoredAny>(body.as_bytes(), ContentType::Json).unwrap_err();
         }
 
         #[test]

@@ -259,8 +259,18 @@ impl RpcError {
 }
 
 impl fmt::Display for RpcError {
+    /// The message in one line: control characters are escaped, because the other side may have chosen them to forge lines of a
+    /// log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        for part in self.0.message.split_inclusive(char::is_control) {
+            match part.char_indices().next_back() {
+                Some((text, control)) if control.is_control() => {
+                    write!(f, "{}{}", &part[..text], control.escape_debug())?;
+                }
+                _ => f.write_str(part)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -467,6 +477,16 @@ mod tests {
     #[test]
     fn an_error_is_one_word_wide() {
         assert_eq!(size_of::<Result<(), RpcError>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn an_error_is_shown_in_one_line_and_keeps_its_words() {
+        let message = "no method 'a\nb\u{1b}[2J\u{85}\r' – Zoë\\\"\t";
+        let error = RpcError::new(ErrorKind::UnknownMethod, message);
+        let shown = "no method 'a\\nb\\u{1b}[2J\\u{85}\\r' – Zoë\\\"\\t";
+        assert_eq!(error.to_string(), shown);
+        assert_eq!(error.message(), message);
+        assert_eq!(RpcError::new(ErrorKind::Closed, "").to_string(), "");
     }
 
     #[test]

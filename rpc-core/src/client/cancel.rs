@@ -19,9 +19,6 @@ use crate::wire::{self, CancelNotice};
 /// How many dropped calls may wait to be told of: as many as are in flight by default. Of more nothing is said.
 const MAX_WAITING: usize = 262_144;
 
-/// How many go into one notice at most.
-const MAX_TOGETHER: usize = 256;
-
 /// A client's way to its servers.
 #[derive(Debug)]
 pub(crate) struct Canceller {
@@ -62,7 +59,7 @@ async fn tell(link: Arc<dyn Link>, reply_to: SmolStr, mut waiting: mpsc::Receive
     // Of its own: a user who may not publish notices loses this one, not the one with the requests.
     let channel = LazyChannel::new(link, ChannelMode::Plain);
     let mut batch = Vec::new();
-    while waiting.recv_many(&mut batch, MAX_TOGETHER).await > 0 {
+    while waiting.recv_many(&mut batch, CancelNotice::MAX_CALLS).await > 0 {
         let mut notices: HashMap<String, CancelNotice> = HashMap::new();
         for call in batch.drain(..) {
             let notice = notices.entry(call.queue).or_insert_with(|| CancelNotice {

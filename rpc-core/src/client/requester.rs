@@ -7,6 +7,7 @@ use futures_util::stream::StreamExt;
 use smol_str::{SmolStr, format_smolstr};
 use tokio::sync::{mpsc, watch};
 use tokio::task::coop::cooperative;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::debug;
 use uuid::Uuid;
@@ -175,6 +176,13 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// The longest batch of replies that is taken apart, in bytes. A server of this crate begins another after 64 KiB, so that one
+/// reply with large headers may still be added.
+const MAX_BATCH_LEN: usize = 1 << 20;
+
+/// How many bytes of replies are handed out before timers and other tasks have their turn.
+const TURN: usize = 256 << 10;
+
 /// Wakes callers until the reply queue is lost, then tells those who still wait.
 async fn receive(
     in_flight: Arc<InFlight>,
@@ -183,12 +191,21 @@ async fn receive(
 ) {
     // Whatever ends this task, a runtime that goes down included, nobody waits for it any longer.
     let _guard = EndOnDrop(in_flight.clone());
+    let mut handed_out = 0;
     let cause = loop {
         tokio::select! {
             biased;
             // Leaves off now and then, so that returned requests have their turn however many replies there are.
             reply = cooperative(replies.next()) => match reply {
-                Some(Ok(delivery)) => hand_out(&in_flight, delivery.message),
+                Some(Ok(delivery)) => {
+                    handed_out += delivery.message.body.len();
+                    hand_out(&in_flight, delivery.message);
+                    // Otherwise only after many replies, however long each of them takes.
+                    if handed_out >= TURN {
+                        handed_out = 0;
+                        yield_now().await;
+                    }
+                }
                 Some(Err(error)) => break error.to_string(),
                 None => break "the reply queue is gone".to_owned(),
             },
@@ -207,6 +224,14 @@ fn hand_out(in_flight: &InFlight, mut message: Message) {
         let answer = wire::answer_from_message(message);
         return in_flight.answer(correlation_id.as_deref(), answer);
     }
+    if message.body.len() > MAX_BATCH_LEN {
+        let len = message.body.len();
+        debug!(
+            len,
+            "a batch of replies was dropped: it is longer than {MAX_BATCH_LEN} bytes"
+        );
+        return in_flight.malformed();
+    }
     match wire::replies_of(&message.body) {
         Ok((taken, replies)) => {
             let answers = replies.map(|reply| {
@@ -216,7 +241,8 @@ fn hand_out(in_flight: &InFlight, mut message: Message) {
             in_flight.answer_all(answers, taken);
         }
         Err(error) => {
-            debug!(%error, "a batch of replies could not be read");
+            let error = error.to_string();
+            debug!(error, "a batch of replies could not be read");
             in_flight.malformed();
         }
     }
@@ -252,4 +278,76 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
     RpcError::new(kind, message)
         .with_source(error)
         .not_executed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::transport::{Content, Delivery};
+    use crate::wire::Batch;
+
+    fn reply(correlation_id: &str, len: usize) -> Message {
+        Message::from(Content {
+            correlation_id: Some(correlation_id.into()),
+            content_type: Some("application/msgpack".into()),
+            body: vec![0xc0; len].into(),
+            ..Content::default()
+        })
+    }
+
+    fn batch(ids: impl Iterator<Item = String>, len: usize) -> Message {
+        let mut batch = Batch::new(1, 1);
+        for id in ids {
+            batch.push(&reply(&id, len)).unwrap();
+        }
+        batch.into_message()
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_longer_than_any_server_makes_it_is_dropped() {
+        let dropped = Arc::new(DropCounter::default());
+        let in_flight = Arc::new(InFlight::new(dropped.clone()));
+        let mut waiter = in_flight.register(None).unwrap();
+        let ids = || std::iter::repeat_n(waiter.correlation_id().to_string(), 200);
+        let long = batch(ids(), 8 << 10);
+        assert!(long.body.len() > MAX_BATCH_LEN);
+        hand_out(&in_flight, long);
+        assert_eq!(dropped.read().malformed, 1);
+        let short = batch(ids(), 1);
+        hand_out(&in_flight, short);
+        assert_eq!(&waiter.answer().await.unwrap().body[..], [0xc0]);
+        let counted = dropped.read();
+        assert_eq!((counted.malformed, counted.late), (1, 199));
+    }
+
+    /// How many replies of that length are handed out before another task has its turn.
+    async fn handed_out_at_once(len: usize) -> usize {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = taken.clone();
+        let flood = futures_util::stream::repeat_with(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Delivery {
+                tag: 0,
+                redelivered: false,
+                message: reply("1", len),
+            })
+        });
+        let in_flight = Arc::new(InFlight::new(Arc::default()));
+        let (_returned, returns) = mpsc::unbounded_channel();
+        let receiving = Task::spawn(receive(in_flight, flood.boxed(), returns));
+        let other = tokio::spawn(async move { taken.load(Ordering::Relaxed) });
+        let taken = other.await.unwrap();
+        drop(receiving);
+        taken
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_replies_leaves_other_tasks_their_turn() {
+        let short = handed_out_at_once(10).await;
+        assert!((2..1_000).contains(&short), "{short}");
+        let long = handed_out_at_once(TURN / 2).await;
+        assert_eq!(long, 2);
+    }
 }

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::StreamExt;
+use tokio::task::coop::cooperative;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -100,10 +101,11 @@ impl Calls {
 
     /// Hears notices until the channel is lost.
     pub(super) async fn listen(self, mut notices: Deliveries) {
-        while let Some(Ok(delivery)) = notices.next().await {
+        // Leaves off now and then, so that a flood of them does not keep the runtime from other work.
+        while let Some(Ok(delivery)) = cooperative(notices.next()).await {
             match CancelNotice::from_message(&delivery.message) {
                 Some(notice) => self.cancel(notice),
-                None => debug!("a notice that makes no sense was ignored"),
+                None => debug!("a notice that makes no sense or names too many calls was ignored"),
             }
         }
     }
@@ -120,14 +122,15 @@ impl Calls {
 
 impl Table {
     fn expect(&mut self, id: CallId, deadline: Instant) {
+        if !self.expected.insert(id) {
+            return;
+        }
         if self.deadlines.len() >= MAX_EXPECTED
             && let Some((_, oldest)) = self.deadlines.pop_front()
         {
             self.expected.remove(&oldest);
         }
-        if self.expected.insert(id) {
-            self.deadlines.push_back((deadline, id));
-        }
+        self.deadlines.push_back((deadline, id));
     }
 
     /// Forgets those whose deadlines have passed, as far as they come first.
@@ -159,7 +162,8 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::Content;
+    use crate::transport::{Content, Delivery};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     fn message(correlation_id: &str) -> Message {
@@ -214,6 +218,31 @@ mod tests {
         assert_eq!(calls.table().expected.len(), MAX_EXPECTED);
         assert!(!calls.register(&message("0")).cancellation.is_cancelled());
         assert!(calls.register(&message("1")).cancellation.is_cancelled());
+        let newest = MAX_EXPECTED.to_string();
+        for _ in 0..10 {
+            calls.cancel(notice("replies", &newest, SECOND));
+        }
+        let remembered = calls.register(&message("1")).cancellation.is_cancelled();
+        assert!(remembered, "one that is named again takes no place");
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_notices_leaves_other_tasks_their_turn() {
+        const NOTICES: usize = 10_000;
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = taken.clone();
+        let flood = futures_util::stream::repeat_with(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Delivery {
+                tag: 0,
+                redelivered: false,
+                message: Message::default(),
+            })
+        });
+        let listening = tokio::spawn(Calls::default().listen(flood.take(NOTICES).boxed()));
+        let other = tokio::spawn(async move { taken.load(Ordering::Relaxed) });
+        assert!(other.await.unwrap() < NOTICES / 10);
+        listening.await.unwrap();
     }
 
     #[test]

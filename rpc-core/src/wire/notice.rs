@@ -29,6 +29,12 @@ pub(crate) struct CancelNotice {
 }
 
 impl CancelNotice {
+    /// How many calls one notice names at most.
+    pub(crate) const MAX_CALLS: usize = 256;
+
+    /// The longest body: that many ids, each as long as AMQP has them and with its length, and how many they are.
+    const MAX_LEN: usize = Self::MAX_CALLS * (2 + 255) + 5;
+
     pub(crate) fn into_message(self) -> Message {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         Message::from(Content {
@@ -45,14 +51,19 @@ impl CancelNotice {
         })
     }
 
-    /// `None` if it is something else, or broken.
+    /// `None` if it is something else, or broken, or names too many calls.
     pub(crate) fn from_message(message: &Message) -> Option<Self> {
-        if message.kind.as_deref() != Some(CANCEL) {
+        if message.kind.as_deref() != Some(CANCEL) || message.body.len() > Self::MAX_LEN {
+            return None;
+        }
+        // Borrowed until it is known how many they are.
+        let ids: Vec<&str> = codec::decode_message_pack(&message.body).ok()?;
+        if ids.len() > Self::MAX_CALLS {
             return None;
         }
         Some(Self {
             reply_to: message.reply_to.clone()?,
-            correlation_ids: codec::decode(&message.body, ContentType::MessagePack).ok()?,
+            correlation_ids: ids.into_iter().map(str::to_owned).collect(),
             deadline: deadline(message.deadline, None)?,
         })
     }
@@ -78,6 +89,30 @@ mod tests {
         // The wall clock does not stand still.
         assert_eq!(notice(received.deadline), received);
         assert!(deadline - received.deadline < Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_notice_names_no_more_calls_than_a_client_puts_into_one() {
+        let naming = |ids: Vec<String>| {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let notice = CancelNotice {
+                reply_to: "replies".into(),
+                correlation_ids: ids,
+                deadline,
+            };
+            CancelNotice::from_message(&notice.into_message())
+        };
+        let longest = "x".repeat(255);
+        let most = naming(vec![longest.clone(); CancelNotice::MAX_CALLS]);
+        assert_eq!(
+            most.map(|notice| notice.correlation_ids.len()),
+            Some(CancelNotice::MAX_CALLS)
+        );
+        assert_eq!(
+            naming(vec![String::new(); CancelNotice::MAX_CALLS + 1]),
+            None
+        );
+        assert_eq!(naming(vec!["x".repeat(1 << 20)]), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
+use super::intake::Intake;
 use super::properties::{short, to_message, to_table};
 use super::publisher::{self, Address, Line, Publish, Waiting, closed};
 use super::refused_or_lost;
@@ -36,6 +37,8 @@ pub(super) struct AmqpChannel {
     line: Arc<Line>,
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
+    /// The connection's.
+    intake: Arc<Intake>,
     mode: ChannelMode,
     /// What was negotiated for the connection.
     frame_max: usize,
@@ -49,6 +52,7 @@ impl AmqpChannel {
     pub(super) async fn open(
         connection: &lapin::Connection,
         mode: ChannelMode,
+        intake: Arc<Intake>,
         direct_replies: Option<Arc<DirectReplies>>,
     ) -> Result<Self, TransportError> {
         let channel = connection.create_channel().await.map_err(refused_or_lost)?;
@@ -69,6 +73,7 @@ impl AmqpChannel {
         Ok(Self {
             line,
             direct_replies,
+            intake,
             mode,
             frame_max: frame_max.try_into().unwrap_or(usize::MAX),
             queued,
@@ -110,16 +115,10 @@ impl AmqpChannel {
             )
             .await
             .map_err(refused_or_lost)?;
-        Ok(deliveries
-            .map(|delivery| {
-                let delivery = delivery.map_err(refused_or_lost)?;
-                Ok(Delivery {
-                    tag: delivery.delivery_tag,
-                    redelivered: delivery.redelivered,
-                    message: to_message(&delivery.properties, delivery.data),
-                })
-            })
-            .boxed())
+        Ok(match acknowledge {
+            Acknowledge::None => self.intake.taking(deliveries).map(read).boxed(),
+            Acknowledge::Each { .. } => deliveries.map(read).boxed(),
+        })
     }
 
     async fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
@@ -289,17 +288,21 @@ impl Channel for AmqpChannel {
         async move {
             let mut publishes = Vec::with_capacity(replies.len());
             for Reply { queue, message } in replies {
-                let sent = match &self.direct_replies {
-                    Some(direct_replies) if direct::is_direct(&queue) => {
-                        direct_replies.publish(queue, message).await
+                if let Some(direct_replies) = &self.direct_replies
+                    && direct::is_direct(&queue)
+                {
+                    direct_replies.send(queue, message).await;
+                    continue;
+                }
+                let publish = Address::queue(queue, false)
+                    .and_then(|address| self.publish_of(address, message, None));
+                match publish {
+                    Ok(publish) => publishes.push(publish),
+                    // Whatever became of it: the next server would fare no better.
+                    Err(error) => {
+                        let error = error.to_string();
+                        warn!(error, "a reply could not be sent");
                     }
-                    _ => Address::queue(queue, false)
-                        .and_then(|address| self.publish_of(address, message, None))
-                        .map(|publish| publishes.push(publish)),
-                };
-                // Whatever became of it: the next server would fare no better.
-                if let Err(error) = sent {
-                    warn!(%error, "a reply could not be sent");
                 }
             }
             if let Err(error) = self.line.write_all(&mut publishes).await {
@@ -370,6 +373,16 @@ impl Channel for AmqpChannel {
             .take()
             .unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
+}
+
+/// A delivery of lapin as the contract has it.
+fn read(delivery: lapin::Result<lapin::message::Delivery>) -> Result<Delivery, TransportError> {
+    let delivery = delivery.map_err(refused_or_lost)?;
+    Ok(Delivery {
+        tag: delivery.delivery_tag,
+        redelivered: delivery.redelivered,
+        message: to_message(&delivery.properties, delivery.data),
+    })
 }
 
 fn queue_name(queue: &str) -> Result<ShortString, TransportError> {

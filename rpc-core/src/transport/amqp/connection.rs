@@ -18,6 +18,7 @@ use tracing::debug;
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
 use super::guard::{self, GuardedStream};
+use super::intake::Intake;
 use super::url::Endpoint;
 use super::{cause, within_limit};
 use crate::error::OpenError;
@@ -35,7 +36,11 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    pub(super) async fn connect(&self) -> Result<lapin::Connection, OpenError> {
+    /// Opens a connection that reads no faster than the consumers of `intake` take what they get.
+    pub(super) async fn connect(
+        &self,
+        intake: &Arc<Intake>,
+    ) -> Result<lapin::Connection, OpenError> {
         let limit = self.endpoint.timeout();
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.as_str().into())
@@ -52,7 +57,7 @@ impl Login {
             let stream = endpoint
                 .connect_with_config_async(tls.as_ref(), &runtime)
                 .await?;
-            let guarded = GuardedStream::new(stream, endpoint.query.frame_max);
+            let guarded = GuardedStream::new(stream, endpoint.query.frame_max).for_intake(intake);
             let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
             let connected = async move |_, _| {
                 let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -140,10 +145,11 @@ impl AmqpTransport {
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
-            match login.connect().await {
+            let intake = Arc::default();
+            match login.connect(&intake).await {
                 Ok(connection) => {
                     self.next.store(index, Ordering::Relaxed);
-                    return Ok(Arc::new(AmqpLink::new(connection, login.clone())));
+                    return Ok(Arc::new(AmqpLink::new(connection, intake, login.clone())));
                 }
                 Err(error) => {
                     debug!(%error, "an endpoint was not reached");
@@ -164,16 +170,18 @@ impl Transport for AmqpTransport {
 /// A connection to RabbitMQ.
 struct AmqpLink {
     connection: Arc<lapin::Connection>,
+    intake: Arc<Intake>,
     direct_replies: Arc<DirectReplies>,
     status: watch::Receiver<LinkStatus>,
     _watcher: Task,
 }
 
 impl AmqpLink {
-    fn new(connection: lapin::Connection, login: Login) -> Self {
+    fn new(connection: lapin::Connection, intake: Arc<Intake>, login: Login) -> Self {
         let connection = Arc::new(connection);
         let (report, status) = watch::channel(LinkStatus::Up);
         Self {
+            intake,
             direct_replies: Arc::new(DirectReplies::new(login)),
             _watcher: Task::spawn(watch_link(connection.clone(), report)),
             connection,
@@ -219,9 +227,9 @@ impl Link for AmqpLink {
         mode: ChannelMode,
     ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>> {
         async move {
-            let channel =
-                AmqpChannel::open(&self.connection, mode, Some(self.direct_replies.clone()))
-                    .await?;
+            let intake = self.intake.clone();
+            let direct_replies = Some(self.direct_replies.clone());
+            let channel = AmqpChannel::open(&self.connection, mode, intake, direct_replies).await?;
             Ok(Arc::new(channel) as Arc<dyn Channel>)
         }
         .boxed()

@@ -8,6 +8,7 @@ mod confirms;
 mod connection;
 mod direct;
 mod guard;
+mod intake;
 mod properties;
 mod publisher;
 mod returns;

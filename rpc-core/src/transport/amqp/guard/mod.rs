@@ -23,17 +23,20 @@ mod text;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
 use self::filter::Filter;
 pub(super) use self::reactor::runtime;
+use super::intake::{Intake, Reading};
 
 /// A stream from a broker, and to it, that reads what lapin can.
 pub(super) struct GuardedStream<S> {
     stream: S,
     filter: Filter,
+    reading: Reading,
 }
 
 impl<S> GuardedStream<S> {
@@ -42,7 +45,14 @@ impl<S> GuardedStream<S> {
         Self {
             stream,
             filter: Filter::new(frame_max),
+            reading: Reading::default(),
         }
+    }
+
+    /// Reads no faster than consumers take what they get.
+    pub(super) fn for_intake(mut self, intake: &Arc<Intake>) -> Self {
+        self.reading = intake.reading();
+        self
     }
 }
 
@@ -52,7 +62,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, filter } = self.get_mut();
+        let Self {
+            stream,
+            filter,
+            reading,
+        } = self.get_mut();
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -61,11 +75,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
             if read > 0 {
                 return Poll::Ready(Ok(read));
             }
+            ready!(reading.poll_room(cx));
             let received = ready!(Pin::new(&mut *stream).poll_read(cx, filter.room()))?;
             if received == 0 {
                 return Poll::Ready(Ok(0)); // The end, and the beginning of a frame is of no use.
             }
             filter.received(received);
+            reading.add(received);
         }
     }
 }

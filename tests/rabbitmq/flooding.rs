@@ -1,0 +1,213 @@
+//! Floods of junk beside honest calls.
+
+use std::time::{Duration, Instant};
+
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
+use rpc_core::Connection;
+use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::{eventually, unique_queue};
+
+use super::peer::{DIRECT_REPLY_TO, Peer, parts};
+use super::{AdderClient, serve};
+
+/// The digits of Base64.
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn encode(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bytes = [0, 1, 2].map(|at| three.get(at).copied().map_or(0, u32::from));
+        let bits = bytes[0] << 16 | bytes[1] << 8 | bytes[2];
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            let is_padding = digit > three.len();
+            text.push(if is_padding {
+                '='
+            } else {
+                DIGITS[value as usize].into()
+            });
+        }
+    }
+    text
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in text.trim_end_matches('=').bytes() {
+        let value = DIGITS.iter().position(|known| *known == digit).unwrap();
+        bits = bits << 6 | u32::try_from(value).unwrap();
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
+/// A direct reply-to address that the broker has made, in its parts.
+struct Address {
+    /// An Erlang process id: its node's name, and three numbers.
+    node: String,
+    numbers: [u32; 3],
+    key: String,
+}
+
+impl Address {
+    /// That of a caller.
+    async fn of(caller: &Peer, node: &Node) -> Self {
+        let mut other = Peer::with_queue(node).await;
+        caller
+            .request(&other.queue, BasicProperties::default(), b"")
+            .await;
+        let request = other.receive().await;
+        let address = request.properties.reply_to().clone().unwrap().to_string();
+        let (process, key) = address
+            .strip_prefix(DIRECT_REPLY_TO)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .and_then(|rest| rest.split_once('.'))
+            .unwrap();
+        let process = decode(process);
+        let (name, numbers) = process[5..].split_at(process.len() - 5 - 12);
+        let number = |at| u32::from_be_bytes(numbers[at..at + 4].try_into().unwrap());
+        let made = Self {
+            node: String::from_utf8(name.to_vec()).unwrap(),
+            numbers: [number(0), number(4), number(8)],
+            key: key.to_owned(),
+        };
+        assert_eq!(made.text(), address);
+        made
+    }
+
+    fn text(&self) -> String {
+        let mut process = vec![131, 88, 118, 0, u8::try_from(self.node.len()).unwrap()];
+        process.extend(self.node.as_bytes());
+        for number in self.numbers {
+            process.extend(number.to_be_bytes());
+        }
+        format!("{DIRECT_REPLY_TO}.{}.{}", encode(&process), self.key)
+    }
+
+    /// One that differs in its node.
+    fn elsewhere(&self, node: usize) -> String {
+        let [number, serial, creation] = self.numbers;
+        let forged = Self {
+            node: format!("reply@{node}"),
+            numbers: [number, serial, creation],
+            key: self.key.clone(),
+        };
+        forged.text()
+    }
+
+    /// Others, which the broker ignores or refuses.
+    fn altered(&self, n: u32) -> [String; 4] {
+        let [number, serial, creation] = self.numbers;
+        let altered = |numbers, key: &str| {
+            let forged = Self {
+                node: self.node.clone(),
+                numbers,
+                key: key.to_owned(),
+            };
+            forged.text()
+        };
+        [
+            altered(self.numbers, &encode(&n.to_be_bytes())),
+            altered([number + 1 + n, serial, creation], &self.key),
+            altered([number | 1 << 28, serial, creation], &self.key),
+            altered([number, serial + (1 << 13) + n, creation], &self.key),
+        ]
+    }
+}
+
+fn add() -> BasicProperties {
+    BasicProperties::default()
+        .with_type("add".into())
+        .with_content_type("application/json".into())
+}
+
+#[tokio::test]
+async fn forged_direct_reply_to_addresses_hold_up_nobody() {
+    const BURST: usize = 500;
+    const A_SECOND: usize = 105;
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("forged");
+    let _server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let mut honest = Peer::with_direct_replies(node).await;
+    let address = Address::of(&honest, node).await;
+    assert_eq!(parts(&honest.call(&queue, add(), b"[1, 1]").await).1, "2");
+
+    let attacker = Peer::with_queue(node).await;
+    let attack = async |forged: String| {
+        let properties = add().with_reply_to(forged.into());
+        attacker.publish(&queue, properties, b"[1, 2]").await;
+    };
+    for n in 0..BURST {
+        attack(address.elsewhere(n)).await;
+    }
+    for n in 0..50 {
+        for forged in address.altered(n) {
+            attack(forged).await;
+        }
+    }
+    let mut slowest = Duration::ZERO;
+    for n in 0..3 * A_SECOND {
+        attack(address.elsewhere(BURST + n)).await;
+        let begun = Instant::now();
+        assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+        if n % 10 == 0 {
+            let reply = honest.call(&queue, add(), b"[1, 3]").await;
+            assert_eq!(parts(&reply).1, "4");
+        }
+        slowest = slowest.max(begun.elapsed());
+        tokio::time::sleep_until((begun + Duration::from_secs(1) / A_SECOND as u32).into()).await;
+    }
+    println!("the slowest honest call took {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    eventually("every request is settled", async || {
+        let left = node.queue(&queue).await?;
+        (left.messages == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("forged");
+    let _server = serve(&connection, &queue).await;
+    let mut honest = Peer::with_direct_replies(node).await;
+    let address = Address::of(&honest, node).await;
+    let attacker = Peer::with_queue(node).await;
+    for n in 0..500 {
+        let properties = add().with_reply_to(address.elsewhere(n).into());
+        attacker.publish(&queue, properties, b"[1, 2]").await;
+    }
+    // Nothing says when the server would answer, so the caller tries again, as it would.
+    let begun = Instant::now();
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let channel = honest.channel.clone();
+    let asking = async {
+        loop {
+            let to = (ShortString::default(), queue.as_str().into());
+            let properties = add().with_reply_to(DIRECT_REPLY_TO.into());
+            let options = BasicPublishOptions::default();
+            let published = channel.basic_publish(to.0, to.1, options, b"[1, 3]", properties);
+            published.await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let first = tokio::select! {
+        reply = honest.receive() => reply,
+        () = asking => unreachable!(),
+    };
+    assert_eq!(parts(&first).1, "4");
+    println!("answered after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
