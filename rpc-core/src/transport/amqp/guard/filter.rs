@@ -66,7 +66,6 @@ enum Returned {
 /// What becomes of the bytes that follow.
 enum Fate {
     Pass(usize),
-    Drop(usize),
     Replace(usize, Vec<u8>),
 }
 
@@ -132,26 +131,23 @@ impl Filter {
 
     /// Looks at what follows until something is not to be handed out as it is, or has not arrived.
     fn scan(&mut self) -> io::Result<()> {
-        while let Some(fate) = match self.next() {
-            // In its turn: what comes before is handed out.
-            Err(_) if self.start < self.checked => None,
-            next => next?,
-        } {
-            match fate {
-                Fate::Pass(length) => {
+        loop {
+            match self.next() {
+                // In its turn: what comes before is handed out.
+                Err(_) if self.start < self.checked => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(None) => return Ok(()),
+                Ok(Some(Fate::Pass(length))) => {
                     self.checked += length;
                     self.resume = self.checked;
-                    continue;
                 }
-                Fate::Drop(length) => self.resume = self.checked + length,
-                Fate::Replace(length, instead) => {
+                Ok(Some(Fate::Replace(length, instead))) => {
                     self.resume = self.checked + length;
                     self.instead = instead;
+                    return Ok(());
                 }
             }
-            break;
         }
-        Ok(())
     }
 
     /// What becomes of what follows; `None` if it has not arrived.
@@ -181,13 +177,13 @@ impl Filter {
         }
         let channel = u16::from_be_bytes([high, low]);
         let payload = u32::from_be_bytes(*length);
-        let length = payload as usize + FRAMING;
         if payload > self.max_payload() {
-            let limit = self.frame_max;
+            let limit = self.max_payload();
             return Err(malformed(format!(
-                "a frame of {length} bytes, more than the {limit} that were agreed on"
+                "a frame with {payload} bytes, more than the {limit} that were agreed on"
             )));
         }
+        let length = payload as usize + FRAMING;
         if let METHOD | HEADER = kind {
             let is_complete = available.len() >= length;
             return is_complete
@@ -214,12 +210,18 @@ impl Filter {
         if part == rest && self.input[self.checked + part - 1] != END {
             return Err(unended());
         }
-        let (fate, ahead) = match self.ahead {
-            Ahead::Dropping(_) => (Fate::Drop(part), Ahead::Dropping(rest - part)),
-            _ => (Fate::Pass(part), Ahead::Passing(rest - part)),
+        let is_dropped = matches!(self.ahead, Ahead::Dropping(_));
+        self.ahead = match rest - part {
+            0 => Ahead::Frame,
+            rest if is_dropped => Ahead::Dropping(rest),
+            rest => Ahead::Passing(rest),
         };
-        self.ahead = if part == rest { Ahead::Frame } else { ahead };
-        Ok(Some(fate))
+        Ok(Some(match self.ahead {
+            _ if !is_dropped => Fate::Pass(part),
+            // A broker that sends frames sends no heartbeats, which lapin would miss.
+            Ahead::Frame => Fate::Replace(part, frame(HEARTBEAT, 0, &[])),
+            _ => Fate::Replace(part, Vec::new()),
+        }))
     }
 
     /// Mends a method or header frame that has arrived.

@@ -12,7 +12,7 @@ use super::frames::{frame, headers, measure, mutate, parse, random_header};
 const CASES: u64 = if cfg!(debug_assertions) {
     20_000
 } else {
-    400_000
+    100_000
 };
 
 /// What must hold of any frame. Tells what the parser made of it.

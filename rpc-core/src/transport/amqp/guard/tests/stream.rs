@@ -179,10 +179,13 @@ fn what_comes_before_a_broken_frame_is_read_before_the_error() {
             b"\x01\0\x01\0\0\0\x01x\xce".to_vec(),
             "a method frame that is too short",
         ),
-        (b"\x03\0\x01\0\x02\0\0".to_vec(), "a frame of 131080 bytes"),
+        (
+            b"\x03\0\x01\0\x02\0\0".to_vec(),
+            "a frame with 131072 bytes",
+        ),
         (
             b"\x02\0\x01\xff\xff\xff\xff".to_vec(),
-            "a frame of 4294967303 bytes",
+            "a frame with 4294967295 bytes",
         ),
     ] {
         for at_once in [1, 100] {
