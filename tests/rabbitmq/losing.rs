@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rpc_core::{Connection, ConnectionState, ErrorKind, Server};
-use rpc_tests::broker::Node;
+use rpc_tests::broker::{Direction, Node, Proxy};
 use rpc_tests::{eventually, unique_queue};
 
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
@@ -336,4 +336,30 @@ async fn a_server_stops_though_its_broker_takes_nothing_more() {
     serving.close().await;
     assert!(started.elapsed() < 4 * AT_ONCE, "{:?}", started.elapsed());
     calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_connection_that_a_firewall_has_forgotten_is_lost_though_the_broker_wants_no_heartbeats()
+{
+    let node = Node::builder().conf("heartbeat = 0").start().await;
+    let proxy = Proxy::start(node.port()).await;
+    let by_setting = Connection::builder(proxy.url()).heartbeat(Duration::from_secs(1));
+    let by_url = Connection::builder(proxy.url() + "?heartbeat=1");
+    for builder in [by_setting, by_url] {
+        let connection = builder.open().await.unwrap();
+        let mut state = connection.state();
+        // Not lost while the network works, however quiet: three times as long as silence is borne.
+        let quiet = Duration::from_secs(6);
+        let changed = tokio::time::timeout(quiet, state.changed()).await;
+        assert!(changed.is_err(), "{changed:?}");
+        proxy.blackhole(Direction::ToClient);
+        proxy.blackhole(Direction::ToBroker);
+        let lost = tokio::time::timeout(AT_ONCE, state.changed()).await;
+        assert!(
+            matches!(lost, Ok(Some(ConnectionState::Reconnecting { .. }))),
+            "{lost:?}"
+        );
+        proxy.lift_blackholes();
+        assert_eq!(state.changed().await, Some(ConnectionState::Connected));
+    }
 }

@@ -38,8 +38,8 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 /// and are lengthened at random, to twice that at most. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
 /// [`state`](Self::state) tells.
 ///
-/// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default: what the
-/// broker suggests, RabbitMQ's is 60), `connection_timeout` in milliseconds for connecting and logging in together
+/// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default 30, at
+/// most 45, see [`ConnectionBuilder::heartbeat`]), `connection_timeout` in milliseconds for connecting and logging in together
 /// (default 10,000), `frame_max`, `channel_max`, `auth_mechanism`. URLs follow
 /// <https://www.rabbitmq.com/docs/uri-spec>.
 #[derive(Clone)]
@@ -89,6 +89,7 @@ impl Connection {
             name: None,
             wait: Duration::ZERO,
             root_certificates: None,
+            heartbeat: None,
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
         }
     }
@@ -228,6 +229,7 @@ pub struct ConnectionBuilder {
     name: Option<String>,
     wait: Duration,
     root_certificates: Option<String>,
+    heartbeat: Option<Duration>,
     max_message_size: usize,
 }
 
@@ -269,6 +271,19 @@ impl ConnectionBuilder {
         self
     }
 
+    /// The longest time for which the broker and the program tell each other nothing, in whole seconds, rounded up. A
+    /// connection on which nothing arrives for two such intervals is lost, which is noticed half an interval later at most.
+    ///
+    /// Default: 30 seconds, so that a dead connection is noticed within 75 seconds, or what the URL says: `heartbeat=10`.
+    /// There, 0 means the default, and more than 45 means 45, so that it is always noticed within 2 minutes. A broker may
+    /// ask for shorter intervals, never for longer ones. This setting goes before the URL's and has no upper limit. Zero
+    /// leaves it to the broker: if that does not want heartbeats either, a connection that a firewall has forgotten looks
+    /// like an idle one, and a server on it is deaf until it is restarted.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
     /// The largest body, in bytes, of a request or a reply sent on this connection. Default: 16 MiB, RabbitMQ 4's own limit
     /// (`max_message_size`, <https://www.rabbitmq.com/docs/configure>).
     ///
@@ -294,7 +309,8 @@ impl ConnectionBuilder {
         if name.len() > 255 {
             return Err(OpenError::InvalidName);
         }
-        let (transport, place) = transport(self.urls, &name, self.root_certificates)?;
+        let (transport, place) =
+            transport(self.urls, &name, self.root_certificates, self.heartbeat)?;
         metrics::describe();
         let link = connect_within(&*transport, self.wait).await?;
         Ok(Connection(Arc::new(Inner {
@@ -314,16 +330,22 @@ fn transport(
     urls: Vec<String>,
     name: &str,
     root_certificates: Option<String>,
+    heartbeat: Option<Duration>,
 ) -> Result<(Arc<dyn Transport>, String), OpenError> {
     if let [url] = &urls[..]
         && let Some(broker) = url.strip_prefix("memory:")
     {
         return Ok((Arc::new(MemoryTransport(Broker::open(broker))), url.clone()));
     }
-    let endpoints = urls
+    let mut endpoints = urls
         .iter()
         .map(|url| Endpoint::parse(url))
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(interval) = heartbeat {
+        for endpoint in &mut endpoints {
+            endpoint.set_heartbeat(interval);
+        }
+    }
     let place = endpoints
         .iter()
         .map(ToString::to_string)

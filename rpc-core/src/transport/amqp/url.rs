@@ -10,6 +10,13 @@ use crate::error::OpenError;
 /// How long connecting and the AMQP handshake may take together, unless the URL says otherwise.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Seconds between two signs of life, unless the URL or the program says otherwise. lapin gives a connection up on which nothing
+/// has arrived for two intervals, and looks every half interval.
+const HEARTBEAT: u16 = 30;
+
+/// The most that a URL can ask for: a dead connection is to be noticed within two minutes.
+const MAX_HEARTBEAT: u16 = 45;
+
 /// The options that a URL may carry (<https://www.rabbitmq.com/docs/uri-query-parameters>).
 ///
 /// lapin ignores every other one. We do not: a misspelt `heartbeat` or an ignored `verify` is a bad surprise.
@@ -60,7 +67,18 @@ impl Endpoint {
         if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "tls") {
             return invalid("amqps:// needs the feature `tls` of rpc-core".to_owned());
         }
+        uri.query.heartbeat = Some(match uri.query.heartbeat {
+            None | Some(0) => HEARTBEAT,
+            Some(seconds) => seconds.min(MAX_HEARTBEAT),
+        });
         Ok(Self { uri })
+    }
+
+    /// Sets the time between two signs of life, whatever the URL says. Zero leaves it to the broker.
+    pub(crate) fn set_heartbeat(&mut self, interval: Duration) {
+        let begun = u64::from(interval.subsec_nanos() > 0);
+        let seconds = interval.as_secs().saturating_add(begun);
+        self.uri.query.heartbeat = Some(seconds.try_into().unwrap_or(u16::MAX));
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -162,5 +180,38 @@ mod tests {
             Endpoint::parse("amqp://broker/?heartbeat=5&connection_timeout=250").unwrap();
         assert_eq!(endpoint.timeout(), Duration::from_millis(250));
         assert_eq!(endpoint.uri.query.heartbeat, Some(5));
+    }
+
+    #[test]
+    fn a_url_does_not_switch_heartbeats_off() {
+        for (query, seconds) in [
+            ("", 30),
+            ("?heartbeat=0", 30),
+            ("?heartbeat=1", 1),
+            ("?heartbeat=45", 45),
+            ("?heartbeat=46", 45),
+            ("?heartbeat=65535", 45),
+        ] {
+            let endpoint = Endpoint::parse(&format!("amqp://broker/{query}")).unwrap();
+            assert_eq!(endpoint.uri.query.heartbeat, Some(seconds), "{query}");
+            // Silence of two intervals, noticed half an interval later at most.
+            assert!(u64::from(seconds) * 5 / 2 < 120);
+        }
+    }
+
+    #[test]
+    fn the_program_decides_on_heartbeats_if_it_does() {
+        let mut endpoint = Endpoint::parse("amqp://broker/?heartbeat=5").unwrap();
+        for (interval, seconds) in [
+            (Duration::ZERO, 0),
+            (Duration::from_millis(1), 1),
+            (Duration::from_secs(7), 7),
+            (Duration::from_millis(7_001), 8),
+            (Duration::from_secs(600), 600),
+            (Duration::MAX, u16::MAX),
+        ] {
+            endpoint.set_heartbeat(interval);
+            assert_eq!(endpoint.uri.query.heartbeat, Some(seconds));
+        }
     }
 }
