@@ -7,6 +7,8 @@ mod connecting;
 mod flooding;
 #[path = "rabbitmq/guarantees.rs"]
 mod guarantees;
+#[path = "rabbitmq/hostile_headers.rs"]
+mod hostile_headers;
 #[path = "rabbitmq/losing.rs"]
 mod losing;
 #[path = "rabbitmq/peer.rs"]

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub mod broker;
 #[cfg(feature = "broker")]
 pub mod program;
+#[cfg(feature = "broker")]
+pub mod raw;
 // pub mod suite;
 
 /// A name nobody else has, on this machine and in this run: `prefix-` and some digits.

@@ -1,0 +1,170 @@
+//! Messages that lapin's parser cannot read: one is not to hurt other callers, wherever it is sent to.
+
+use futures_util::FutureExt;
+use rpc_core::{Connection, ConnectionState, ServerHandle, StateWatch};
+use rpc_tests::broker::Node;
+use rpc_tests::raw::{RawProperties, RawPublisher, long, nested_arrays, nested_tables, table};
+use rpc_tests::{eventually, unique_queue};
+
+use super::peer::Peer;
+use super::{AdderClient, serve};
+
+/// What is wrong with a message, and its properties. RabbitMQ itself looks only at routing keys. Each is a request that would be good otherwise.
+fn hostile_messages(reply_to: &str) -> Vec<(&'static str, RawProperties)> {
+    let good = RawProperties {
+        content_type: Some(b"application/json".to_vec()),
+        correlation_id: Some(b"hostile".to_vec()),
+        reply_to: Some(reply_to.as_bytes().to_vec()),
+        kind: Some(b"add".to_vec()),
+        ..RawProperties::default()
+    };
+    let with = |change: &dyn Fn(&mut RawProperties)| {
+        let mut properties = good.clone();
+        change(&mut properties);
+        properties
+    };
+    let with_headers = |entries: &[(&[u8], Vec<u8>)]| {
+        with(&|properties| properties.headers = Some(table(entries)))
+    };
+    let number = || vec![b'b', 1];
+    let nested_key = [b"F", &table(&[(b"k\xff", number())])[..]].concat();
+    let many = [b"A", &long(&b"V".repeat(100_000))[..]].concat();
+    let bad = || Some(b"bad \xff\xc3(".to_vec());
+    vec![
+        (
+            "nested arrays",
+            with_headers(&[(b"h", nested_arrays(2_160))]),
+        ),
+        (
+            "nested tables",
+            with_headers(&[(b"h", nested_tables(1_964))]),
+        ),
+        ("many values", with_headers(&[(b"h", many)])),
+        ("a key", with_headers(&[(b"k\xff", number())])),
+        ("a nested key", with_headers(&[(b"h", nested_key)])),
+        ("the content type", with(&|it| it.content_type = bad())),
+        (
+            "the content encoding",
+            with(&|it| it.content_encoding = bad()),
+        ),
+        ("the correlation id", with(&|it| it.correlation_id = bad())),
+        ("the message id", with(&|it| it.message_id = bad())),
+        ("the type", with(&|it| it.kind = bad())),
+        ("the app id", with(&|it| it.app_id = bad())),
+        // Not answered, of course.
+        ("reply to", with(&|it| it.reply_to = bad())),
+    ]
+}
+
+const REQUEST: &[u8] = b"[40, 2]";
+
+/// A service, a client of it, and one who means harm.
+struct Scene {
+    node: Node,
+    queue: String,
+    adder: AdderClient,
+    states: [StateWatch; 2],
+    raw: RawPublisher,
+    victim: Peer,
+    _connections: [Connection; 2],
+    _server: ServerHandle,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let node = Node::start().await;
+        let queue = unique_queue("hostile");
+        let connections = [
+            Connection::open(&node.url()).await.unwrap(),
+            Connection::open(&node.url()).await.unwrap(),
+        ];
+        let [serving, calling] = &connections;
+        let server = serve(serving, &queue).await;
+        let adder = AdderClient::new(calling.client()).with_queue(&queue);
+        assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+        Self {
+            states: [serving.state(), calling.state()],
+            raw: RawPublisher::connect(&node).await,
+            victim: Peer::with_queue(&node).await,
+            node,
+            queue,
+            adder,
+            _connections: connections,
+            _server: server,
+        }
+    }
+
+    async fn goes_on(&mut self, what: &str) {
+        for n in 0..10 {
+            let sum = self.adder.add(n, 1).await;
+            assert_eq!(sum.unwrap_or_else(|error| panic!("{what}: {error}")), n + 1);
+        }
+        for state in &mut self.states {
+            assert_eq!(state.changed().now_or_never(), None, "{what}");
+            assert_eq!(state.current(), ConnectionState::Connected, "{what}");
+        }
+    }
+
+    async fn nothing_is_left(&self) {
+        eventually("every request is settled", async || {
+            let queues = self.node.census().await?.queues;
+            let queue = queues.iter().find(|counted| counted.name == self.queue)?;
+            (queue.ready + queue.unacknowledged == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Sends each message to each place where an attacker might.
+async fn hostile_messages_hurt_nobody() {
+    let mut scene = Scene::set().await;
+    let queue = scene.queue.clone().into_bytes();
+    let reply_queue = {
+        let queues = scene.node.census().await.unwrap().queues;
+        let mut names = queues.into_iter().map(|queue| queue.name);
+        names.find(|name| name.starts_with("rpc.reply.")).unwrap()
+    };
+    let notices = format!("rpc.cancel.{}", scene.queue);
+
+    for (what, properties) in hostile_messages(&scene.victim.queue) {
+        // To the service, which answers what it can.
+        scene.raw.publish(b"", &queue, &properties, REQUEST).await;
+        if what != "reply to" {
+            let reply = scene.victim.receive().await;
+            let id = reply.properties.correlation_id().as_ref().unwrap();
+            let expected = match what {
+                "the correlation id" => "bad ??(",
+                _ => "hostile",
+            };
+            assert_eq!(id.as_str(), expected, "{what}");
+            let kind = reply.properties.kind().as_ref().unwrap().as_str();
+            assert!(kind == "fault" || reply.data == b"42", "{what}: {reply:?}");
+        }
+        scene.goes_on(what).await;
+
+        // To the client, as an answer that it does not wait for.
+        let replies = reply_queue.as_bytes();
+        scene.raw.publish(b"", replies, &properties, b"42").await;
+        scene.goes_on(what).await;
+
+        // To all servers of the service, as a notice.
+        let key = notices.as_bytes();
+        scene
+            .raw
+            .publish(b"amq.direct", key, &properties, b"x")
+            .await;
+        scene.goes_on(what).await;
+    }
+
+    scene.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn messages_that_lapin_cannot_read_hurt_nobody_on_one_thread() {
+    hostile_messages_hurt_nobody().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_lapin_cannot_read_hurt_nobody_on_several_threads() {
+    hostile_messages_hurt_nobody().await;
+}
