@@ -17,6 +17,8 @@ mod peer;
 mod protocol;
 #[path = "rabbitmq/strangers.rs"]
 mod strangers;
+#[path = "rabbitmq/secrets.rs"]
+mod secrets;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 
