@@ -6,6 +6,10 @@
 //!   fault that a server answers with. A program sees them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No
 //!   log, `Debug` output or error holds a password. What a handler's panic said is logged within the span of its request, besides what
 //!   Rust's panic hook prints.
+//!   lapin, the AMQP client below, logs as an error what a broker refuses, though this crate often goes on and reports by itself what
+//!   matters; the filter `lapin=off` leaves that out. **At `TRACE`, lapin prints what it sends and receives**: the login with the
+//!   password (target `lapin::io_loop`), headers and bodies (`lapin::channels`). Use a filter such as `trace,lapin=info` for more than
+//!   a look.
 //! - **Traces**: each call has a span on the client's side and one on the server's, its child, joined by the W3C headers
 //!   `traceparent` and `tracestate`. With the feature `opentelemetry` they are OpenTelemetry's: `examples/tracing.rs`.
 //! - **Metrics**, with the feature `metrics`, go to the facade of that name: `examples/metrics.rs` shows them as a Prometheus page.
