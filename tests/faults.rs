@@ -39,6 +39,8 @@ mod peers;
 mod programs;
 #[path = "faults/queues.rs"]
 mod queues;
+#[path = "faults/red_team.rs"]
+mod red_team;
 #[path = "faults/service.rs"]
 mod service;
 #[path = "faults/verdict.rs"]
@@ -82,6 +84,8 @@ const SCENARIOS: &[Scenario] = scenarios![
     queues::deletes_the_request_queue,
     queues::deletes_the_reply_queues,
     hostile::sends_hostile_requests,
+    red_team::attacks_servers,
+    red_team::attacks_clients,
     peers::kills_servers_while_another_serves,
     peers::stops_a_server_while_another_serves,
     peers::replaces_servers_one_after_the_other,

@@ -15,10 +15,10 @@ mod losing;
 mod peer;
 #[path = "rabbitmq/protocol.rs"]
 mod protocol;
-#[path = "rabbitmq/strangers.rs"]
-mod strangers;
 #[path = "rabbitmq/secrets.rs"]
 mod secrets;
+#[path = "rabbitmq/strangers.rs"]
+mod strangers;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 

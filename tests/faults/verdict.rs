@@ -24,6 +24,7 @@ pub(crate) struct Expected {
     at_most_once_failures: Vec<ErrorKind>,
     deadly: bool,
     once: bool,
+    letters: bool,
 }
 
 impl Expected {
@@ -76,6 +77,12 @@ impl Expected {
         self
     }
 
+    /// Requests of others may be given up.
+    pub(crate) fn letters(mut self) -> Self {
+        self.letters = true;
+        self
+    }
+
     /// Whether the fault is such that connections are lost by it.
     pub(crate) fn loses_connections(&self) -> bool {
         self.failures.contains(&ErrorKind::Disconnected)
@@ -83,7 +90,10 @@ impl Expected {
 
     /// Whether servers may give requests up.
     pub(crate) fn gives_up(&self) -> bool {
-        self.deadly || self.loses_connections() || !self.at_most_once_failures.is_empty()
+        self.deadly
+            || self.letters
+            || self.loses_connections()
+            || !self.at_most_once_failures.is_empty()
     }
 
     fn allows(&self, record: &Record, kind: ErrorKind) -> bool {

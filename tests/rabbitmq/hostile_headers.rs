@@ -3,58 +3,12 @@
 use futures_util::FutureExt;
 use rpc_core::{Connection, ConnectionState, ServerHandle, StateWatch};
 use rpc_tests::broker::Node;
-use rpc_tests::raw::{RawProperties, RawPublisher, long, nested_arrays, nested_tables, table};
+use rpc_tests::hostile::unreadable;
+use rpc_tests::raw::RawPublisher;
 use rpc_tests::{eventually, unique_queue};
 
 use super::peer::Peer;
 use super::{AdderClient, serve};
-
-/// What is wrong with a message, and its properties. RabbitMQ itself looks only at routing keys. Each is a request that would be good otherwise.
-fn hostile_messages(reply_to: &str) -> Vec<(&'static str, RawProperties)> {
-    let good = RawProperties {
-        content_type: Some(b"application/json".to_vec()),
-        correlation_id: Some(b"hostile".to_vec()),
-        reply_to: Some(reply_to.as_bytes().to_vec()),
-        kind: Some(b"add".to_vec()),
-        ..RawProperties::default()
-    };
-    let with = |change: &dyn Fn(&mut RawProperties)| {
-        let mut properties = good.clone();
-        change(&mut properties);
-        properties
-    };
-    let with_headers = |entries: &[(&[u8], Vec<u8>)]| {
-        with(&|properties| properties.headers = Some(table(entries)))
-    };
-    let number = || vec![b'b', 1];
-    let nested_key = [b"F", &table(&[(b"k\xff", number())])[..]].concat();
-    let many = [b"A", &long(&b"V".repeat(100_000))[..]].concat();
-    let bad = || Some(b"bad \xff\xc3(".to_vec());
-    vec![
-        (
-            "nested arrays",
-            with_headers(&[(b"h", nested_arrays(2_160))]),
-        ),
-        (
-            "nested tables",
-            with_headers(&[(b"h", nested_tables(1_964))]),
-        ),
-        ("many values", with_headers(&[(b"h", many)])),
-        ("a key", with_headers(&[(b"k\xff", number())])),
-        ("a nested key", with_headers(&[(b"h", nested_key)])),
-        ("the content type", with(&|it| it.content_type = bad())),
-        (
-            "the content encoding",
-            with(&|it| it.content_encoding = bad()),
-        ),
-        ("the correlation id", with(&|it| it.correlation_id = bad())),
-        ("the message id", with(&|it| it.message_id = bad())),
-        ("the type", with(&|it| it.kind = bad())),
-        ("the app id", with(&|it| it.app_id = bad())),
-        // Not answered, of course.
-        ("reply to", with(&|it| it.reply_to = bad())),
-    ]
-}
 
 const REQUEST: &[u8] = b"[40, 2]";
 
@@ -126,7 +80,7 @@ async fn hostile_messages_hurt_nobody() {
     };
     let notices = format!("rpc.cancel.{}", scene.queue);
 
-    for (what, properties) in hostile_messages(&scene.victim.queue) {
+    for (what, properties) in unreadable(&scene.victim.queue) {
         // To the service, which answers what it can.
         scene.raw.publish(b"", &queue, &properties, REQUEST).await;
         if what != "reply to" {

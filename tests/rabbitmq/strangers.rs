@@ -6,12 +6,11 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use rpc_core::{Connection, Context, Server, rpc};
 use rpc_tests::broker::shared_node;
+use rpc_tests::hostile::{batch, batched, batches, call};
 use rpc_tests::unique_queue;
 
 use super::peer::{Peer, parts};
 use super::{AdderClient, serve};
-
-const BATCH: &str = "application/vnd.rpc-batch+msgpack";
 
 /// A service whose handler calls another.
 #[rpc]
@@ -62,80 +61,6 @@ async fn a_strangers_copy_header_is_not_propagated() {
     assert_eq!(spy.receive().await.data, b"marker");
 }
 
-fn text(text: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(text.len()).unwrap();
-    [&[0xda], &len.to_be_bytes()[..], text].concat()
-}
-
-/// A call in a batch, with headers that are written already.
-fn call(id: &[u8], method: &[u8], headers: &[u8]) -> Vec<u8> {
-    let arguments = b"\xc4\x07\x82\xa1a\x01\xa1b\x02";
-    let content_type = text(b"application/msgpack");
-    [
-        &[0x96],
-        &text(id)[..],
-        &text(method),
-        &content_type,
-        &[0xc0],
-        headers,
-        arguments,
-    ]
-    .concat()
-}
-
-fn batch(calls: &[Vec<u8>]) -> Vec<u8> {
-    let count = u16::try_from(calls.len()).unwrap();
-    let head = [&[0x92, 0xcd, 0, 0, 0xdc][..], &count.to_be_bytes()].concat();
-    [head, calls.concat()].concat()
-}
-
-/// A map of one header.
-fn header(name: &[u8], value: &[u8]) -> Vec<u8> {
-    [&[0x81], &text(name)[..], value].concat()
-}
-
-/// Batches with something that no message of its own could have.
-fn hostile() -> Vec<(&'static str, Vec<u8>)> {
-    let long = [b'x'; 256];
-    let number = |number: f64| [&[0xcb], &number.to_be_bytes()[..]].concat();
-    let large = [&[0xc6, 0, 3, 0x0d, 0x40][..], &[0; 200_000]].concat();
-    let tiny_maps = [&[0xdd, 0, 0x20, 0, 0][..], &b"\x81\xa0\xc0".repeat(1 << 20)].concat();
-    let names = [&[0xdd, 0, 0, 0x1e, 0x78][..], &b"\xa1a".repeat(7_800)].concat();
-    let deep = [&[0x91; 3_000][..], &[0xc0]].concat();
-    let one = |headers: &[u8]| batch(&[call(b"1", b"add", headers)]);
-    let nan_and_count = [
-        &[0x82][..],
-        &text(b"number"),
-        &number(f64::NAN),
-        &text(b"rpc-delivery-count"),
-        &[2],
-    ]
-    .concat();
-    vec![
-        ("a number that is none", one(&nan_and_count)),
-        (
-            "an infinite number",
-            one(&header(b"number", &number(f64::INFINITY))),
-        ),
-        ("200 KB", one(&header(b"large", &large))),
-        ("a million maps", one(&header(b"maps", &tiny_maps))),
-        ("names", one(&header(b"rpc-propagate", &names))),
-        ("deep", one(&header(b"deep", &deep))),
-        ("a count", one(&header(b"rpc-delivery-count", &[2]))),
-        ("a broker's count", one(&header(b"x-delivery-count", &[0]))),
-        ("copies", one(&header(b"CC", b"\x91\xa3spy"))),
-        ("a long name", one(&header(&long, &[0xc0]))),
-        ("a long method", batch(&[call(b"1", &[b'm'; 300], &[0xc0])])),
-        ("a long id", batch(&[call(&long, b"add", &[0xc0])])),
-    ]
-}
-
-fn batched() -> BasicProperties {
-    BasicProperties::default()
-        .with_content_type(BATCH.into())
-        .with_correlation_id("batch".into())
-}
-
 #[tokio::test]
 async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
     let node = shared_node().await;
@@ -150,7 +75,7 @@ async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
         .call(&queue, batched(), &batch(&[call(b"1", b"add", &[0xc0])]))
         .await;
     assert_eq!(parts(&reply).0, "batch");
-    for (what, body) in hostile() {
+    for (what, body) in batches() {
         let reply = peer.call(&queue, batched(), &body).await;
         let (kind, body) = parts(&reply);
         assert_eq!(kind, "fault", "{what}: {body}");
@@ -159,7 +84,7 @@ async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
     }
     // More of them than the server takes at once keep nothing.
     for _ in 0..6 {
-        for (_, body) in hostile()
+        for (_, body) in batches()
             .into_iter()
             .filter(|(_, body)| body.len() < 1 << 20)
         {

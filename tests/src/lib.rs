@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "broker")]
+pub mod hostile;
+#[cfg(feature = "broker")]
 pub mod program;
 #[cfg(feature = "broker")]
 pub mod raw;

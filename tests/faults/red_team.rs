@@ -1,0 +1,413 @@
+//! Attackers who may publish, beside normal load: no normal call fails, none is much slower, and memory stays flat.
+//!
+//! Each attack goes on for a fixed time, at a rate that leaves the broker room for the load.
+
+use std::fs;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use lapin::{BasicProperties, Channel};
+use rpc_tests::broker::Node;
+use rpc_tests::hostile;
+use rpc_tests::program::Program;
+use rpc_tests::raw::RawPublisher;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::bench::{Bench, Plan, connect};
+use super::load::Record;
+use super::programs;
+use super::service::{FaultClient, Method, Sharing};
+use super::verdict::{Expected, Verdict};
+
+/// How long the calls are timed, without an attack and with one.
+const TIMED: Duration = Duration::from_secs(5);
+
+/// How often everything is sent in that time.
+const ROUNDS: u32 = 10;
+
+/// How many calls are timed at once.
+const CALLERS: usize = 4;
+
+/// How much slower the slowest of a hundred calls may become.
+const SLOWER: u32 = 5;
+
+/// Below this a time says more of the machine than of the attack.
+const LEAST: Duration = Duration::from_millis(20);
+
+/// How much memory a process may hold that it did not hold before.
+const MEMORY: u64 = 64 << 20;
+
+/// Attacks the servers of a queue, through the queue and through notices.
+pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
+    let mut plan = Plan::on(node.url()).servers(0);
+    let mut bench = Bench::prepare(&plan).await;
+    for _ in 0..2 {
+        let server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
+        bench.programs.push(server);
+    }
+    plan.clients = 3;
+    bench.begin(&plan).await;
+    let mut timing = Timing::start(node, &bench).await;
+    let quiet = timing.slowest(&bench).await;
+    let before = memory_of(&bench.programs);
+
+    let mut attacker = Attacker::of(node).await;
+    let queue = bench.queue.name.clone();
+    let attack = attacker.goes_on(async |attacker, round| {
+        for (properties, body) in requests(round) {
+            attacker.publish("", &queue, properties, &body).await;
+        }
+        let notices = format!("rpc.cancel.{queue}");
+        for (properties, body) in self::notices() {
+            attacker
+                .publish("amq.direct", &notices, properties, &body)
+                .await;
+        }
+        attacker.publish_unreadable("", &queue).await;
+        attacker.publish_unreadable("amq.direct", &notices).await;
+    });
+    let (attacked, ()) = tokio::join!(timing.slowest(&bench), attack);
+    let after = memory_of(&bench.programs);
+    timing.end().await;
+    attacker.end().await;
+    bench.load.recovers().await;
+
+    let mut verdict = bench.finish(node, Expected::no_failures().letters()).await;
+    compare(&mut verdict, quiet, attacked);
+    for (before, after) in before.into_iter().zip(after) {
+        flat(&mut verdict, before, after);
+    }
+    verdict
+}
+
+/// Attacks clients, through their reply queues, as a hostile server could.
+pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
+    let mut bench = Bench::start(Plan::on(node.url())).await;
+    // Of another process, so that its memory is its own.
+    let client = programs::client(&node.url(), &bench.queue).await;
+    let mut timing = Timing::start(node, &bench).await;
+    let quiet = timing.slowest(&bench).await;
+    let before = memory(&client);
+
+    let mut attacker = Attacker::of(node).await;
+    let census = node.census().await.expect("queues that can tell");
+    let queues = census.queues.into_iter().map(|queue| queue.name);
+    let queues: Vec<_> = queues
+        .filter(|name| name.starts_with("rpc.reply."))
+        .collect();
+    assert_eq!(
+        queues.len(),
+        5,
+        "three clients, one that is timed, and a process"
+    );
+    let attack = attacker.goes_on(async |attacker, round| {
+        for queue in &queues {
+            for (properties, body) in replies(round) {
+                attacker.publish("", queue, properties, &body).await;
+            }
+            attacker.publish_unreadable("", queue).await;
+        }
+    });
+    let (attacked, ()) = tokio::join!(timing.slowest(&bench), attack);
+    let after = memory(&client);
+    timing.end().await;
+    attacker.end().await;
+    bench.load.recovers().await;
+    bench.programs.push(client);
+    let mut client = bench.programs.pop().expect("just pushed");
+    client.kill().await;
+
+    let mut verdict = bench.finish(node, Expected::no_failures()).await;
+    compare(&mut verdict, quiet, attacked);
+    flat(&mut verdict, before, after);
+    verdict
+}
+
+/// Calls that do nothing, one after the other, whose times tell how others fare.
+struct Timing {
+    client: FaultClient,
+    connection: rpc_core::Connection,
+    serial: u64,
+}
+
+impl Timing {
+    /// The number of its client, which is none of the load's.
+    const CLIENT: u64 = programs::CLIENT as u64 + 1;
+
+    async fn start(node: &Node, bench: &Bench) -> Self {
+        let connection = connect(&[node.url()], programs::CLIENT, "timing").await;
+        let client = bench.queue.client(&connection, Sharing::Replies);
+        Self {
+            client,
+            connection,
+            serial: 0,
+        }
+    }
+
+    /// The time within which 99 of 100 calls were answered.
+    async fn slowest(&mut self, bench: &Bench) -> Duration {
+        let end = Instant::now() + TIMED;
+        let client = &self.client;
+        let first = self.serial;
+        let callers = (0..CALLERS as u64).map(async |caller| {
+            let mut times = Vec::new();
+            let mut serial = first + caller;
+            while Instant::now() < end {
+                let id = Self::CLIENT << 32 | serial;
+                serial += CALLERS as u64;
+                let limit = Duration::from_secs(10);
+                let record = Record::of(client, id, Method::Plain, Duration::ZERO, limit).await;
+                times.push((record.took, serial));
+                bench.load.add(record);
+            }
+            times
+        });
+        let mut times: Vec<_> = join_all(callers).await.concat();
+        self.serial = times
+            .iter()
+            .map(|(_, serial)| *serial)
+            .max()
+            .unwrap_or(first);
+        times.sort_unstable();
+        times[times.len() * 99 / 100].0
+    }
+
+    async fn end(self) {
+        self.connection.close().await;
+    }
+}
+
+fn compare(verdict: &mut Verdict, quiet: Duration, attacked: Duration) {
+    println!("  99 of 100 calls took {quiet:?}, and {attacked:?} under attack");
+    if attacked > SLOWER * quiet.max(LEAST) {
+        verdict.problem(format!(
+            "99 of 100 calls took {quiet:?}, and {attacked:?} under attack"
+        ));
+    }
+}
+
+fn flat(verdict: &mut Verdict, before: u64, after: u64) {
+    let mib = |bytes: u64| bytes >> 20;
+    println!(
+        "  {} MiB before the attack, {} MiB at most during it",
+        mib(before),
+        mib(after)
+    );
+    if after > before + MEMORY {
+        verdict.problem(format!("{} MiB became {} MiB", mib(before), mib(after)));
+    }
+}
+
+fn memory_of(programs: &[Program]) -> Vec<u64> {
+    programs.iter().map(memory).collect()
+}
+
+/// The most memory that a process has held, in bytes.
+fn memory(program: &Program) -> u64 {
+    let pid = program.pid().expect("a program that runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a number of kilobytes") << 10
+}
+
+/// Somebody who may publish.
+struct Attacker {
+    connection: lapin::Connection,
+    channel: Channel,
+    raw: RawPublisher,
+}
+
+impl Attacker {
+    async fn of(node: &Node) -> Self {
+        let connection = node.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        let raw = RawPublisher::connect(node).await;
+        Self {
+            connection,
+            channel,
+            raw,
+        }
+    }
+
+    async fn goes_on(&mut self, mut round: impl AsyncFnMut(&mut Self, u32)) {
+        let mut pace = interval(TIMED / ROUNDS);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for number in 0..ROUNDS {
+            pace.tick().await;
+            round(self, number).await;
+        }
+    }
+
+    async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
+        let options = BasicPublishOptions::default();
+        let published =
+            self.channel
+                .basic_publish(exchange.into(), key.into(), options, body, properties);
+        published.await.expect("an open channel");
+    }
+
+    /// Publishes what a parser of AMQP may stumble over.
+    async fn publish_unreadable(&mut self, exchange: &str, key: &str) {
+        for (_, properties) in hostile::unreadable("rpc.reply.none") {
+            let (exchange, key) = (exchange.as_bytes(), key.as_bytes());
+            self.raw
+                .publish(exchange, key, &properties, ARGUMENTS)
+                .await;
+        }
+    }
+
+    async fn end(self) {
+        let closed = self.connection.close(200, "done".into()).await;
+        closed.expect("an open connection");
+    }
+}
+
+fn with_header(name: &str, value: AMQPValue) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(name.into(), value);
+    request().with_headers(headers)
+}
+
+fn request() -> BasicProperties {
+    BasicProperties::default()
+        .with_type("plain".into())
+        .with_content_type("application/json".into())
+        .with_correlation_id("1".into())
+        // Answers go nowhere.
+        .with_reply_to("rpc.reply.none".into())
+}
+
+/// A call that does nothing, of a client that no verdict looks for.
+const ARGUMENTS: &[u8] = b"[18446744073709551615, 0]";
+
+/// How long the longest header is with which RabbitMQ takes a message of ours.
+const LONGEST_HEADER: usize = 130_700;
+
+fn tiny_tables(count: usize) -> AMQPValue {
+    let mut table = FieldTable::default();
+    table.insert("".into(), AMQPValue::Void);
+    AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(table); count]))
+}
+
+/// What goes to a request queue.
+fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
+    let arguments = || ARGUMENTS.to_vec();
+    let mut all = Vec::new();
+    for (what, body) in hostile::batches() {
+        // Those of megabytes now and then.
+        if body.len() < 1 << 20 || round % 5 == 0 {
+            let properties = hostile::batched().with_reply_to("rpc.reply.none".into());
+            all.push((properties, body));
+        } else {
+            assert!(what.contains("million"), "{what} is large");
+        }
+    }
+    let count = AMQPValue::LongInt;
+    for (name, value) in [
+        // A list of 117 KB, which would have eight times as many when it is written anew.
+        (
+            "numbers",
+            AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::ShortShortInt(1); 58_000])),
+        ),
+        ("tables", tiny_tables(15_000)),
+        ("rpc-delivery-count", count(2)),
+        ("rpc-delivery-count", count(3)),
+        ("rpc-delivery-count", count(i32::MAX)),
+        ("x-delivery-count", count(0)),
+        ("x-delivery-count", count(100)),
+        ("x-acquired-count", count(0)),
+        ("rpc-unreadable", AMQPValue::LongString("no".into())),
+        ("rpc-deadline", AMQPValue::LongLongInt(0)),
+        (
+            "rpc-propagate",
+            AMQPValue::FieldArray(FieldArray::from(vec![
+                AMQPValue::LongString("CC".into());
+                900
+            ])),
+        ),
+    ] {
+        all.push((with_header(name, value), arguments()));
+    }
+    // One that just fits, and not with what is added when it is given up.
+    let mut headers = FieldTable::default();
+    let long = "x".repeat(LONGEST_HEADER);
+    headers.insert("long".into(), AMQPValue::LongString(long.into()));
+    headers.insert("rpc-delivery-count".into(), count(3));
+    all.push((request().with_headers(headers), arguments()));
+    for reply_to in [
+        "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxOTM3NTYwNAAABhUAAAAAawNeOQ==.tudCZS3y8NhPS5peXZIqhg==",
+        "",
+    ] {
+        all.push((request().with_reply_to(reply_to.into()), arguments()));
+    }
+    all.push((
+        request().with_type("plain\n2026-01-01 INFO forged".into()),
+        arguments(),
+    ));
+    all.push((request(), b"[".repeat(100_000)));
+    all.push((
+        request().with_content_type("application/msgpack".into()),
+        vec![0x91; 100_000],
+    ));
+    all
+}
+
+/// What goes to those who hear of dropped calls.
+fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
+    let cancel = || {
+        BasicProperties::default()
+            .with_type("cancel".into())
+            .with_content_type("application/msgpack".into())
+            .with_reply_to("rpc.reply.none".into())
+    };
+    let ids = |count: u32| {
+        [
+            &[0xdd][..],
+            &count.to_be_bytes(),
+            &b"\xa1a".repeat(count as usize),
+        ]
+        .concat()
+    };
+    vec![
+        (cancel(), ids(1_000_000)),
+        (cancel(), ids(256)),
+        (cancel(), vec![0xdd, 0xff, 0xff, 0xff, 0xff]),
+        (cancel(), vec![0x91; 100_000]),
+        (BasicProperties::default(), vec![0; 1 << 20]),
+    ]
+}
+
+/// What goes to a reply queue.
+fn replies(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
+    let reply = |kind: &str| {
+        BasicProperties::default()
+            .with_type(kind.into())
+            .with_content_type("application/msgpack".into())
+            .with_correlation_id("00000000-0000-4000-8000-000000000000".into())
+    };
+    let mut all = vec![
+        (BasicProperties::default(), Vec::new()),
+        (
+            reply("result").with_correlation_id("no id".into()),
+            vec![0xc0],
+        ),
+        (reply("fault"), vec![0xc1]),
+        (
+            reply("fault"),
+            b"\x82\xa4code\xa1\n\xa7message\xa1\n".to_vec(),
+        ),
+        (reply("result"), vec![0x91; 100_000]),
+        (reply("unheard of"), vec![0xff; 1 << 20]),
+        (with_header("tables", tiny_tables(15_000)), vec![0xc0]),
+    ];
+    for (_, body) in hostile::batches() {
+        if body.len() < 1 << 20 || round % 5 == 0 {
+            all.push((hostile::batched(), body));
+        }
+    }
+    all.extend((0..100).map(|_| (reply("result"), vec![0xc0])));
+    all
+}
