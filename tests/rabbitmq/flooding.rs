@@ -1,12 +1,16 @@
 //! Floods of junk beside honest calls.
 
+use std::env;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
+use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use rpc_core::Connection;
 use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::program::Program;
 use rpc_tests::{eventually, unique_queue};
 
 use super::peer::{DIRECT_REPLY_TO, Peer, parts};
@@ -210,4 +214,120 @@ async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
     assert_eq!(parts(&first).1, "4");
     println!("answered after {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+/// Where the program below finds its broker and its queue.
+const VICTIM_URL: &str = "VICTIM_URL";
+const VICTIM_QUEUE: &str = "VICTIM_QUEUE";
+
+/// How many batches of junk it is sent, how many calls are in each, and the length of their bodies.
+const BATCHES: usize = 1_600;
+const CALLS: u16 = 1_000;
+const BODY: u8 = 55;
+
+/// A batch of replies that nobody waits for, of about 64 KiB.
+fn junk() -> Vec<u8> {
+    let mut batch = vec![0x92, 0xcd, 0, 16, 0xdc];
+    batch.extend(CALLS.to_be_bytes());
+    for _ in 0..CALLS {
+        batch.extend([0x96, 0xa1, b'a', 0xc0, 0xc0, 0xc0, 0xc0, 0xc4, BODY]);
+        batch.extend([0; BODY as usize]);
+    }
+    batch
+}
+
+/// The most memory that this process ever took, in MiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    kilobytes.unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// A client in a process of its own, for its memory: says where its replies go, calls, and tells how it fared.
+#[tokio::test]
+#[ignore = "a part of another test, which runs it"]
+async fn victim() {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) else {
+        return;
+    };
+    let connection = Connection::open(&url).await.unwrap();
+    let client = connection.client();
+    let adder = AdderClient::new(client.clone()).with_queue(&queue);
+    adder.add(0, 0).await.unwrap();
+    let before = peak();
+    println!("ready");
+    let expected = BATCHES as u64 * u64::from(CALLS);
+    let (mut calls, mut late) = (0, Duration::ZERO);
+    while client.dropped_replies().foreign < expected {
+        let begun = Instant::now();
+        let answer = adder.stick().timeout(PATIENCE).await;
+        answer.expect_err("it is never answered");
+        late = late.max(begun.elapsed().saturating_sub(PATIENCE));
+        calls += 1;
+    }
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    println!("grown by {} MiB", peak() - before);
+    println!(
+        "{calls} calls, the worst of them late by {} ms",
+        late.as_millis()
+    );
+    println!("done");
+}
+
+async fn answer(server: &Peer, request: &Delivery, body: &[u8]) {
+    let reply_to = request.properties.reply_to().clone().unwrap();
+    let id = request.properties.correlation_id().clone().unwrap();
+    let reply = BasicProperties::default().with_correlation_id(id);
+    server.publish(reply_to.as_str(), reply, body).await;
+}
+
+fn number_after<'a>(line: &'a str, words: &str) -> &'a str {
+    let (_, rest) = line.split_once(words).unwrap();
+    rest.split(' ').next().unwrap()
+}
+
+#[tokio::test]
+async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
+    let node = Node::start().await;
+    let queue = unique_queue("junk");
+    let mut server = Peer::serving(&node, &queue).await;
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["flooding::victim", "--exact", "--ignored", "--nocapture"])
+        .env(VICTIM_URL, node.url())
+        .env(VICTIM_QUEUE, &queue);
+    let mut victim = Program::start(command.into());
+    let request = server.receive().await;
+    let reply_to = request.properties.reply_to().as_ref().unwrap().to_string();
+    answer(&server, &request, b"0").await;
+    victim.line("ready").await;
+    let attacker = Peer::with_queue(&node).await;
+    let batch = junk();
+    for _ in 0..BATCHES {
+        let properties = BasicProperties::default()
+            .with_content_type("application/vnd.rpc-batch+msgpack".into());
+        attacker.publish(&reply_to, properties, &batch).await;
+    }
+    // The calls in between get no answer, which is what they are for.
+    let last = loop {
+        let request = server.receive().await;
+        let kind = request.properties.kind().as_ref().unwrap().to_string();
+        if kind == "add" {
+            break request;
+        }
+    };
+    answer(&server, &last, b"3").await;
+    let grown = victim.line("grown by").await;
+    let late = victim.line("late by").await;
+    victim.line("done").await;
+    println!("{grown}; {late}");
+    let grown: u64 = number_after(&grown, "grown by ").parse().unwrap();
+    let late: u64 = number_after(&late, "late by ").parse().unwrap();
+    assert!(
+        grown < 48,
+        "the client took {grown} MiB for 100 MiB of junk"
+    );
+    assert!(late < 250, "a call ended {late} ms late");
 }
