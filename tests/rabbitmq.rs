@@ -9,6 +9,8 @@ mod flooding;
 mod guarantees;
 #[path = "rabbitmq/hostile_headers.rs"]
 mod hostile_headers;
+#[path = "rabbitmq/log_lines.rs"]
+mod log_lines;
 #[path = "rabbitmq/losing.rs"]
 mod losing;
 #[path = "rabbitmq/peer.rs"]

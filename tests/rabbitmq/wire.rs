@@ -324,6 +324,37 @@ async fn direct_reply_to_is_answered() {
 }
 
 #[tokio::test]
+async fn arguments_are_refused_if_too_deep_and_named_by_text_alone() {
+    let node = shared_node().await;
+    let queue = unique_queue("adder");
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let _server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let mut call = async |properties: BasicProperties, body: &[u8]| {
+        let reply = peer.call(&queue, properties, body).await;
+        let (kind, body) = parts(&reply);
+        (kind.to_owned(), body.to_owned())
+    };
+    let unknown = |depth: usize| {
+        let (opening, closing) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"a":1,"b":2,"x":{opening}{closing}}}"#)
+    };
+    let add = json().with_type("add".into());
+    let (kind, _) = call(add.clone(), unknown(126).as_bytes()).await;
+    assert_eq!(kind, "result");
+    for depth in [127, 100_000] {
+        let (kind, body) = call(add.clone(), unknown(depth).as_bytes()).await;
+        assert_eq!(kind, "fault");
+        assert!(body.contains("bad_request"), "{body}");
+    }
+    let packed = || add.clone().with_content_type("application/msgpack".into());
+    let (kind, body) = call(packed(), b"\x83\xa1a\x01\xa1b\x02\x00\x09").await;
+    assert_eq!((kind.as_str(), body.as_str()), ("result", "\u{3}"));
+    let (kind, _) = call(packed(), b"\x82\x00\x01\x01\x02").await;
+    assert_eq!(kind, "fault", "numbers name nothing");
+}
+
+#[tokio::test]
 async fn a_forged_direct_reply_to_address_takes_nobody_down() {
     let node = shared_node().await;
     let queue = unique_queue("adder");

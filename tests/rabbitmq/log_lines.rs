@@ -1,0 +1,124 @@
+//! What strangers write stays within the line of the log that it is in.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use lapin::BasicProperties;
+use rpc_core::{Connection, ErrorKind};
+use rpc_tests::broker::shared_node;
+use rpc_tests::{eventually, unique_queue};
+use tracing::Level;
+
+use super::peer::{Peer, parts};
+use super::{AdderClient, serve};
+
+/// What a forged line says.
+const FORGED: &str = "2026-01-01T00:00:00Z  INFO all is well";
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn no_stranger_forges_a_line_of_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    // For this thread, on which all of this test's tasks run.
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("logged");
+    let server = serve(&connection, &queue).await;
+    let mut stranger = Peer::with_queue(node).await;
+    let forging = |text: &str| format!("{text}\n{FORGED}");
+    let request = || {
+        BasicProperties::default()
+            .with_type("add".into())
+            .with_content_type("application/json".into())
+            .with_correlation_id(forging("id").into())
+            .with_app_id(forging("app").into())
+    };
+    for (properties, body) in [
+        (request().with_type(forging("type").into()), "{}"),
+        (request().with_content_type(forging("content").into()), "{}"),
+        (request(), "\n"),
+        (request(), r#"{"a":"b\n2026-01-01"}"#),
+    ] {
+        let reply = stranger.call(&queue, properties, body.as_bytes()).await;
+        assert_eq!(parts(&reply).0, "fault");
+    }
+    for to in ["amq.rabbitmq.reply-to.", queue.as_str()] {
+        let lost = request().with_reply_to(forging(to).into());
+        stranger.publish(&queue, lost, b"[1, 2]").await;
+    }
+    eventually("all are refused or answered", async || {
+        (server.refused_requests() >= 4 && node.queue(&queue).await?.messages == 0).then_some(())
+    })
+    .await;
+    server.shutdown().await.unwrap();
+
+    let mut server = Peer::serving(node, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let fault = |code: &str| {
+        let (code, message) = (forging(code), forging("message"));
+        format!(r#"{{"code":{code:?},"message":{message:?}}}"#)
+    };
+    let reply = || BasicProperties::default().with_content_type("application/json".into());
+    let fault_reply = || reply().with_type("fault".into());
+    let known = format!(r#"{{"code":"bad_request","message":{:?}}}"#, forging("m"));
+    for (properties, body) in [
+        (reply().with_type(forging("type").into()), "3".to_owned()),
+        (
+            reply().with_content_type(forging("content").into()),
+            "3".to_owned(),
+        ),
+        (fault_reply(), fault("code")),
+        (fault_reply(), known),
+        (
+            reply().with_type("result".into()),
+            format!("{:?}", forging("three")),
+        ),
+    ] {
+        let call = tokio::spawn(adder.add(1, 2).into_future());
+        let request = server.receive().await;
+        let to = request.properties.reply_to().clone().unwrap();
+        let id = request.properties.correlation_id().clone().unwrap();
+        let properties = properties.with_correlation_id(id);
+        server
+            .publish(to.as_str(), properties, body.as_bytes())
+            .await;
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            ErrorKind::BadReply | ErrorKind::BadRequest
+        ));
+        tracing::warn!(%error, "as a user logs it");
+    }
+
+    let log = log.text();
+    assert!(log.contains("as a user logs it"), "{log}");
+    assert!(log.contains(r"type\n"), "what was logged is escaped: {log}");
+    let forged = log.lines().find(|line| line.starts_with("2026-01-01"));
+    assert_eq!(forged, None, "{log}");
+}
