@@ -202,11 +202,14 @@ impl<S> Drop for Taking<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::atomic::AtomicUsize;
 
+    use futures_io::AsyncRead;
     use futures_util::stream::StreamExt;
     use tokio::sync::mpsc;
 
+    use super::super::guard::GuardedStream;
     use super::*;
 
     /// Counts how often it is woken.
@@ -295,6 +298,45 @@ mod tests {
             reader.reading.add(LIMIT);
             assert!(reader.has_room());
         }
+    }
+
+    #[test]
+    fn a_guarded_stream_is_not_read_while_there_is_too_much_to_take() {
+        /// An endless stream of frames with the body `0`.
+        struct Bodies(usize);
+
+        impl AsyncRead for Bodies {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buffer: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                const FRAME: [u8; 9] = [3, 0, 1, 0, 0, 0, 1, b'0', 0xce];
+                for byte in buffer.iter_mut() {
+                    *byte = FRAME[self.0 % FRAME.len()];
+                    self.0 += 1;
+                }
+                Poll::Ready(Ok(buffer.len()))
+            }
+        }
+
+        let intake = Arc::new(Intake::default());
+        let (_sender, stream) = deliveries();
+        let mut taking = intake.taking(stream);
+        let mut guarded = GuardedStream::new(Bodies(0), None).for_intake(&intake);
+        let mut buffer = vec![0; 1 << 20];
+        let mut read = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            Pin::new(&mut guarded).poll_read(&mut cx, &mut buffer)
+        };
+        let mut total = 0;
+        while let Poll::Ready(bytes) = read() {
+            total += bytes.unwrap();
+            assert!(total <= 2 * LIMIT, "it goes on reading");
+        }
+        assert!(total >= LIMIT, "{total}");
+        assert_eq!(take(&mut taking), Poll::Pending);
+        assert!(read().is_ready());
     }
 
     #[test]
