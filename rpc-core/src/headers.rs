@@ -208,6 +208,12 @@ impl Headers {
         self.iter().find_map(|(name, value)| problem(name, value))
     }
 
+    /// The same, for the numbers alone.
+    pub(crate) fn number_problem(&self) -> Option<String> {
+        let (name, _) = self.iter().find(|(_, value)| !value.is_finite())?;
+        Some(format!("header {name:?} is an infinite number"))
+    }
+
     /// Whether there is a header of that name, and it can be sent.
     pub(crate) fn can_send(&self, name: &str) -> bool {
         self.get(name)

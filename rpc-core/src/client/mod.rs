@@ -421,16 +421,18 @@ fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
 /// The error of a request that was published, and which the broker then did not accept.
 fn refused(error: TransportError) -> RpcError {
     match error {
-        TransportError::Unroutable | TransportError::Rejected | TransportError::Invalid(_) => {
-            requester::not_sent(error)
-        }
-        TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
-            RpcError::new(
-                ErrorKind::Disconnected,
-                "the connection to the broker was lost",
-            )
-            .with_source(error)
-        }
+        TransportError::Unroutable
+        | TransportError::Rejected
+        | TransportError::Invalid(_)
+        | TransportError::TooLarge(_) => requester::not_sent(error),
+        TransportError::Lost(_)
+        | TransportError::Refused(_)
+        | TransportError::Forbidden(_)
+        | TransportError::Unavailable(_) => RpcError::new(
+            ErrorKind::Disconnected,
+            "the connection to the broker was lost",
+        )
+        .with_source(error),
     }
 }
 

@@ -229,6 +229,7 @@ pub(crate) fn unroutable() -> RpcError {
 /// The error of a call that did not come to be published.
 pub(crate) fn not_sent(error: TransportError) -> RpcError {
     let (kind, message) = match error {
+        TransportError::TooLarge(reason) => return RpcError::new(ErrorKind::TooLarge, reason),
         TransportError::Invalid(reason) => return RpcError::new(ErrorKind::Encode, reason),
         TransportError::Unroutable => return unroutable(),
         TransportError::Rejected => {
@@ -241,7 +242,9 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             ErrorKind::Disconnected,
             "the connection to the broker is lost",
         ),
-        TransportError::Refused(_) | TransportError::Unavailable(_) => (
+        TransportError::Refused(_)
+        | TransportError::Forbidden(_)
+        | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
         ),

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::lazy::LazyChannel;
 use crate::error::{BoxError, OpenError};
-use crate::headers::Headers;
+use crate::headers::{HeaderValue, Headers};
 use crate::queue::QueueOptions;
 
 /// A message: behind a pointer, because it goes through many hands.
@@ -220,6 +220,9 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Stops a consumer; its deliveries end once those under way have been handed out.
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()>;
 
+    /// Whether the broker would take this message.
+    fn check(&self, message: &Message) -> Result<(), TransportError>;
+
     /// Publishes to a queue: done once the message has been taken over, which has to wait while too much is unwritten.
     ///
     /// Dropping it before publishes nothing.
@@ -263,6 +266,35 @@ pub(crate) trait Channel: Debug + Send + Sync {
     fn returns(&self) -> mpsc::UnboundedReceiver<Message>;
 }
 
+/// How many bytes headers take in a message, roughly and at most.
+pub(crate) fn encoded_len(headers: &Headers) -> usize {
+    fn value_len(value: &HeaderValue) -> usize {
+        match value {
+            HeaderValue::String(text) => 5 + text.len(),
+            HeaderValue::Bytes(bytes) => 5 + bytes.len(),
+            HeaderValue::List(values) => 5 + values.iter().map(value_len).sum::<usize>(),
+            HeaderValue::Table(headers) => 5 + encoded_len(headers),
+            _ => 9,
+        }
+    }
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| 1 + name.len() + value_len(value))
+        .sum()
+}
+
+/// Refuses headers that do not fit into a frame, with the properties beside them: nine names, at most.
+pub(crate) fn check_headers(headers: &Headers, frame_max: usize) -> Result<(), TransportError> {
+    let len = encoded_len(headers);
+    let limit = frame_max.saturating_sub(8 + 9 * 256);
+    if frame_max > 0 && len > limit {
+        return Err(TransportError::TooLarge(format!(
+            "the headers have {len} bytes; the broker takes {limit}"
+        )));
+    }
+    Ok(())
+}
+
 /// Why a transport did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum TransportError {
@@ -278,12 +310,18 @@ pub(crate) enum TransportError {
     /// The broker refused an operation and closed the channel.
     #[error("{0}")]
     Refused(Arc<BoxError>),
+    /// The same, because the user lacks the permission.
+    #[error("{0}")]
+    Forbidden(Arc<BoxError>),
     /// The same, for a queue that is not there, or not at the moment: the node that has it may be down.
     #[error("{0}")]
     Unavailable(Arc<BoxError>),
     /// The message does not fit into AMQP.
     #[error("{0}")]
     Invalid(String),
+    /// The message is larger than the broker takes it.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl TransportError {

@@ -18,14 +18,14 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::direct::{self, DirectReplies};
-use super::properties::{short, to_message, to_table};
+use super::properties::{short, to_message, to_properties, to_table};
 use super::publisher::{self, Address, Line, Publish, Waiting, closed};
 use super::refused_or_lost;
 use super::within_limit;
 use crate::task::Task;
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Reply,
-    Sending, TransportError,
+    Sending, TransportError, check_headers,
 };
 
 /// The exchange for notices, which every virtual host has (<https://www.rabbitmq.com/docs/exchanges#predeclared>). Nobody has
@@ -37,6 +37,8 @@ pub(super) struct AmqpChannel {
     /// `None` for the channel that they go through.
     direct_replies: Option<Arc<DirectReplies>>,
     mode: ChannelMode,
+    /// The longest frame, in bytes; 0 for no limit.
+    frame_max: usize,
     queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     /// Ends with the channel.
@@ -67,6 +69,7 @@ impl AmqpChannel {
             line,
             direct_replies,
             mode,
+            frame_max: usize::try_from(connection.configuration().frame_max()).unwrap_or(0),
             queued,
             returns: Mutex::new(Some(returns)),
             _publisher: publisher,
@@ -242,6 +245,14 @@ impl Channel for AmqpChannel {
             }
         };
         within_limit("the consumer", cancelling).boxed()
+    }
+
+    fn check(&self, message: &Message) -> Result<(), TransportError> {
+        if let Some(problem) = message.headers.number_problem() {
+            return Err(TransportError::Invalid(problem));
+        }
+        check_headers(&message.headers, self.frame_max)?;
+        to_properties(message.clone()).map(drop)
     }
 
     fn publish(

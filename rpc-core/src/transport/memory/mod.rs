@@ -29,10 +29,13 @@ use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
 use self::faults::Publisher;
 use super::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
-    QueueKind, Reply, Sending, Transport, TransportError,
+    QueueKind, Reply, Sending, Transport, TransportError, check_headers,
 };
 use crate::error::OpenError;
 use crate::queue::{QueueOptions, QueueType};
+
+/// RabbitMQ's limit for frames, in bytes.
+const FRAME_MAX: usize = 128 << 10;
 
 /// Links to a broker of this process.
 #[derive(Debug)]
@@ -271,6 +274,11 @@ impl Channel for MemoryChannel {
             .state()
             .remove_consumers(|other| other.channel == self.id && other.name == consumer);
         ready(()).boxed()
+    }
+
+    fn check(&self, message: &Message) -> Result<(), TransportError> {
+        arguments::check_message("", message)?;
+        check_headers(&message.headers, FRAME_MAX)
     }
 
     fn publish(
