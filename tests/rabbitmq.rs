@@ -3,6 +3,8 @@
 
 #[path = "rabbitmq/connecting.rs"]
 mod connecting;
+#[path = "rabbitmq/giving_up.rs"]
+mod giving_up;
 #[path = "rabbitmq/guarantees.rs"]
 mod guarantees;
 #[path = "rabbitmq/losing.rs"]

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
-use crate::queue::QueueOptions;
+use crate::queue::{QueueOptions, QueueType};
 use crate::service::ResponseFuture;
 use crate::wire::NOTICE_PREFIX;
 
@@ -105,6 +105,11 @@ impl QueueEntry {
     /// Whether the last of so many attempts is made alone; the only one is not.
     pub(super) fn isolates(&self, deliveries: Option<u32>) -> bool {
         deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
+    }
+
+    /// Whether the broker counts the deliveries of a request: quorum queues do. Of a queue that was declared by others nothing is known.
+    pub(super) fn counts(&self) -> bool {
+        self.options.kind == QueueType::Quorum && !self.options.passive
     }
 
     /// Whether a name is that of one of its queues.
@@ -232,7 +237,11 @@ impl ServerBuilder {
     ///
     /// After that it goes to the dead-letter queue (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers
     /// `rpc-death-reason` (`delivery-limit`), `rpc-death-queue`, `rpc-death-time` and `rpc-delivery-count`, and its caller gets
-    /// the fault [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
+    /// the fault [`ErrorKind::Panicked`](crate::ErrorKind::Panicked). Headers that do not fit into a message beside those are
+    /// dropped, and named in `rpc-headers-dropped`. A request that the dead-letter queue does not take in three attempts is dropped:
+    /// an error in the log says which, the metric `rpc.server.dropped_dead_letters` counts it, and its caller is told.
+    ///
+    /// A batch of requests ([`ClientBuilder::coalesce`](crate::ClientBuilder::coalesce)) is counted as one until it is taken apart.
     ///
     /// RabbitMQ 4 has a limit of its own for quorum queues, 20 deliveries unless a policy sets another, and drops what exceeds
     /// it (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>): without a limit here, or with one above

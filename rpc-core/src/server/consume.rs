@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
-use super::delivery::{Arrival, Lane};
+use super::delivery::{Arrival, Lane, Verdict};
 use super::lines::Lines;
 use super::receipt::Receipt;
 use super::workload::Workload;
@@ -22,12 +22,15 @@ use crate::connection::Connection;
 use crate::error::ServeError;
 use crate::queue::QueueOptions;
 use crate::task::Task;
-use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
+use crate::transport::{ChannelMode, Deliveries, Delivery, Link, TransportError};
 use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before a server replaces a channel that the broker closed because of what was sent on it.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a stopping server waits for its broker before it turns to its handlers.
 const BROKER_LIMIT: Duration = Duration::from_secs(5);
@@ -72,7 +75,8 @@ pub(super) struct Session {
     _notices: Option<Task>,
 }
 
-/// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
+/// What arrives from a queue. The last one is an error: the consumer was cancelled, by either side, or went with its channel, for the
+/// reason that is given.
 struct Arrivals {
     consumer: Consumer,
     /// `None` after the last one.
@@ -80,20 +84,17 @@ struct Arrivals {
 }
 
 impl Stream for Arrivals {
-    type Item = (Consumer, Option<Delivery>);
+    type Item = (Consumer, Result<Delivery, Option<TransportError>>);
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(deliveries) = &mut self.deliveries else {
             return Poll::Ready(None);
         };
         let arrival = match ready!(deliveries.poll_next_unpin(cx)) {
-            Some(Ok(delivery)) => Some(delivery),
+            Some(Ok(delivery)) => Ok(delivery),
             ended => {
-                if let Some(Err(error)) = ended {
-                    debug!(%error, "a consumer ended");
-                }
                 self.deliveries = None;
-                None
+                Err(ended.and_then(Result::err))
             }
         };
         Poll::Ready(Some((self.consumer, arrival)))
@@ -200,7 +201,8 @@ impl Serving {
                 drop(channel);
             })),
             Err(error) => {
-                warn!(%error, "dropped calls will not be cancelled");
+                let error = error.to_string();
+                warn!(?error, "dropped calls will not be cancelled");
                 None
             }
         }
@@ -278,7 +280,7 @@ impl Serving {
                 }
                 () = workload.progress() => {}
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
-                    Some(delivery) => {
+                    Ok(delivery) => {
                         let add = |request| workload.add(request);
                         let requests = self.arrive(session, consumer, delivery, add);
                         workload.start();
@@ -288,10 +290,17 @@ impl Serving {
                             tokio::task::yield_now().await;
                         }
                     }
-                    None => {
+                    Err(error) => {
                         if !session.lines.channel.is_open() {
                             // What waited came through that channel: the broker gives it to a server again.
                             workload.take_backlog();
+                            if told_of_refusal(error) {
+                                // It may refuse the same again at once.
+                                tokio::select! {
+                                    () = &mut stopping => {}
+                                    () = tokio::time::sleep(REFUSED_PAUSE) => {}
+                                }
+                            }
                             return Ok(Ended::Lost);
                         }
                         let queue = &*self.queues[consumer.queue].queue;
@@ -317,39 +326,76 @@ impl Serving {
         delivery: Delivery,
         mut hand_over: impl FnMut(Arrival),
     ) -> usize {
+        let tag = delivery.tag;
+        let whole = self.arrival(session, consumer, delivery);
+        if !wire::is_batch(&whole.message) {
+            hand_over(whole);
+            return 1;
+        }
+        // One that cannot be read is refused like any other request.
+        let requests = self.may_be_taken_apart(&whole).and_then(|deliveries| {
+            let requests = wire::requests_of(&whole.message).ok()?;
+            Some((deliveries, requests))
+        });
+        let Some((deliveries, requests)) = requests else {
+            hand_over(whole);
+            return 1;
+        };
+        let count = requests.len();
+        let definition = self.queues[consumer.queue].definition;
+        for (mut message, receipt) in requests.into_iter().zip(Receipt::shares(tag, count)) {
+            if deliveries > 0 {
+                wire::count_as_delivered(&mut message, deliveries);
+            }
+            let name = message.kind.as_deref().filter(|name| !name.is_empty());
+            hand_over(Arrival {
+                serving: whole.serving.clone(),
+                lines: whole.lines.clone(),
+                receipt: Some(receipt),
+                method: definition.resolve(name),
+                message,
+                ..whole
+            });
+        }
+        count
+    }
+
+    /// Whatever came in a delivery, as one.
+    fn arrival(
+        self: &Arc<Self>,
+        session: &Session,
+        consumer: Consumer,
+        delivery: Delivery,
+    ) -> Arrival {
         let Delivery {
             tag,
             redelivered,
             message,
         } = delivery;
-        let definition = self.queues[consumer.queue].definition;
-        let mut hand_over = |message: Message, receipt| {
-            let name = message.kind.as_deref().filter(|name| !name.is_empty());
-            hand_over(Arrival {
-                serving: self.clone(),
-                lines: session.lines.clone(),
-                queue: consumer.queue,
-                lane: consumer.lane,
-                receipt: Some(receipt),
-                redelivered,
-                method: definition.resolve(name),
-                message,
-            });
+        let Consumer { queue, lane } = consumer;
+        let name = message.kind.as_deref().filter(|name| !name.is_empty());
+        let method = match wire::is_batch(&message) {
+            false => self.queues[queue].definition.resolve(name),
+            true => None,
         };
-        if wire::is_batch(&message)
-            && let Ok(requests) = wire::requests_of(&message)
-        {
-            let count = requests.len();
-            let receipts = Receipt::shares(tag, count);
-            for (message, receipt) in requests.into_iter().zip(receipts) {
-                hand_over(message, receipt);
-            }
-            count
-        } else {
-            // One that cannot be read is refused like any other request.
-            hand_over(message, Receipt::Whole(tag));
-            1
+        Arrival {
+            serving: self.clone(),
+            lines: session.lines.clone(),
+            queue,
+            lane,
+            receipt: Some(Receipt::Whole(tag)),
+            redelivered,
+            method,
+            message,
         }
+    }
+
+    /// How often a batch was delivered before, if it may be looked into: that may be what servers die of.
+    fn may_be_taken_apart(&self, batch: &Arrival) -> Option<u32> {
+        let history = batch.history();
+        let is_first = !batch.redelivered && history.deliveries == 0;
+        let verdict = self.verdict(batch.queue, batch.lane, history);
+        (is_first || verdict == Verdict::Run).then_some(history.deliveries)
     }
 
     /// Stops reading, and gives what has not started back to the queues.
@@ -361,10 +407,9 @@ impl Serving {
                 .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
             join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
             while let Some((consumer, arrival)) = session.arrivals.next().await {
-                if let Some(delivery) = arrival {
-                    self.arrive(session, consumer, delivery, |arrival| {
-                        unstarted.push_back(arrival);
-                    });
+                if let Ok(delivery) = arrival {
+                    // A batch goes back as it is.
+                    unstarted.push_back(self.arrival(session, consumer, delivery));
                 }
             }
             join_all(unstarted.into_iter().map(Arrival::give_back)).await;
@@ -400,6 +445,24 @@ impl Consumer {
             Lane::Retry => format!("rpc-{}-retry", self.queue),
         }
     }
+}
+
+/// Tells the operator why the broker closed a channel, if it did. Nothing that a consumer does is refused, but what is published on
+/// its channel may be, as replies are.
+fn told_of_refusal(error: Option<TransportError>) -> bool {
+    let Some(error) = error else {
+        return false;
+    };
+    let is_refusal = !matches!(error, TransportError::Lost(_));
+    let error = error.to_string();
+    match is_refusal {
+        true => warn!(
+            ?error,
+            "the broker closed the channel of a server, which opens another"
+        ),
+        false => debug!(?error, "a consumer ended"),
+    }
+    is_refusal
 }
 
 /// Why queues could not be read.
