@@ -370,3 +370,37 @@ async fn a_batch_that_was_delivered_too_often_is_not_looked_into() {
     let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
     assert_eq!(undertaker.receive().await.data, body);
 }
+
+#[tokio::test]
+async fn a_request_without_a_deadline_gets_one() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let mut peer = Peer::with_queue(node).await;
+    let queue = unique_queue("endless");
+    let limit = Duration::from_millis(500);
+    let server = serve_with(&connection, &queue, |server| {
+        server.prefetch(1).default_deadline(limit)
+    })
+    .await;
+    let reply = peer.call(&queue, request("stick"), b"{}").await;
+    assert!(
+        parts(&reply).1.contains("deadline_exceeded"),
+        "{:?}",
+        parts(&reply)
+    );
+    // Nobody waits for its answer, and it ends all the same.
+    peer.publish(&queue, request("stick"), b"{}").await;
+    let adder = adder(&connection, &queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    server.shutdown().await.unwrap();
+
+    let _server = serve_with(&connection, &queue, |server| {
+        server.default_deadline(None).drain_timeout(Duration::ZERO)
+    })
+    .await;
+    peer.request(&queue, request("wait_for_release"), b"{}")
+        .await;
+    tokio::time::sleep(2 * limit).await;
+    adder.release().await.unwrap();
+    assert_eq!(parts(&peer.receive().await).0, "result");
+}

@@ -25,6 +25,9 @@ const DEFAULT_PREFETCH: u16 = 64;
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
+/// How long a request that comes without a deadline may take, unless set.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
 /// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition.
 const MAX_QUEUE_NAME: usize = 255 - NOTICE_PREFIX.len();
 
@@ -159,6 +162,7 @@ impl ServerBuilder {
                 prefetch: DEFAULT_PREFETCH,
                 concurrency: usize::MAX,
                 deliveries: Some(DEFAULT_DELIVERY_LIMIT),
+                deadline: Some(DEFAULT_DEADLINE),
             },
             reply_policy: Arc::new(|_| true),
             propagated_headers: Vec::new(),
@@ -252,6 +256,19 @@ impl ServerBuilder {
     /// ([`QueueOptions::passive`]) has no `.retry`, and its dead-letter queue has to exist or the request is dropped.
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.limits.deliveries = (deliveries > 0).then_some(deliveries);
+        self
+    }
+
+    /// How long a request may take that comes without a deadline, from its delivery on: then its handler is stopped, and its
+    /// caller, if there is one, gets the fault [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Without one, a
+    /// handful of such requests with handlers that do not end would take all the places that
+    /// [`prefetch`](Self::prefetch) gives. `None`: they may take any time. Zero: none of them is run.
+    ///
+    /// Clients of this crate always say when they give up, for `oneway` methods too; others may not.
+    ///
+    /// Default: 15 minutes.
+    pub fn default_deadline(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limits.deadline = limit.into();
         self
     }
 

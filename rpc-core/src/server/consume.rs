@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
@@ -20,9 +21,10 @@ use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
 use crate::error::ServeError;
+use crate::message::deadline_after;
 use crate::queue::QueueOptions;
 use crate::task::Task;
-use crate::transport::{ChannelMode, Deliveries, Delivery, Link, TransportError};
+use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
 use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
@@ -58,6 +60,8 @@ pub(super) struct Limits {
     pub(super) concurrency: usize,
     /// For each request.
     pub(super) deliveries: Option<u32>,
+    /// For each request that comes without a deadline.
+    pub(super) deadline: Option<Duration>,
 }
 
 impl Limits {
@@ -353,6 +357,7 @@ impl Serving {
                 lines: whole.lines.clone(),
                 receipt: Some(receipt),
                 method: definition.resolve(name),
+                default_deadline: self.default_deadline(&message),
                 message,
                 ..whole
             });
@@ -386,6 +391,7 @@ impl Serving {
             receipt: Some(Receipt::Whole(tag)),
             redelivered,
             method,
+            default_deadline: self.default_deadline(&message),
             message,
         }
     }
@@ -396,6 +402,14 @@ impl Serving {
         let is_first = !batch.redelivered && history.deliveries == 0;
         let verdict = self.verdict(batch.queue, batch.lane, history);
         (is_first || verdict == Verdict::Run).then_some(history.deliveries)
+    }
+
+    /// When a request that says nothing of a deadline is stopped.
+    fn default_deadline(&self, message: &Message) -> Option<Instant> {
+        match (message.deadline, message.expiration) {
+            (None, None) => self.limits.deadline.map(deadline_after),
+            _ => None,
+        }
     }
 
     /// Stops reading, and gives what has not started back to the queues.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::builder::{Handler, QueueEntry};
@@ -48,6 +49,8 @@ pub(super) struct Arrival {
     pub(super) redelivered: bool,
     /// The method that it is for, if there is one of that name.
     pub(super) method: Option<&'static Method>,
+    /// When it ends if it says nothing of that itself.
+    pub(super) default_deadline: Option<Instant>,
     pub(super) message: Message,
 }
 
@@ -209,6 +212,7 @@ impl Arrival {
             receipt,
             redelivered,
             method,
+            default_deadline,
             message,
             ..
         } = &mut self;
@@ -235,10 +239,13 @@ impl Arrival {
         };
         let request =
             wire::request_from_message(entry.service, entry.queue.clone(), message, arrived)
-                .and_then(|request| match at_most_once && is_batched {
+                .and_then(|mut request| match at_most_once && is_batched {
                     // To run it at most once its delivery would have to be acknowledged first, and with it the others'.
                     true => Err(in_a_batch()),
-                    false => Ok(request.propagating(&serving.propagated_headers)),
+                    false => {
+                        request.0.deadline = request.0.deadline.or(*default_deadline);
+                        Ok(request.propagating(&serving.propagated_headers))
+                    }
                 });
         let settled = if at_most_once && request.is_ok() {
             lines.settle(receipt.take().and_then(Receipt::settle));
