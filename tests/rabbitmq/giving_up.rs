@@ -404,3 +404,33 @@ async fn a_request_without_a_deadline_gets_one() {
     adder.release().await.unwrap();
     assert_eq!(parts(&peer.receive().await).0, "result");
 }
+
+#[tokio::test]
+async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("lane");
+    let retry = format!("{queue}.retry");
+    let mut peer = Peer::with_queue(node).await;
+    let _server = serve(&connection, &queue).await;
+    let adder = adder(&connection, &queue);
+    peer.request(&queue, delivered(2, "wait_for_release"), b"{}")
+        .await;
+    eventually("it runs", async || {
+        let census = node.census().await?.queues;
+        let lane = census.iter().find(|counted| counted.name == retry)?;
+        (lane.unacknowledged == 1).then_some(())
+    })
+    .await;
+    let other = delivered(2, "add").with_correlation_id("other".into());
+    let reply = peer.call(&queue, other, br#"{"a":1,"b":2}"#).await;
+    assert_eq!(parts(&reply), ("result", "3"));
+    assert_eq!(node.queue(&retry).await.unwrap().consumers, 2);
+    adder.release().await.unwrap();
+    assert_eq!(parts(&peer.receive().await).0, "result");
+    eventually("one at a time again", async || {
+        (node.queue(&retry).await?.consumers == 1).then_some(())
+    })
+    .await;
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+}

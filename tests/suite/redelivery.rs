@@ -139,6 +139,24 @@ async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
 }
 
 #[tokio::test]
+async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
+    let mut mortal = Mortal::new().await;
+    let calls = [(), ()].map(|()| tokio::spawn(mortal.bench.hold().into_future()));
+    mortal.probe.until_begun(2).await;
+    mortal.die_and_rise().await;
+    mortal.probe.until_begun(4).await;
+    mortal.die_and_rise().await;
+    // One alone at first, then the other, although the first goes on.
+    mortal.probe.until_begun(5).await;
+    mortal.probe.until_begun(6).await;
+    mortal.probe.release(2);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(mortal.probe.deliveries()[4..], [2, 2]);
+}
+
+#[tokio::test]
 async fn what_shared_a_server_with_a_deadly_request_is_not_given_up_with_it() {
     let mut mortal = Mortal::new().await;
     let calls: Vec<_> = (0..5)

@@ -236,7 +236,8 @@ impl ServerBuilder {
     /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
     /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. For its last
     /// attempt, unless that is the only one, a request waits in the queue `<queue>.retry`, of which each server takes one at a
-    /// time: so it is not given up because of another that waits there. What else the server works on meanwhile, from
+    /// time: so it is not given up because of another that waits there. For each that has run for five seconds the server takes one
+    /// more, 16 at most, so that a slow one does not hold up the others. What else the server works on meanwhile, from
     /// `<queue>` or for other services, can still take it along.
     ///
     /// After that it goes to the dead-letter queue (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
 use super::delivery::{Arrival, Lane, Verdict};
+use super::last_attempts::{Change, LastAttempts};
 use super::lines::Lines;
 use super::receipt::Receipt;
 use super::workload::Workload;
@@ -76,6 +77,7 @@ impl Limits {
 pub(super) struct Session {
     lines: Arc<Lines>,
     arrivals: SelectAll<Arrivals>,
+    last_attempts: LastAttempts,
     _notices: Option<Task>,
 }
 
@@ -110,6 +112,8 @@ impl Stream for Arrivals {
 struct Consumer {
     queue: usize,
     lane: Lane,
+    /// 0 for the first of its lane, which is always there.
+    number: u32,
 }
 
 /// Why a session ended.
@@ -164,15 +168,15 @@ impl Serving {
             _notices: self.listen(&*link).await,
             lines: Arc::new(Lines::new(link, channel, self.limits.batch())),
             arrivals: SelectAll::new(),
+            last_attempts: LastAttempts::default(),
         };
         for (queue, entry) in self.queues.iter().enumerate() {
-            let lane = Lane::Main;
-            self.subscribe(&mut session, Consumer { queue, lane })
+            self.subscribe(&mut session, Consumer::first(queue, Lane::Main))
                 .await?;
             if entry.isolates(self.limits.deliveries) {
-                let lane = Lane::Retry;
-                self.subscribe(&mut session, Consumer { queue, lane })
+                self.subscribe(&mut session, Consumer::first(queue, Lane::Retry))
                     .await?;
+                session.last_attempts.add(queue, 0);
             }
             info!(
                 service = entry.service,
@@ -222,7 +226,7 @@ impl Serving {
                     .consume(&entry.queue, &entry.options, &consumer.name(), prefetch)
                     .await
             }
-            // One at a time: whatever ends a server then, it was not another of these.
+            // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
             Lane::Retry => {
                 let options = QueueOptions {
                     kind: entry.options.kind,
@@ -283,6 +287,11 @@ impl Serving {
                     return Ok(Ended::Stopped);
                 }
                 () = workload.progress() => {}
+                () = session.last_attempts.due() => {
+                    if let Some(ended) = self.look_after_last_attempts(session, workload).await? {
+                        return Ok(ended);
+                    }
+                }
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
                     Ok(delivery) => {
                         let add = |request| workload.add(request);
@@ -307,14 +316,15 @@ impl Serving {
                             }
                             return Ok(Ended::Lost);
                         }
-                        let queue = &*self.queues[consumer.queue].queue;
+                        let Consumer { queue, number, .. } = consumer;
+                        if number > 0 {
+                            session.last_attempts.remove(queue, number);
+                            continue;
+                        }
+                        let queue = &*self.queues[queue].queue;
                         warn!(queue, "the broker cancelled the consumer; consuming again");
-                        match self.subscribe(session, consumer).await {
-                            Err(failure) if failure.may_pass => {
-                                self.give_back(session, workload).await;
-                                return Ok(Ended::Lost);
-                            }
-                            outcome => outcome.map_err(|failure| failure.error)?,
+                        if let Some(ended) = self.resubscribe(session, workload, consumer).await? {
+                            return Ok(ended);
                         }
                     }
                 },
@@ -322,10 +332,54 @@ impl Serving {
         }
     }
 
+    /// Reads a queue again, or through one more consumer. Says so if the session has ended instead.
+    async fn resubscribe(
+        self: &Arc<Self>,
+        session: &mut Session,
+        workload: &mut Workload,
+        consumer: Consumer,
+    ) -> Result<Option<Ended>, ServeError> {
+        match self.subscribe(session, consumer).await {
+            Ok(()) => Ok(None),
+            Err(failure) if failure.may_pass => {
+                self.give_back(session, workload).await;
+                Ok(Some(Ended::Lost))
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    async fn look_after_last_attempts(
+        self: &Arc<Self>,
+        session: &mut Session,
+        workload: &mut Workload,
+    ) -> Result<Option<Ended>, ServeError> {
+        for change in session.last_attempts.look_after(self.queues.len()) {
+            let of = |queue, number| Consumer {
+                number,
+                ..Consumer::first(queue, Lane::Retry)
+            };
+            match change {
+                Change::Start { queue, number } => {
+                    let consumer = of(queue, number);
+                    let ended = self.resubscribe(session, workload, consumer).await?;
+                    if ended.is_some() {
+                        return Ok(ended);
+                    }
+                }
+                Change::Cancel { queue, number } => {
+                    let name = of(queue, number).name();
+                    session.lines.channel.cancel(&name).await;
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Hands over the request of a delivery, or each of a batch. Returns how many they are.
     fn arrive(
         self: &Arc<Self>,
-        session: &Session,
+        session: &mut Session,
         consumer: Consumer,
         delivery: Delivery,
         mut hand_over: impl FnMut(Arrival),
@@ -358,6 +412,7 @@ impl Serving {
                 receipt: Some(receipt),
                 method: definition.resolve(name),
                 default_deadline: self.default_deadline(&message),
+                last_attempt: whole.last_attempt.clone(),
                 message,
                 ..whole
             });
@@ -368,7 +423,7 @@ impl Serving {
     /// Whatever came in a delivery, as one.
     fn arrival(
         self: &Arc<Self>,
-        session: &Session,
+        session: &mut Session,
         consumer: Consumer,
         delivery: Delivery,
     ) -> Arrival {
@@ -377,7 +432,11 @@ impl Serving {
             redelivered,
             message,
         } = delivery;
-        let Consumer { queue, lane } = consumer;
+        let Consumer {
+            queue,
+            lane,
+            number,
+        } = consumer;
         let name = message.kind.as_deref().filter(|name| !name.is_empty());
         let method = match wire::is_batch(&message) {
             false => self.queues[queue].definition.resolve(name),
@@ -392,6 +451,10 @@ impl Serving {
             redelivered,
             method,
             default_deadline: self.default_deadline(&message),
+            last_attempt: match lane {
+                Lane::Main => None,
+                Lane::Retry => Some(session.last_attempts.begin(queue, number)),
+            },
             message,
         }
     }
@@ -417,8 +480,18 @@ impl Serving {
         let mut unstarted = workload.take_backlog();
         let giving_back = async {
             let channel = &session.lines.channel;
-            let consumers = (0..self.queues.len())
-                .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
+            let consumers = (0..self.queues.len()).flat_map(|queue| {
+                let first = move |lane| Consumer::first(queue, lane);
+                let further = session.last_attempts.further(queue);
+                let further = further.map(move |number| Consumer {
+                    number,
+                    ..first(Lane::Retry)
+                });
+                [Lane::Main, Lane::Retry]
+                    .map(first)
+                    .into_iter()
+                    .chain(further)
+            });
             join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
             while let Some((consumer, arrival)) = session.arrivals.next().await {
                 if let Ok(delivery) = arrival {
@@ -452,11 +525,21 @@ impl Session {
 }
 
 impl Consumer {
+    fn first(queue: usize, lane: Lane) -> Self {
+        Self {
+            queue,
+            lane,
+            number: 0,
+        }
+    }
+
     /// Its name on its channel.
     fn name(self) -> String {
-        match self.lane {
-            Lane::Main => format!("rpc-{}", self.queue),
-            Lane::Retry => format!("rpc-{}-retry", self.queue),
+        let queue = self.queue;
+        match (self.lane, self.number) {
+            (Lane::Main, _) => format!("rpc-{queue}"),
+            (Lane::Retry, 0) => format!("rpc-{queue}-retry"),
+            (Lane::Retry, number) => format!("rpc-{queue}-retry-{number}"),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::builder::{Handler, QueueEntry};
 use super::cancel::Registered;
 use super::consume::Serving;
 use super::dispatch::{Limit, panicked};
+use super::last_attempts::Attempt;
 use super::lines::{Lines, may_pass};
 use super::receipt::Receipt;
 use super::replies::{Answer, Form};
@@ -51,6 +52,7 @@ pub(super) struct Arrival {
     pub(super) method: Option<&'static Method>,
     /// When it ends if it says nothing of that itself.
     pub(super) default_deadline: Option<Instant>,
+    pub(super) last_attempt: Option<Attempt>,
     pub(super) message: Message,
 }
 

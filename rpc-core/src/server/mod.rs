@@ -8,6 +8,7 @@ mod cancel;
 mod consume;
 mod delivery;
 mod dispatch;
+mod last_attempts;
 mod lines;
 mod receipt;
 mod replies;
