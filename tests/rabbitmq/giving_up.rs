@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use rpc_core::{Connection, ConnectionState, Server, ServerBuilder, ServerHandle};
+use rpc_core::{Connection, ConnectionState, ServeError, Server, ServerBuilder, ServerHandle};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::{eventually, unique_queue};
 use tracing::field::{Field, Visit};
@@ -433,4 +433,44 @@ async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
     })
     .await;
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_server_waits_for_a_queue_that_is_not_available_yet() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("locked");
+    let holder = node.connect().await;
+    let channel = holder.create_channel().await.unwrap();
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.as_str().into(), exclusive, FieldTable::default())
+        .await
+        .unwrap();
+    let log = Log::default();
+    let _logging = log.keep();
+    let starting = tokio::spawn({
+        let (connection, queue) = (connection.clone(), queue.clone());
+        async move { serve(&connection, &queue).await }
+    });
+    eventually("the log says why", async || {
+        log.text().contains("RESOURCE_LOCKED").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!starting.is_finished());
+    assert_eq!(log.text().matches("RESOURCE_LOCKED").count(), 1);
+    holder.close(200, "OK".into()).await.unwrap();
+    let server = starting.await.unwrap();
+    assert_eq!(adder(&connection, &queue).add(1, 2).await.unwrap(), 3);
+    server.shutdown().await.unwrap();
+
+    // A refusal is not waited for.
+    let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue("amq.reserved");
+    let server = Server::builder(&connection).service(dispatcher).build();
+    let refused = server.start().await.unwrap_err();
+    assert!(matches!(refused, ServeError::QueueRefused { .. }));
 }

@@ -21,7 +21,7 @@ use super::receipt::Receipt;
 use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
-use crate::error::ServeError;
+use crate::error::{ServeError, with_causes};
 use crate::message::deadline_after;
 use crate::queue::QueueOptions;
 use crate::task::Task;
@@ -123,11 +123,10 @@ pub(super) enum Ended {
 }
 
 impl Serving {
-    /// Declares the queues and reads them, as soon as there is a link.
+    /// Declares the queues and reads them, as soon as that succeeds. A passive queue has to be there.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        self.try_open(self.connection.link().await.ok_or(ServeError::Closed)?)
+        self.keep_opening(|failure| failure.may_pass && !failure.is_missing)
             .await
-            .map_err(|failure| failure.error)
     }
 
     /// Opens another session after a loss, as soon as that succeeds; `None` when told to stop before.
@@ -135,25 +134,34 @@ impl Serving {
         &self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
-        let reopening = async {
-            // A link that is not known to be lost yet gives no channels, and in a cluster a queue may come back later than
-            // the connection.
-            for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
-                let link = self.connection.link().await.ok_or(ServeError::Closed)?;
-                match self.try_open(link).await {
-                    Ok(session) => return Ok(Some(session)),
-                    Err(failure) if failure.may_pass => {
-                        debug!(error = ?failure.error, "cannot serve yet");
-                    }
-                    Err(failure) => return Err(failure.error),
-                }
-                tokio::time::sleep(pause).await;
-            }
-            Ok(None)
-        };
         tokio::select! {
             () = stopped(stop) => Ok(None),
-            reopened = reopening => reopened,
+            reopened = self.keep_opening(|failure| failure.may_pass) => reopened.map(Some),
+        }
+    }
+
+    /// A link that is not known to be lost yet gives no channels, one may be lost at once, and in a cluster a queue may come back later
+    /// than the connection.
+    async fn keep_opening(
+        &self,
+        may_pass: impl Fn(&Failure) -> bool,
+    ) -> Result<Session, ServeError> {
+        let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
+        let mut told = String::new();
+        loop {
+            let link = self.connection.link().await.ok_or(ServeError::Closed)?;
+            match self.try_open(link).await {
+                Ok(session) => return Ok(session),
+                Err(failure) if may_pass(&failure) => {
+                    let error = with_causes(&failure.error);
+                    if error != told {
+                        warn!(?error, "cannot serve yet; trying again until that changes");
+                        told = error;
+                    }
+                }
+                Err(failure) => return Err(failure.error),
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
         }
     }
 
@@ -251,18 +259,24 @@ impl Serving {
             (TransportError::Lost(_), _) | (_, None) if self.connection.is_closed() => Failure {
                 error: ServeError::Closed,
                 may_pass: false,
+                is_missing: false,
             },
             (error @ TransportError::Lost(_), _) | (error, None) => Failure {
                 error: ServeError::Disconnected(error.into()),
                 may_pass: true,
+                is_missing: false,
             },
-            (error, Some(entry)) => Failure {
-                may_pass: matches!(error, TransportError::Unavailable(_)),
-                error: ServeError::QueueRefused {
-                    queue: entry.queue.to_string(),
-                    source: error.into(),
-                },
-            },
+            (error, Some(entry)) => {
+                let may_pass = matches!(error, TransportError::Unavailable(_));
+                Failure {
+                    may_pass,
+                    is_missing: may_pass && entry.options.passive,
+                    error: ServeError::QueueRefused {
+                        queue: entry.queue.to_string(),
+                        source: error.into(),
+                    },
+                }
+            }
         }
     }
 
@@ -567,6 +581,8 @@ struct Failure {
     error: ServeError,
     /// Whether it may be different a little later.
     may_pass: bool,
+    /// Whether that takes somebody who declares the queue.
+    is_missing: bool,
 }
 
 /// Resolves when the server is told to stop.
