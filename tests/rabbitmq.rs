@@ -5,6 +5,8 @@
 mod connecting;
 #[path = "rabbitmq/flooding.rs"]
 mod flooding;
+#[path = "rabbitmq/giving_up.rs"]
+mod giving_up;
 #[path = "rabbitmq/guarantees.rs"]
 mod guarantees;
 #[path = "rabbitmq/hostile_headers.rs"]

@@ -437,7 +437,7 @@ pub enum ServeError {
         /// The broker's own words, which name the argument and both values.
         source: BoxError,
     },
-    /// The connection was lost, or a queue was deleted while it was being served.
+    /// The server ended with its connection, because the runtime is shutting down: otherwise it waits for another connection.
     #[error("the server lost its connection to the broker")]
     Disconnected(#[source] BoxError),
     /// The connection was closed on this side while the server was running.

@@ -1,8 +1,8 @@
 //! Servers that die: what is run again, how often, and what is not.
 
-use rpc_core::{Connection, ErrorKind, ServerBuilder, ServerHandle};
+use rpc_core::{Connection, ErrorKind, QueueOptions, Server, ServerBuilder, ServerHandle};
 
-use super::{BenchClient, Probe, Setup, serve};
+use super::{BenchClient, BenchDispatcher, Probe, Setup, client, serve, start};
 use crate::broker;
 
 /// A bench service whose server dies and is replaced.
@@ -87,6 +87,73 @@ async fn a_request_that_keeps_killing_its_server_is_given_up() {
     .await;
     late.until_begun(1).await;
     assert_eq!(late.deliveries(), [3]);
+}
+
+#[tokio::test]
+async fn a_request_that_no_dead_letter_queue_takes_is_dropped_and_its_caller_told() {
+    let mut mortal = Mortal::new().await;
+    let full = BenchDispatcher::new(Probe::default())
+        .with_queue(format!("{}.dead", mortal.queue))
+        .with_queue_options(QueueOptions::classic().max_length(0));
+    let _full = start(&mortal.connection, full).await;
+    let call = tokio::spawn(mortal.bench.hold().into_future());
+    for begun in 1..=3 {
+        mortal.probe.until_begun(begun).await;
+        mortal.die_and_rise().await;
+    }
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert!(error.to_string().contains("it was dropped"), "{error}");
+    assert_eq!(mortal.bench.add(1, 1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
+    let connection = broker().await.connect().await;
+    let queue = rpc_tests::unique_queue("full");
+    let probe = Probe::default();
+    let serve = async || {
+        let dispatcher = BenchDispatcher::new(probe.clone())
+            .with_queue(&queue)
+            .with_queue_options(QueueOptions::classic().max_length(1));
+        let server = Server::builder(&connection).service(dispatcher);
+        server.prefetch(1).build().start().await.unwrap()
+    };
+    let server = serve().await;
+    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
+    let deadly = tokio::spawn(bench.hold().into_future());
+    probe.until_begun(1).await;
+    let waiting = tokio::spawn(bench.add(1, 1).into_future());
+    // Nothing tells that it is in the queue.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    drop(server);
+    let server = serve().await;
+    probe.until_begun(2).await;
+    drop(server);
+    let _server = serve().await;
+    probe.until_begun(3).await;
+    probe.release(1);
+    deadly.await.unwrap().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+    assert_eq!(probe.deliveries(), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
+    let mut mortal = Mortal::new().await;
+    let calls = [(), ()].map(|()| tokio::spawn(mortal.bench.hold().into_future()));
+    mortal.probe.until_begun(2).await;
+    mortal.die_and_rise().await;
+    mortal.probe.until_begun(4).await;
+    mortal.die_and_rise().await;
+    // One alone at first, then the other, although the first goes on.
+    mortal.probe.until_begun(5).await;
+    mortal.probe.until_begun(6).await;
+    mortal.probe.release(2);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(mortal.probe.deliveries()[4..], [2, 2]);
 }
 
 #[tokio::test]

@@ -428,13 +428,14 @@ fn refused(error: TransportError) -> RpcError {
         | TransportError::Rejected
         | TransportError::Invalid(_)
         | TransportError::TooLarge(_) => requester::not_sent(error),
-        TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
-            RpcError::new(
-                ErrorKind::Disconnected,
-                "the connection to the broker was lost",
-            )
-            .with_source(error)
-        }
+        TransportError::Lost(_)
+        | TransportError::Refused(_)
+        | TransportError::Forbidden(_)
+        | TransportError::Unavailable(_) => RpcError::new(
+            ErrorKind::Disconnected,
+            "the connection to the broker was lost",
+        )
+        .with_source(error),
     }
 }
 

@@ -270,7 +270,9 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             ErrorKind::Disconnected,
             "the connection to the broker is lost",
         ),
-        TransportError::Refused(_) | TransportError::Unavailable(_) => (
+        TransportError::Refused(_)
+        | TransportError::Forbidden(_)
+        | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
         ),

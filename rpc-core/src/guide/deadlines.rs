@@ -12,6 +12,9 @@
 //! [`Context::is_cancelled`](crate::Context::is_cancelled), and keeps its place in the server's limits until it returns. That
 //! goes for `oneway` and `persistent` requests, too: give those a `timeout` that is as long as they may wait and run.
 //!
+//! A request of another program that comes without a deadline gets one from the server:
+//! [`ServerBuilder::default_deadline`](crate::ServerBuilder::default_deadline), 15 minutes unless set.
+//!
 //! Deadlines travel as moments, so the clocks of clients and servers should agree; a call that a server refuses too early says so,
 //! and by how much its clock is ahead.
 //!

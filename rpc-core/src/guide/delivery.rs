@@ -82,7 +82,8 @@
 //! # Requests that kill servers
 //!
 //! A request is delivered at most [`delivery_limit`](crate::ServerBuilder::delivery_limit) times, three unless set, the last
-//! time from the queue `<queue>.retry`, of which a server takes one at a time. Then it is moved to `<queue>.dead`, with headers
+//! time from the queue `<queue>.retry`, of which a server takes one at a time, or one more for each that runs for longer than five
+//! seconds. Then it is moved to `<queue>.dead`, with headers
 //! that say why, and its caller is told [`Panicked`](crate::ErrorKind::Panicked). (A panic itself kills nobody: it is answered and
 //! acknowledged.) Nothing reads the dead-letter queue; look at it, and empty it.
 //!

@@ -49,6 +49,7 @@
 //! | `rpc.server.queue.duration` | requests wait: too few servers, or too low limits |
 //! | `rpc.server.redeliveries` | servers die or lose their connections with requests in hand |
 //! | `rpc.server.given_up` | a request kills its servers: look into `<queue>.dead` |
+//! | `rpc.server.dropped_dead_letters` | the dead-letter queue takes nothing more, or there is none: the log has the broker's reason |
 //! | `rpc.client.call.duration` with `error.type` | calls fail: the label says how |
 //! | `rpc.client.retries` | idempotent calls are repeated: something is flaky that their callers do not notice |
 //! | `rpc.client.dropped_replies` with the reason `late` | callers give up before servers answer, their calls being late or no longer wanted; servers answer what was dropped with a fault |

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::definition::Service as Definition;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
-use crate::queue::QueueOptions;
+use crate::queue::{QueueOptions, QueueType};
 use crate::service::ResponseFuture;
 use crate::wire::NOTICE_PREFIX;
 
@@ -24,6 +24,9 @@ const DEFAULT_PREFETCH: u16 = 64;
 
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
+
+/// How long a request that comes without a deadline may take, unless set.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition.
 const MAX_QUEUE_NAME: usize = 255 - NOTICE_PREFIX.len();
@@ -107,6 +110,11 @@ impl QueueEntry {
         deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
     }
 
+    /// Whether the broker counts the deliveries of a request: quorum queues do. Of a queue that was declared by others nothing is known.
+    pub(super) fn counts(&self) -> bool {
+        self.options.kind == QueueType::Quorum && !self.options.passive
+    }
+
     /// Whether a name is that of one of its queues.
     pub(super) fn owns(&self, queue: &str) -> bool {
         queue == &*self.queue || queue == self.retry_queue || queue == self.dead_letter_queue
@@ -154,6 +162,7 @@ impl ServerBuilder {
                 prefetch: DEFAULT_PREFETCH,
                 concurrency: usize::MAX,
                 deliveries: Some(DEFAULT_DELIVERY_LIMIT),
+                deadline: Some(DEFAULT_DEADLINE),
             },
             reply_policy: Arc::new(|_| true),
             propagated_headers: Vec::new(),
@@ -227,12 +236,17 @@ impl ServerBuilder {
     /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
     /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. For its last
     /// attempt, unless that is the only one, a request waits in the queue `<queue>.retry`, of which each server takes one at a
-    /// time: so it is not given up because of another that waits there. What else the server works on meanwhile, from
+    /// time: so it is not given up because of another that waits there. For each that has run for five seconds the server takes one
+    /// more, 16 at most, so that a slow one does not hold up the others. What else the server works on meanwhile, from
     /// `<queue>` or for other services, can still take it along.
     ///
     /// After that it goes to the dead-letter queue (`<queue>.dead`, or [`QueueOptions::dead_letter_queue`]) with the headers
     /// `rpc-death-reason` (`delivery-limit`), `rpc-death-queue`, `rpc-death-time` and `rpc-delivery-count`, and its caller gets
-    /// the fault [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
+    /// the fault [`ErrorKind::Panicked`](crate::ErrorKind::Panicked). Headers that do not fit into a message beside those are
+    /// dropped, and named in `rpc-headers-dropped`. A request that the dead-letter queue does not take in three attempts is dropped:
+    /// an error in the log says which, the metric `rpc.server.dropped_dead_letters` counts it, and its caller is told.
+    ///
+    /// A batch of requests ([`ClientBuilder::coalesce`](crate::ClientBuilder::coalesce)) is counted as one until it is taken apart.
     ///
     /// RabbitMQ 4 has a limit of its own for quorum queues, 20 deliveries unless a policy sets another, and drops what exceeds
     /// it (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>): without a limit here, or with one above
@@ -243,6 +257,19 @@ impl ServerBuilder {
     /// ([`QueueOptions::passive`]) has no `.retry`, and its dead-letter queue has to exist or the request is dropped.
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.limits.deliveries = (deliveries > 0).then_some(deliveries);
+        self
+    }
+
+    /// How long a request may take that comes without a deadline, from its delivery on: then its handler is stopped, and its
+    /// caller, if there is one, gets the fault [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Without one, a
+    /// handful of such requests with handlers that do not end would take all the places that
+    /// [`prefetch`](Self::prefetch) gives. `None`: they may take any time. Zero: none of them is run.
+    ///
+    /// Clients of this crate always say when they give up, for `oneway` methods too; others may not.
+    ///
+    /// Default: 15 minutes.
+    pub fn default_deadline(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limits.deadline = limit.into();
         self
     }
 

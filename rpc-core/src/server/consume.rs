@@ -9,17 +9,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
-use super::delivery::{Arrival, Lane};
+use super::delivery::{Arrival, Lane, Verdict};
+use super::last_attempts::{Change, LastAttempts};
 use super::lines::Lines;
 use super::receipt::Receipt;
 use super::workload::Workload;
 use crate::backoff::pauses;
 use crate::connection::Connection;
-use crate::error::ServeError;
+use crate::error::{ServeError, with_causes};
+use crate::message::deadline_after;
 use crate::queue::QueueOptions;
 use crate::task::Task;
 use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
@@ -28,6 +31,9 @@ use crate::wire;
 /// The pauses before a server that lost its channel asks for another.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before a server replaces a channel that the broker closed because of what was sent on it.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a stopping server waits for its broker before it turns to its handlers.
 const BROKER_LIMIT: Duration = Duration::from_secs(5);
@@ -55,6 +61,8 @@ pub(super) struct Limits {
     pub(super) concurrency: usize,
     /// For each request.
     pub(super) deliveries: Option<u32>,
+    /// For each request that comes without a deadline.
+    pub(super) deadline: Option<Duration>,
 }
 
 impl Limits {
@@ -69,10 +77,12 @@ impl Limits {
 pub(super) struct Session {
     lines: Arc<Lines>,
     arrivals: SelectAll<Arrivals>,
+    last_attempts: LastAttempts,
     _notices: Option<Task>,
 }
 
-/// What arrives from a queue. The last one is `None`: the consumer was cancelled, by either side, or went with its channel.
+/// What arrives from a queue. The last one is an error: the consumer was cancelled, by either side, or went with its channel, for the
+/// reason that is given.
 struct Arrivals {
     consumer: Consumer,
     /// `None` after the last one.
@@ -80,20 +90,17 @@ struct Arrivals {
 }
 
 impl Stream for Arrivals {
-    type Item = (Consumer, Option<Delivery>);
+    type Item = (Consumer, Result<Delivery, Option<TransportError>>);
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(deliveries) = &mut self.deliveries else {
             return Poll::Ready(None);
         };
         let arrival = match ready!(deliveries.poll_next_unpin(cx)) {
-            Some(Ok(delivery)) => Some(delivery),
+            Some(Ok(delivery)) => Ok(delivery),
             ended => {
-                if let Some(Err(error)) = ended {
-                    debug!(%error, "a consumer ended");
-                }
                 self.deliveries = None;
-                None
+                Err(ended.and_then(Result::err))
             }
         };
         Poll::Ready(Some((self.consumer, arrival)))
@@ -105,6 +112,8 @@ impl Stream for Arrivals {
 struct Consumer {
     queue: usize,
     lane: Lane,
+    /// 0 for the first of its lane, which is always there.
+    number: u32,
 }
 
 /// Why a session ended.
@@ -114,11 +123,10 @@ pub(super) enum Ended {
 }
 
 impl Serving {
-    /// Declares the queues and reads them, as soon as there is a link.
+    /// Declares the queues and reads them, as soon as that succeeds. A passive queue has to be there.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        self.try_open(self.connection.link().await.ok_or(ServeError::Closed)?)
+        self.keep_opening(|failure| failure.may_pass && !failure.is_missing)
             .await
-            .map_err(|failure| failure.error)
     }
 
     /// Opens another session after a loss, as soon as that succeeds; `None` when told to stop before.
@@ -126,25 +134,34 @@ impl Serving {
         &self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
-        let reopening = async {
-            // A link that is not known to be lost yet gives no channels, and in a cluster a queue may come back later than
-            // the connection.
-            for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
-                let link = self.connection.link().await.ok_or(ServeError::Closed)?;
-                match self.try_open(link).await {
-                    Ok(session) => return Ok(Some(session)),
-                    Err(failure) if failure.may_pass => {
-                        debug!(error = ?failure.error, "cannot serve yet");
-                    }
-                    Err(failure) => return Err(failure.error),
-                }
-                tokio::time::sleep(pause).await;
-            }
-            Ok(None)
-        };
         tokio::select! {
             () = stopped(stop) => Ok(None),
-            reopened = reopening => reopened,
+            reopened = self.keep_opening(|failure| failure.may_pass) => reopened.map(Some),
+        }
+    }
+
+    /// A link that is not known to be lost yet gives no channels, one may be lost at once, and in a cluster a queue may come back later
+    /// than the connection.
+    async fn keep_opening(
+        &self,
+        may_pass: impl Fn(&Failure) -> bool,
+    ) -> Result<Session, ServeError> {
+        let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
+        let mut told = String::new();
+        loop {
+            let link = self.connection.link().await.ok_or(ServeError::Closed)?;
+            match self.try_open(link).await {
+                Ok(session) => return Ok(session),
+                Err(failure) if may_pass(&failure) => {
+                    let error = with_causes(&failure.error);
+                    if error != told {
+                        warn!(?error, "cannot serve yet; trying again until that changes");
+                        told = error;
+                    }
+                }
+                Err(failure) => return Err(failure.error),
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
         }
     }
 
@@ -159,15 +176,15 @@ impl Serving {
             _notices: self.listen(&*link).await,
             lines: Arc::new(Lines::new(link, channel, self.limits.batch())),
             arrivals: SelectAll::new(),
+            last_attempts: LastAttempts::default(),
         };
         for (queue, entry) in self.queues.iter().enumerate() {
-            let lane = Lane::Main;
-            self.subscribe(&mut session, Consumer { queue, lane })
+            self.subscribe(&mut session, Consumer::first(queue, Lane::Main))
                 .await?;
             if entry.isolates(self.limits.deliveries) {
-                let lane = Lane::Retry;
-                self.subscribe(&mut session, Consumer { queue, lane })
+                self.subscribe(&mut session, Consumer::first(queue, Lane::Retry))
                     .await?;
+                session.last_attempts.add(queue, 0);
             }
             info!(
                 service = entry.service,
@@ -200,7 +217,8 @@ impl Serving {
                 drop(channel);
             })),
             Err(error) => {
-                warn!(%error, "dropped calls will not be cancelled");
+                let error = error.to_string();
+                warn!(?error, "dropped calls will not be cancelled");
                 None
             }
         }
@@ -216,7 +234,7 @@ impl Serving {
                     .consume(&entry.queue, &entry.options, &consumer.name(), prefetch)
                     .await
             }
-            // One at a time: whatever ends a server then, it was not another of these.
+            // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
             Lane::Retry => {
                 let options = QueueOptions {
                     kind: entry.options.kind,
@@ -241,18 +259,24 @@ impl Serving {
             (TransportError::Lost(_), _) | (_, None) if self.connection.is_closed() => Failure {
                 error: ServeError::Closed,
                 may_pass: false,
+                is_missing: false,
             },
             (error @ TransportError::Lost(_), _) | (error, None) => Failure {
                 error: ServeError::Disconnected(error.into()),
                 may_pass: true,
+                is_missing: false,
             },
-            (error, Some(entry)) => Failure {
-                may_pass: matches!(error, TransportError::Unavailable(_)),
-                error: ServeError::QueueRefused {
-                    queue: entry.queue.to_string(),
-                    source: error.into(),
-                },
-            },
+            (error, Some(entry)) => {
+                let may_pass = matches!(error, TransportError::Unavailable(_));
+                Failure {
+                    may_pass,
+                    is_missing: may_pass && entry.options.passive,
+                    error: ServeError::QueueRefused {
+                        queue: entry.queue.to_string(),
+                        source: error.into(),
+                    },
+                }
+            }
         }
     }
 
@@ -277,8 +301,13 @@ impl Serving {
                     return Ok(Ended::Stopped);
                 }
                 () = workload.progress() => {}
+                () = session.last_attempts.due() => {
+                    if let Some(ended) = self.look_after_last_attempts(session, workload).await? {
+                        return Ok(ended);
+                    }
+                }
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
-                    Some(delivery) => {
+                    Ok(delivery) => {
                         let add = |request| workload.add(request);
                         let requests = self.arrive(session, consumer, delivery, add);
                         workload.start();
@@ -288,20 +317,28 @@ impl Serving {
                             tokio::task::yield_now().await;
                         }
                     }
-                    None => {
+                    Err(error) => {
                         if !session.lines.channel.is_open() {
                             // What waited came through that channel: the broker gives it to a server again.
                             workload.take_backlog();
+                            if told_of_refusal(error) {
+                                // It may refuse the same again at once.
+                                tokio::select! {
+                                    () = &mut stopping => {}
+                                    () = tokio::time::sleep(REFUSED_PAUSE) => {}
+                                }
+                            }
                             return Ok(Ended::Lost);
                         }
-                        let queue = &*self.queues[consumer.queue].queue;
+                        let Consumer { queue, number, .. } = consumer;
+                        if number > 0 {
+                            session.last_attempts.remove(queue, number);
+                            continue;
+                        }
+                        let queue = &*self.queues[queue].queue;
                         warn!(queue, "the broker cancelled the consumer; consuming again");
-                        match self.subscribe(session, consumer).await {
-                            Err(failure) if failure.may_pass => {
-                                self.give_back(session, workload).await;
-                                return Ok(Ended::Lost);
-                            }
-                            outcome => outcome.map_err(|failure| failure.error)?,
+                        if let Some(ended) = self.resubscribe(session, workload, consumer).await? {
+                            return Ok(ended);
                         }
                     }
                 },
@@ -309,46 +346,146 @@ impl Serving {
         }
     }
 
+    /// Reads a queue again, or through one more consumer. Says so if the session has ended instead.
+    async fn resubscribe(
+        self: &Arc<Self>,
+        session: &mut Session,
+        workload: &mut Workload,
+        consumer: Consumer,
+    ) -> Result<Option<Ended>, ServeError> {
+        match self.subscribe(session, consumer).await {
+            Ok(()) => Ok(None),
+            Err(failure) if failure.may_pass => {
+                self.give_back(session, workload).await;
+                Ok(Some(Ended::Lost))
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    async fn look_after_last_attempts(
+        self: &Arc<Self>,
+        session: &mut Session,
+        workload: &mut Workload,
+    ) -> Result<Option<Ended>, ServeError> {
+        for change in session.last_attempts.look_after(self.queues.len()) {
+            let of = |queue, number| Consumer {
+                number,
+                ..Consumer::first(queue, Lane::Retry)
+            };
+            match change {
+                Change::Start { queue, number } => {
+                    let consumer = of(queue, number);
+                    let ended = self.resubscribe(session, workload, consumer).await?;
+                    if ended.is_some() {
+                        return Ok(ended);
+                    }
+                }
+                Change::Cancel { queue, number } => {
+                    let name = of(queue, number).name();
+                    session.lines.channel.cancel(&name).await;
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Hands over the request of a delivery, or each of a batch. Returns how many they are.
     fn arrive(
         self: &Arc<Self>,
-        session: &Session,
+        session: &mut Session,
         consumer: Consumer,
         delivery: Delivery,
         mut hand_over: impl FnMut(Arrival),
     ) -> usize {
+        let tag = delivery.tag;
+        let whole = self.arrival(session, consumer, delivery);
+        if !wire::is_batch(&whole.message) {
+            hand_over(whole);
+            return 1;
+        }
+        // One that cannot be read is refused like any other request.
+        let requests = self.may_be_taken_apart(&whole).and_then(|deliveries| {
+            let requests = wire::requests_of(&whole.message).ok()?;
+            Some((deliveries, requests))
+        });
+        let Some((deliveries, requests)) = requests else {
+            hand_over(whole);
+            return 1;
+        };
+        let count = requests.len();
+        let definition = self.queues[consumer.queue].definition;
+        for (mut message, receipt) in requests.into_iter().zip(Receipt::shares(tag, count)) {
+            if deliveries > 0 {
+                wire::count_as_delivered(&mut message, deliveries);
+            }
+            let name = message.kind.as_deref().filter(|name| !name.is_empty());
+            hand_over(Arrival {
+                serving: whole.serving.clone(),
+                lines: whole.lines.clone(),
+                receipt: Some(receipt),
+                method: definition.resolve(name),
+                default_deadline: self.default_deadline(&message),
+                last_attempt: whole.last_attempt.clone(),
+                message,
+                ..whole
+            });
+        }
+        count
+    }
+
+    /// Whatever came in a delivery, as one.
+    fn arrival(
+        self: &Arc<Self>,
+        session: &mut Session,
+        consumer: Consumer,
+        delivery: Delivery,
+    ) -> Arrival {
         let Delivery {
             tag,
             redelivered,
             message,
         } = delivery;
-        let definition = self.queues[consumer.queue].definition;
-        let mut hand_over = |message: Message, receipt| {
-            let name = message.kind.as_deref().filter(|name| !name.is_empty());
-            hand_over(Arrival {
-                serving: self.clone(),
-                lines: session.lines.clone(),
-                queue: consumer.queue,
-                lane: consumer.lane,
-                receipt: Some(receipt),
-                redelivered,
-                method: definition.resolve(name),
-                message,
-            });
+        let Consumer {
+            queue,
+            lane,
+            number,
+        } = consumer;
+        let name = message.kind.as_deref().filter(|name| !name.is_empty());
+        let method = match wire::is_batch(&message) {
+            false => self.queues[queue].definition.resolve(name),
+            true => None,
         };
-        if wire::is_batch(&message)
-            && let Ok(requests) = wire::requests_of(&message)
-        {
-            let count = requests.len();
-            let receipts = Receipt::shares(tag, count);
-            for (message, receipt) in requests.into_iter().zip(receipts) {
-                hand_over(message, receipt);
-            }
-            count
-        } else {
-            // One that cannot be read is refused like any other request.
-            hand_over(message, Receipt::Whole(tag));
-            1
+        Arrival {
+            serving: self.clone(),
+            lines: session.lines.clone(),
+            queue,
+            lane,
+            receipt: Some(Receipt::Whole(tag)),
+            redelivered,
+            method,
+            default_deadline: self.default_deadline(&message),
+            last_attempt: match lane {
+                Lane::Main => None,
+                Lane::Retry => Some(session.last_attempts.begin(queue, number)),
+            },
+            message,
+        }
+    }
+
+    /// How often a batch was delivered before, if it may be looked into: that may be what servers die of.
+    fn may_be_taken_apart(&self, batch: &Arrival) -> Option<u32> {
+        let history = batch.history();
+        let is_first = !batch.redelivered && history.deliveries == 0;
+        let verdict = self.verdict(batch.queue, batch.lane, history);
+        (is_first || verdict == Verdict::Run).then_some(history.deliveries)
+    }
+
+    /// When a request that says nothing of a deadline is stopped.
+    fn default_deadline(&self, message: &Message) -> Option<Instant> {
+        match (message.deadline, message.expiration) {
+            (None, None) => self.limits.deadline.map(deadline_after),
+            _ => None,
         }
     }
 
@@ -357,14 +494,23 @@ impl Serving {
         let mut unstarted = workload.take_backlog();
         let giving_back = async {
             let channel = &session.lines.channel;
-            let consumers = (0..self.queues.len())
-                .flat_map(|queue| [Lane::Main, Lane::Retry].map(|lane| Consumer { queue, lane }));
+            let consumers = (0..self.queues.len()).flat_map(|queue| {
+                let first = move |lane| Consumer::first(queue, lane);
+                let further = session.last_attempts.further(queue);
+                let further = further.map(move |number| Consumer {
+                    number,
+                    ..first(Lane::Retry)
+                });
+                [Lane::Main, Lane::Retry]
+                    .map(first)
+                    .into_iter()
+                    .chain(further)
+            });
             join_all(consumers.map(async |consumer| channel.cancel(&consumer.name()).await)).await;
             while let Some((consumer, arrival)) = session.arrivals.next().await {
-                if let Some(delivery) = arrival {
-                    self.arrive(session, consumer, delivery, |arrival| {
-                        unstarted.push_back(arrival);
-                    });
+                if let Ok(delivery) = arrival {
+                    // A batch goes back as it is.
+                    unstarted.push_back(self.arrival(session, consumer, delivery));
                 }
             }
             join_all(unstarted.into_iter().map(Arrival::give_back)).await;
@@ -393,13 +539,41 @@ impl Session {
 }
 
 impl Consumer {
-    /// Its name on its channel.
-    fn name(self) -> String {
-        match self.lane {
-            Lane::Main => format!("rpc-{}", self.queue),
-            Lane::Retry => format!("rpc-{}-retry", self.queue),
+    fn first(queue: usize, lane: Lane) -> Self {
+        Self {
+            queue,
+            lane,
+            number: 0,
         }
     }
+
+    /// Its name on its channel.
+    fn name(self) -> String {
+        let queue = self.queue;
+        match (self.lane, self.number) {
+            (Lane::Main, _) => format!("rpc-{queue}"),
+            (Lane::Retry, 0) => format!("rpc-{queue}-retry"),
+            (Lane::Retry, number) => format!("rpc-{queue}-retry-{number}"),
+        }
+    }
+}
+
+/// Tells the operator why the broker closed a channel, if it did. Nothing that a consumer does is refused, but what is published on
+/// its channel may be, as replies are.
+fn told_of_refusal(error: Option<TransportError>) -> bool {
+    let Some(error) = error else {
+        return false;
+    };
+    let is_refusal = !matches!(error, TransportError::Lost(_));
+    let error = error.to_string();
+    match is_refusal {
+        true => warn!(
+            ?error,
+            "the broker closed the channel of a server, which opens another"
+        ),
+        false => debug!(?error, "a consumer ended"),
+    }
+    is_refusal
 }
 
 /// Why queues could not be read.
@@ -407,6 +581,8 @@ struct Failure {
     error: ServeError,
     /// Whether it may be different a little later.
     may_pass: bool,
+    /// Whether that takes somebody who declares the queue.
+    is_missing: bool,
 }
 
 /// Resolves when the server is told to stop.

@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::builder::{Handler, QueueEntry};
 use super::cancel::Registered;
 use super::consume::Serving;
 use super::dispatch::{Limit, panicked};
-use super::lines::{Lines, ensure_queue};
+use super::last_attempts::Attempt;
+use super::lines::{Lines, may_pass};
 use super::receipt::Receipt;
 use super::replies::{Answer, Form};
 use crate::definition::Method;
@@ -24,7 +26,7 @@ use crate::telemetry::{self, Observed, metrics};
 use crate::transport::{Message, Reply, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
-/// How long a server keeps a request that should be given up and cannot.
+/// How long a server keeps a request that its broker takes nowhere at the moment, before it has it delivered again.
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which of a service's queues a delivery came from.
@@ -48,12 +50,15 @@ pub(super) struct Arrival {
     pub(super) redelivered: bool,
     /// The method that it is for, if there is one of that name.
     pub(super) method: Option<&'static Method>,
+    /// When it ends if it says nothing of that itself.
+    pub(super) default_deadline: Option<Instant>,
+    pub(super) last_attempt: Option<Attempt>,
     pub(super) message: Message,
 }
 
 /// What is to become of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Run,
     /// To the queue where it came from, with the number of its deliveries.
     Record,
@@ -64,9 +69,11 @@ enum Verdict {
 
 /// Why a request is not run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+pub(super) enum Reason {
     DeliveryLimit,
     AtMostOnce,
+    /// Its deliveries cannot be counted, and without that it might never be given up.
+    NotCounted,
 }
 
 impl Reason {
@@ -74,23 +81,27 @@ impl Reason {
         match self {
             Self::DeliveryLimit => "delivery-limit",
             Self::AtMostOnce => "at-most-once",
+            Self::NotCounted => "not-counted",
         }
     }
 }
 
 impl Arrival {
     pub(super) async fn work(mut self) {
-        let message = &self.message;
-        let reply_to = message.reply_to.as_deref();
+        let reply_to = self.message.reply_to.as_deref();
         if reply_to.is_some_and(|name| !self.serving.may_reply_to(name)) {
             warn!(
                 queue = &*self.entry().queue,
-                reply_to, "refusing a request: replies to there are not allowed"
+                ?reply_to,
+                "refusing a request: replies to there are not allowed"
             );
             self.serving.refused.fetch_add(1, Ordering::Relaxed);
             return self.settle();
         }
         let history = self.history();
+        if !(self.redelivered && self.entry().counts()) {
+            wire::remove_forged_counts(&mut self.message);
+        }
         match self.verdict(history) {
             Verdict::Run => self.run(history.deliveries).await,
             // Boxed, because it is rare and would make every delivery's task as large as its own.
@@ -145,12 +156,16 @@ impl Arrival {
         self.receipt.as_ref().is_some_and(Receipt::is_share)
     }
 
-    fn history(&self) -> History {
-        let history = History::of(&self.message, self.redelivered);
+    /// What is known of earlier deliveries.
+    pub(super) fn history(&self) -> History {
+        if !self.is_batched() {
+            return History::of(&self.message, self.redelivered, self.entry().counts());
+        }
+        // It has the count of its batch, and goes its own way from the second delivery on.
+        let History { deliveries, .. } = History::of(&self.message, false, false);
         History {
-            // Whoever counts deliveries counts the batch's. From the second on each request goes its own way.
-            recorded: history.recorded && (history.deliveries == 0 || !self.is_batched()),
-            ..history
+            deliveries,
+            recorded: deliveries == 0,
         }
     }
 
@@ -171,17 +186,19 @@ impl Arrival {
 
     fn verdict(&self, history: History) -> Verdict {
         let is_first = !self.redelivered && history.deliveries == 0;
-        if is_first || wire::is_expired(&self.message) {
-            Verdict::Run // Which, of one that is expired, only says so to its caller.
+        if is_first {
+            Verdict::Run
+        } else if wire::is_batch(&self.message) {
+            self.serving.verdict(self.queue, self.lane, history)
+        } else if wire::is_expired(&self.message) {
+            Verdict::Run // Which only says so to its caller.
         } else if self.is_at_most_once() {
             match self.is_batched() {
                 true => Verdict::Run, // Which refuses it.
                 false => Verdict::GiveUp(Reason::AtMostOnce),
             }
         } else {
-            let limit = self.serving.limits.deliveries;
-            let isolates = self.entry().isolates(limit);
-            verdict(history, limit, self.lane, isolates)
+            self.serving.verdict(self.queue, self.lane, history)
         }
     }
 
@@ -197,6 +214,7 @@ impl Arrival {
             receipt,
             redelivered,
             method,
+            default_deadline,
             message,
             ..
         } = &mut self;
@@ -223,10 +241,13 @@ impl Arrival {
         };
         let request =
             wire::request_from_message(entry.service, entry.queue.clone(), message, arrived)
-                .and_then(|request| match at_most_once && is_batched {
+                .and_then(|mut request| match at_most_once && is_batched {
                     // To run it at most once its delivery would have to be acknowledged first, and with it the others'.
                     true => Err(in_a_batch()),
-                    false => Ok(request.propagating(&serving.propagated_headers)),
+                    false => {
+                        request.0.deadline = request.0.deadline.or(*default_deadline);
+                        Ok(request.propagating(&serving.propagated_headers))
+                    }
                 });
         let settled = if at_most_once && request.is_ok() {
             lines.settle(receipt.take().and_then(Receipt::settle));
@@ -238,8 +259,7 @@ impl Arrival {
         };
         if let Err(error) = settled {
             // What the broker knows of it is not known here, so it is not run. If it can be run, it will be delivered again.
-            debug!(%error, "a request was not run: its channel is lost");
-            return;
+            return self.give_back_later(error).boxed().await;
         }
         let answer = {
             let answering = pin!(async {
@@ -271,7 +291,7 @@ impl Arrival {
         };
         drop(registered);
         if let Err(error) = &answer {
-            debug!(service = entry.service, kind = ?error.kind(), %error, "answering with a fault");
+            debug!(service = entry.service, kind = ?error.kind(), error = ?error.to_string(), "answering with a fault");
             if is_refusal(error.kind()) {
                 serving.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -296,16 +316,46 @@ impl Arrival {
     }
 
     /// Publishes the request anew, with the number of its deliveries, in place of this delivery.
-    async fn redirect(mut self, queue: String, deliveries: u32) {
-        match self.publish_anew(&queue, deliveries).await {
-            Ok(()) => {}
-            // With the channel gone, the broker delivers it again.
-            Err(TransportError::Lost(_)) => {}
-            Err(error) => {
-                warn!(queue, %error, "the deliveries of a request could not be counted; running it");
+    async fn redirect(mut self, mut queue: String, deliveries: u32) {
+        let error = loop {
+            match self.publish_anew(&queue, deliveries).await {
+                Ok(()) => return,
+                // There is always room where requests are tried alone. A full queue must not keep this one from being counted.
+                Err(TransportError::Rejected) if self.may_be_isolated_from(&queue) => {
+                    queue = self.queue_of(Lane::Retry);
+                }
+                Err(error) => break error,
+            }
+        };
+        if may_pass(&error) {
+            return self.give_back_later(error).await;
+        }
+        let reason = error.to_string();
+        match error {
+            TransportError::Rejected | TransportError::Unroutable | TransportError::Refused(_)
+                if !wire::is_batch(&self.message) =>
+            {
+                warn!(
+                    queue,
+                    ?reason,
+                    "the deliveries of a request could not be counted; running it"
+                );
                 self.run(deliveries).await;
             }
+            _ => {
+                warn!(
+                    queue,
+                    ?reason,
+                    "the deliveries of a request could not be counted; giving it up"
+                );
+                self.give_up(Reason::NotCounted, deliveries).await;
+            }
         }
+    }
+
+    fn may_be_isolated_from(&self, queue: &str) -> bool {
+        let entry = self.entry();
+        entry.isolates(self.serving.limits.deliveries) && queue != entry.retry_queue
     }
 
     async fn publish_anew(&mut self, queue: &str, deliveries: u32) -> Result<(), TransportError> {
@@ -313,8 +363,21 @@ impl Arrival {
         self.lines.replace(&mut self.receipt, queue, message).await
     }
 
-    /// Moves the request to the dead-letter queue and tells its caller.
-    async fn give_up(mut self, reason: Reason, deliveries: u32) {
+    /// Has a request delivered again, here or elsewhere, which the broker does not take from this server at the moment. Without the
+    /// channel that it came through, the broker does so by itself; but that may be there when another one is lost.
+    async fn give_back_later(mut self, error: TransportError) {
+        debug!(error = ?error.to_string(), "a request has to be delivered again");
+        if self.lines.channel.is_open() {
+            if !matches!(error, TransportError::Lost(_)) {
+                self.lines.tell(&self.entry().queue, &error);
+            }
+            tokio::time::sleep(STUCK_PAUSE).await;
+            self.requeue();
+        }
+    }
+
+    /// Moves the request to the dead-letter queue and tells its caller. One that nothing takes is dropped: it must not stop others.
+    async fn give_up(self, reason: Reason, deliveries: u32) {
         let entry = self.entry();
         let dead_letter_queue = &entry.dead_letter_queue;
         let letter = wire::dead_letter(
@@ -323,26 +386,24 @@ impl Arrival {
             reason.as_str(),
             &entry.queue,
         );
-        let kept = match self.lines.publish(dead_letter_queue, letter.clone()).await {
-            Err(TransportError::Unroutable) if !entry.options.passive => {
-                match ensure_queue(&*self.lines.link, dead_letter_queue).await {
-                    Ok(()) => self.lines.publish(dead_letter_queue, letter).await,
-                    Err(error) => Err(error),
-                }
-            }
-            outcome => outcome,
-        };
+        let method = telemetry::name_of(self.method);
+        let declares = !entry.options.passive;
+        let kept = self.lines.offer(dead_letter_queue, letter, declares).await;
         let fate = match kept {
             Ok(()) => format!("it is in queue '{dead_letter_queue}'"),
-            // There is no such queue and none may be declared.
-            Err(TransportError::Unroutable) if entry.options.passive => {
-                format!("it was dropped, as there is no queue '{dead_letter_queue}'")
-            }
+            Err(error) if may_pass(&error) => return self.give_back_later(error).await,
             Err(error) => {
-                error!(queue = &*entry.queue, dead_letter_queue, %error, "a request could not be given up");
-                tokio::time::sleep(STUCK_PAUSE).await;
-                self.requeue();
-                return;
+                metrics::dead_letter_dropped(entry.service, method, reason.as_str());
+                error!(
+                    queue = &*entry.queue,
+                    dead_letter_queue,
+                    correlation_id = ?self.message.correlation_id.as_deref(),
+                    method = ?self.message.kind.as_deref(),
+                    reason = reason.as_str(),
+                    error = ?error.to_string(),
+                    "a request that was given up is dropped: its dead-letter queue does not take it"
+                );
+                format!("it was dropped: queue '{dead_letter_queue}' did not take it ({error})")
             }
         };
         let fault = match reason {
@@ -358,13 +419,18 @@ impl Arrival {
                     "the request was delivered before, to a server that did not finish it, and may not run twice; {fate}"
                 ),
             ),
+            Reason::NotCounted => RpcError::new(
+                ErrorKind::Cancelled,
+                format!(
+                    "the request was delivered before, to a server that did not finish it, and that cannot be counted; {fate}"
+                ),
+            ),
         };
-        let method = telemetry::name_of(self.method);
         metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,
-            method = self.message.kind.as_deref(),
-            %fault,
+            method = ?self.message.kind.as_deref(),
+            fault = ?fault.to_string(),
             "giving up a request"
         );
         let form = Form::of(&self.message, false);
@@ -389,7 +455,14 @@ fn in_a_batch() -> RpcError {
     )
 }
 
-/// What becomes of a request that may run more than once.
+impl Serving {
+    /// What becomes of a request, or of a batch, that may be delivered more than once.
+    pub(super) fn verdict(&self, queue: usize, lane: Lane, history: History) -> Verdict {
+        let limit = self.limits.deliveries;
+        verdict(history, limit, lane, self.queues[queue].isolates(limit))
+    }
+}
+
 fn verdict(history: History, limit: Option<u32>, lane: Lane, isolates: bool) -> Verdict {
     let Some(limit) = limit else {
         return Verdict::Run;

@@ -1,8 +1,11 @@
 //! What the handlers of a server send through, for as long as there is a link.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
+use tracing::{error, warn};
 
 use super::receipt::{Receipt, Settlement};
 use super::replies::Replies;
@@ -11,6 +14,11 @@ use crate::transport::{
     Acknowledge, Channel, ChannelMode, Deliveries, LazyChannel, Link, Message, QueueKind,
     TransportError,
 };
+use crate::wire;
+
+/// How often a message is offered to a queue that does not take it, and the pauses between.
+const OFFERS: usize = 3;
+const OFFER_PAUSE: Duration = Duration::from_millis(250);
 
 /// A link as a server uses it.
 pub(super) struct Lines {
@@ -22,6 +30,10 @@ pub(super) struct Lines {
     confirming: LazyChannel,
     /// Shared by those who do that, until they have acknowledged the delivery.
     moving: RwLock<()>,
+    /// How often each dead-letter queue was declared here.
+    declared: Mutex<BTreeMap<String, u64>>,
+    /// What the broker refused last, as it says.
+    refusal: std::sync::Mutex<String>,
 }
 
 impl Lines {
@@ -30,6 +42,8 @@ impl Lines {
         Self {
             confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
             moving: RwLock::new(()),
+            declared: Mutex::default(),
+            refusal: std::sync::Mutex::default(),
             replies: Replies::start(channel.clone(), takes),
             channel,
             link,
@@ -44,7 +58,7 @@ impl Lines {
         message: Message,
     ) -> Result<(), TransportError> {
         let _moving = self.moving.read().await;
-        self.publish(queue, message).await?;
+        self.offer(queue, message, false).await?;
         self.settle(receipt.take().and_then(Receipt::settle));
         Ok(())
     }
@@ -65,15 +79,94 @@ impl Lines {
         self.channel.settled().await
     }
 
-    /// Publishes a message and waits for the broker's word that it has it.
-    pub(super) async fn publish(
+    /// Publishes a message and waits for the broker's word that it has it; a few times, if the broker does not take it. `declares`
+    /// says whether the queue is a dead-letter queue that may be declared.
+    pub(super) async fn offer(
         &self,
         queue: &str,
         message: Message,
+        declares: bool,
     ) -> Result<(), TransportError> {
+        for _ in 1..OFFERS {
+            match self.try_offer(queue, message.clone(), declares).await {
+                Err(TransportError::Rejected | TransportError::Refused(_)) => {}
+                Err(TransportError::Unroutable) if declares => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(OFFER_PAUSE).await;
+        }
+        self.try_offer(queue, message, declares).await
+    }
+
+    async fn try_offer(
+        &self,
+        queue: &str,
+        message: Message,
+        declares: bool,
+    ) -> Result<(), TransportError> {
+        if !declares {
+            return self.publish(queue, message).await;
+        }
+        let times = self.declared.lock().await.get(queue).copied();
+        match self.publish(queue, message.clone()).await {
+            Err(TransportError::Unroutable) => {
+                self.declare(queue, times).await?;
+                self.publish(queue, message).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Declares a dead-letter queue, unless another who missed it has done so meanwhile: many requests may be given up at once.
+    async fn declare(&self, queue: &str, times: Option<u64>) -> Result<(), TransportError> {
+        let mut declared = self.declared.lock().await;
+        if declared.get(queue).copied() == times {
+            ensure_queue(&*self.link, queue).await?;
+            *declared.entry(queue.to_owned()).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Publishes a message, without the headers that do not fit, and waits for the broker's word that it has it.
+    async fn publish(&self, queue: &str, message: Message) -> Result<(), TransportError> {
         let channel = self.confirming.get().await?;
-        let confirm = channel.publish(queue.into(), message).wait().await?;
-        confirm.wait().await
+        let message = match channel.check(&message) {
+            Ok(()) => message,
+            Err(reason) => {
+                let message = wire::made_to_fit(message, |message| channel.check(message))?;
+                let correlation_id = message.correlation_id.as_deref();
+                let reason = reason.to_string();
+                warn!(
+                    queue,
+                    ?correlation_id,
+                    ?reason,
+                    "a request is published anew without some of its headers"
+                );
+                message
+            }
+        };
+        match publish(&*channel, queue, message.clone()).await {
+            // That closed the channel for all messages on their way, and may have been for another of them.
+            Err(TransportError::Refused(_)) => {
+                let alone = self.link.open_channel(ChannelMode::Confirm).await?;
+                publish(&*alone, queue, message).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Tells the operator, once, what keeps the broker from taking what this server publishes.
+    pub(super) fn tell(&self, queue: &str, refusal: &TransportError) {
+        let text = refusal.to_string();
+        let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != text {
+            error!(
+                queue,
+                error = ?text,
+                "requests wait because the broker does not take what this server publishes: check its permissions and queues"
+            );
+            *last = text;
+        }
     }
 
     /// Declares a queue and reads from it.
@@ -97,7 +190,27 @@ impl Lines {
     }
 }
 
+async fn publish(
+    channel: &dyn Channel,
+    queue: &str,
+    message: Message,
+) -> Result<(), TransportError> {
+    let confirm = channel.publish(queue.into(), message).wait().await?;
+    confirm.wait().await
+}
+
+/// Whether the broker may take the very same message a little later: what is wrong has nothing to do with it.
+pub(super) fn may_pass(error: &TransportError) -> bool {
+    matches!(
+        error,
+        TransportError::Lost(_) | TransportError::Forbidden(_) | TransportError::Unavailable(_)
+    )
+}
+
 /// Declares a durable queue without arguments, unless there is one of that name, whatever its arguments.
+///
+/// lapin logs an error for each refusal. There is none when the queue is new or was declared like this before; there is one if it
+/// has other arguments, and there are up to two if the user may not declare it.
 pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), TransportError> {
     let declare = async |options: QueueOptions| {
         let declaring = link.open_channel(ChannelMode::Plain).await?;
@@ -105,8 +218,11 @@ pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), Tra
             .declare_queue(queue, QueueKind::Durable(&options))
             .await
     };
-    match declare(QueueOptions::passive()).await {
-        Err(TransportError::Unavailable(_)) => declare(QueueOptions::classic()).await,
+    match declare(QueueOptions::classic()).await {
+        // It has other arguments, or the user may only use it.
+        Err(refusal @ (TransportError::Refused(_) | TransportError::Forbidden(_))) => {
+            declare(QueueOptions::passive()).await.map_err(|_| refusal)
+        }
         outcome => outcome,
     }
 }

@@ -18,6 +18,7 @@ const SERVER_ACTIVE: &str = "rpc.server.active_calls";
 const QUEUE_DURATION: &str = "rpc.server.queue.duration";
 const REDELIVERIES: &str = "rpc.server.redeliveries";
 const GIVEN_UP: &str = "rpc.server.given_up";
+const DROPPED_LETTERS: &str = "rpc.server.dropped_dead_letters";
 const REQUESTS: &str = "rpc.client.batch.size";
 const REPLIES: &str = "rpc.server.batch.size";
 const RECONNECTS: &str = "rpc.connection.reconnects";
@@ -34,6 +35,10 @@ pub(crate) fn describe() {
     metrics::describe_histogram!(QUEUE_DURATION, seconds, "Requests, from publish to start.");
     metrics::describe_counter!(REDELIVERIES, "Requests that had been delivered before.");
     metrics::describe_counter!(GIVEN_UP, "Requests that went to the dead-letter queue.");
+    metrics::describe_counter!(
+        DROPPED_LETTERS,
+        "Requests that were given up and that the dead-letter queue did not take."
+    );
     metrics::describe_histogram!(REQUESTS, "Calls whose requests share a message.");
     metrics::describe_histogram!(REPLIES, "Calls whose replies share a message.");
     metrics::describe_counter!(RECONNECTS, "Connections made again after a loss.");
@@ -112,9 +117,17 @@ pub(crate) fn retried(service: &'static str, method: &str) {
 }
 
 pub(crate) fn given_up(service: &'static str, method: &str, reason: &'static str) {
+    counter!(GIVEN_UP, labels_with(service, method, reason)).increment(1);
+}
+
+pub(crate) fn dead_letter_dropped(service: &'static str, method: &str, reason: &'static str) {
+    counter!(DROPPED_LETTERS, labels_with(service, method, reason)).increment(1);
+}
+
+fn labels_with(service: &'static str, method: &str, reason: &'static str) -> Vec<Label> {
     let mut labels = labels(service, path(service, method));
     labels.push(Label::from_static_parts("reason", reason));
-    counter!(GIVEN_UP, labels).increment(1);
+    labels
 }
 
 pub(crate) fn reply_dropped(reason: &'static str) {

@@ -60,7 +60,8 @@
 //! | `rpc.server.active_calls` | gauge | method | requests being worked on |
 //! | `rpc.server.queue.duration` | histogram, seconds | method | from publish to start; see below |
 //! | `rpc.server.redeliveries` | counter | method | requests that were started and had been delivered before |
-//! | `rpc.server.given_up` | counter | method, `reason`: `delivery-limit` or `at-most-once` | requests that went to the dead-letter queue |
+//! | `rpc.server.given_up` | counter | method, `reason`: `delivery-limit`, `at-most-once` or `not-counted` | requests that went to the dead-letter queue, or were to go there |
+//! | `rpc.server.dropped_dead_letters` | counter | method, `reason`: the same | those of them that the dead-letter queue did not take |
 //! | `rpc.client.batch.size` | histogram, calls | | calls whose requests share a message, for each message of a client that [coalesces](crate::ClientBuilder::coalesce) |
 //! | `rpc.server.batch.size` | histogram, calls | | calls whose replies share a message, for each message to a client that reads such |
 //! | `rpc.connection.reconnects` | counter | | connections made again after a loss |

@@ -24,6 +24,8 @@ pub(crate) fn retried(_: &'static str, _: &str) {}
 
 pub(crate) fn given_up(_: &'static str, _: &str, _: &'static str) {}
 
+pub(crate) fn dead_letter_dropped(_: &'static str, _: &str, _: &'static str) {}
+
 pub(crate) fn reply_dropped(_: &'static str) {}
 
 pub(crate) fn requests_sent(_: usize) {}

@@ -60,9 +60,9 @@ pub(crate) fn check(message: &Content, frame_max: usize) -> Result<(), Transport
         .headers
         .size()
         .map_err(|flaw| invalid(format!("the headers cannot be sent: {flaw}")))?;
-    // The rest are fixed: the expiration has ten digits at most, delivery mode and priority one byte each.
+    // The rest are fixed: the expiration has ten digits at most, the message id twenty, delivery mode and priority one byte each.
     let own = DEADLINE_HEADER.len() + BATCHES_HEADER.len() + 2 * 10;
-    len += 11 + 2 + 4 + own + bytes;
+    len += 11 + 21 + 2 + 4 + own + bytes;
     if len > frame_max {
         return Err(TransportError::TooLarge(format!(
             "the headers have {bytes} bytes and leave no room for the rest in a frame of the broker, of {frame_max} bytes"

@@ -291,6 +291,9 @@ pub(crate) enum TransportError {
     /// The broker refused an operation and closed the channel.
     #[error("{0}")]
     Refused(Arc<BoxError>),
+    /// The same, because the user lacks the permission.
+    #[error("{0}")]
+    Forbidden(Arc<BoxError>),
     /// The same, for a queue that is not there, or not at the moment: the node that has it may be down.
     #[error("{0}")]
     Unavailable(Arc<BoxError>),

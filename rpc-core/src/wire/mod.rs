@@ -19,7 +19,10 @@ use tracing::Span;
 
 pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of, requests_of};
 pub(crate) use self::notice::{CancelNotice, NOTICE_PREFIX, notices_for};
-pub(crate) use self::redelivery::{History, dead_letter, is_expired, redirected};
+pub(crate) use self::redelivery::{
+    History, count_as_delivered, dead_letter, is_expired, made_to_fit, redirected,
+    remove_forged_counts,
+};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};

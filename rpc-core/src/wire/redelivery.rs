@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::{deadline, expiration, since_epoch};
-use crate::headers::HeaderValue;
-use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message};
+use crate::headers::{HeaderValue, Headers};
+use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message, TransportError};
 
 /// Set on a request that a server published anew: how often it had been delivered, and not settled, before that.
 pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
@@ -13,6 +13,25 @@ pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 const DEATH_REASON_HEADER: &str = "rpc-death-reason";
 const DEATH_QUEUE_HEADER: &str = "rpc-death-queue";
 const DEATH_TIME_HEADER: &str = "rpc-death-time";
+
+/// Set on a message whose headers could not be read whole.
+const UNREADABLE_HEADER: &str = "rpc-unreadable";
+
+/// Set on a message from which headers were dropped to make it fit: their names, or how many they were.
+const DROPPED_HEADER: &str = "rpc-headers-dropped";
+
+/// Headers without which a message that is published anew would mean something else.
+const OF_A_SERVER: [&str; 5] = [
+    UNREADABLE_HEADER,
+    DELIVERIES_HEADER,
+    DEATH_REASON_HEADER,
+    DEATH_QUEUE_HEADER,
+    DEATH_TIME_HEADER,
+];
+
+/// Headers that RabbitMQ reads or writes. Published anew they would be obeyed again, or taken for its own.
+const OF_THE_BROKER: [&str; 5] = ["CC", "BCC", "x-death", DELIVERY_COUNT, ACQUIRED_COUNT];
+const OF_THE_BROKER_TOO: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
 /// What is known of a request's earlier deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +44,21 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn of(message: &Message, redelivered: bool) -> Self {
+    /// `queue_counts` says whether the queue is known to count deliveries. What another queue's message says of that its publisher
+    /// has made up, and so has that of a message which was not delivered before.
+    pub(crate) fn of(message: &Message, redelivered: bool, queue_counts: bool) -> Self {
         let number = |name: &str| {
             let number = message.headers.get(name).and_then(HeaderValue::as_int);
             number.and_then(|number| u32::try_from(number).ok())
         };
         let before_this_queue = number(DELIVERIES_HEADER).unwrap_or(0);
-        let is_counted = message.headers.get(ACQUIRED_COUNT).is_some();
-        let counted = number(DELIVERY_COUNT).or(is_counted.then_some(0));
+        let counted = match redelivered && queue_counts {
+            true => {
+                let is_counted = message.headers.get(ACQUIRED_COUNT).is_some();
+                number(DELIVERY_COUNT).or(is_counted.then_some(0))
+            }
+            false => None,
+        };
         Self {
             deliveries: before_this_queue
                 .saturating_add(counted.unwrap_or_else(|| redelivered.into())),
@@ -55,10 +81,109 @@ pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
         deadline.map(|deadline| expiration(deadline.saturating_duration_since(Instant::now())));
     // Only the user itself may state it; that the request loses its author's name is better than that it is believed a false one.
     message.user_id = None;
-    message.headers.remove(DELIVERY_COUNT);
-    message.headers.remove(ACQUIRED_COUNT);
+    remove_those_of_the_broker(&mut message.headers);
+    for name in [DEATH_REASON_HEADER, DEATH_QUEUE_HEADER, DEATH_TIME_HEADER] {
+        message.headers.remove(name);
+    }
     message.headers.insert(DELIVERIES_HEADER, deliveries);
     message
+}
+
+fn remove_those_of_the_broker(headers: &mut Headers) {
+    let is_of_the_broker = |name: &str| {
+        OF_THE_BROKER.contains(&name) || OF_THE_BROKER_TOO.iter().any(|too| name.starts_with(too))
+    };
+    let names = headers.iter().map(|(name, _)| name);
+    let names: Vec<_> = names
+        .filter(|name| is_of_the_broker(name))
+        .map(str::to_owned)
+        .collect();
+    for name in names {
+        headers.remove(&name);
+    }
+}
+
+/// Removes counts that the queue has not made.
+pub(crate) fn remove_forged_counts(message: &mut Message) {
+    message.headers.remove(DELIVERY_COUNT);
+    message.headers.remove(ACQUIRED_COUNT);
+}
+
+/// Says of a request from a batch how often the batch was delivered before.
+pub(crate) fn count_as_delivered(request: &mut Message, deliveries: u32) {
+    remove_forged_counts(request);
+    request.headers.insert(DELIVERIES_HEADER, deliveries);
+}
+
+/// A message that does not fit, without the headers that are the reason, and with one that says so; an error if it does not fit
+/// without any.
+///
+/// As many headers as possible stay: those that do not fit by themselves go first, then the largest.
+pub(crate) fn made_to_fit(
+    message: Message,
+    check: impl Fn(&Message) -> Result<(), TransportError>,
+) -> Result<Message, TransportError> {
+    let mut fitting = message;
+    let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut fitting.headers)
+        .into_iter()
+        .partition(|(name, _)| OF_A_SERVER.contains(&name.as_str()));
+    // What no server has written may be of any size.
+    let short = |value: HeaderValue| match size(&value) {
+        0..=255 => value,
+        _ => HeaderValue::Void,
+    };
+    fitting.headers = own
+        .into_iter()
+        .map(|(name, value)| (name, short(value)))
+        .collect();
+    let with = |kept: &[(String, HeaderValue)], dropped: HeaderValue| {
+        let mut message = fitting.clone();
+        for (name, value) in kept {
+            message.headers.insert(name.as_str(), value.clone());
+        }
+        message.headers.insert(DROPPED_HEADER, dropped);
+        message
+    };
+    let number = |dropped: usize| HeaderValue::Int(i64::try_from(dropped).unwrap_or(i64::MAX));
+    check(&with(&[], number(others.len())))?;
+
+    let (mut others, mut dropped): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|header| check(&with(std::slice::from_ref(header), number(1))).is_ok());
+    others.sort_by_cached_key(|(name, value)| name.len() + size(value));
+    let all = others.len() + dropped.len();
+    // Each of these fits alone, so it is their size that matters, and the smallest ones fit if any do.
+    let (mut fits, mut too_many) = (0, others.len() + 1);
+    while fits + 1 < too_many {
+        let half = fits.midpoint(too_many);
+        match check(&with(&others[..half], number(all - half))) {
+            Ok(()) => fits = half,
+            Err(_) => too_many = half,
+        }
+    }
+    dropped.extend(others.drain(fits..));
+    let names = dropped
+        .iter()
+        .map(|(name, _)| HeaderValue::String(name.clone()));
+    let named = with(&others, HeaderValue::List(names.collect()));
+    Ok(match check(&named) {
+        Ok(()) => named,
+        Err(_) => with(&others, number(dropped.len())),
+    })
+}
+
+/// How large a value is, roughly.
+fn size(value: &HeaderValue) -> usize {
+    match value {
+        HeaderValue::String(text) => text.len(),
+        HeaderValue::Bytes(bytes) => bytes.len(),
+        HeaderValue::List(values) => values.iter().map(|value| 8 + size(value)).sum(),
+        HeaderValue::Table(headers) => headers
+            .iter()
+            .map(|(name, value)| 8 + name.len() + size(value))
+            .sum(),
+        _ => 8,
+    }
 }
 
 /// A request for the dead-letter queue.
@@ -98,30 +223,133 @@ mod tests {
 
     #[test]
     fn a_classic_queue_tells_that_a_request_was_delivered_and_not_how_often() {
-        assert_eq!(History::of(&message(&[]), false), history(0, true));
-        assert_eq!(History::of(&message(&[]), true), history(1, false));
+        let of = |message: &Message, redelivered| History::of(message, redelivered, false);
+        assert_eq!(of(&message(&[]), false), history(0, true));
+        assert_eq!(of(&message(&[]), true), history(1, false));
         let moved = redirected(message(&[]), 1);
-        assert_eq!(History::of(&moved, false), history(1, true));
-        assert_eq!(History::of(&moved, true), history(2, false));
+        assert_eq!(of(&moved, false), history(1, true));
+        assert_eq!(of(&moved, true), history(2, false));
     }
 
     #[test]
     fn a_quorum_queue_counts() {
+        let of = |message: &Message, redelivered| History::of(message, redelivered, true);
         let counted = message(&[(DELIVERY_COUNT, 2), (ACQUIRED_COUNT, 3)]);
-        assert_eq!(History::of(&counted, true), history(2, true));
+        assert_eq!(of(&counted, true), history(2, true));
         // RabbitMQ 4 does not count what was given back.
         let given_back = message(&[(ACQUIRED_COUNT, 1)]);
-        assert_eq!(History::of(&given_back, true), history(0, true));
+        assert_eq!(of(&given_back, true), history(0, true));
         let moved = redirected(counted, 2);
-        assert_eq!(History::of(&moved, false), history(2, true));
+        assert_eq!(of(&moved, false), history(2, true));
+    }
+
+    #[test]
+    fn counts_that_the_queue_has_not_made_are_not_believed() {
+        for forged in [
+            (DELIVERY_COUNT, 0),
+            (ACQUIRED_COUNT, 0),
+            (DELIVERY_COUNT, 9),
+        ] {
+            let message = message(&[forged]);
+            assert_eq!(History::of(&message, true, false), history(1, false));
+            assert_eq!(History::of(&message, false, true), history(0, true));
+        }
     }
 
     #[test]
     fn counts_that_make_no_sense_are_none() {
         for absurd in [-1, i64::MIN, i64::MAX] {
             let message = message(&[(DELIVERIES_HEADER, absurd)]);
-            assert_eq!(History::of(&message, false), history(0, true));
+            assert_eq!(History::of(&message, false, true), history(0, true));
         }
+    }
+
+    #[test]
+    fn what_the_broker_would_obey_is_not_published_anew() {
+        let names = [
+            "BCC",
+            "CC",
+            "x-death",
+            "x-first-death-queue",
+            "x-last-death-reason",
+        ];
+        let mut message = message(&names.map(|name| (name, 1)));
+        message.headers.insert("x-request-id", 1);
+        let moved = redirected(message, 1);
+        let names: Vec<_> = moved.headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [DELIVERIES_HEADER, "x-request-id"]);
+    }
+
+    /// Takes so many bytes of texts, and no infinite numbers.
+    fn takes(bytes: usize) -> impl Fn(&Message) -> Result<(), TransportError> {
+        move |message| {
+            let values = message.headers.iter().map(|(name, value)| match value {
+                HeaderValue::Float(_) => usize::MAX / 8,
+                value => name.len() + size(value),
+            });
+            match values.sum::<usize>() <= bytes {
+                true => Ok(()),
+                false => Err(TransportError::TooLarge("too large".to_owned())),
+            }
+        }
+    }
+
+    fn letter(headers: &[(&str, HeaderValue)]) -> Message {
+        let mut letter = Message::default();
+        for (name, value) in headers {
+            letter.headers.insert(*name, value.clone());
+        }
+        redirected(letter, 2)
+    }
+
+    #[test]
+    fn the_largest_headers_go_and_the_copy_names_them() {
+        let text = |len| HeaderValue::from("x".repeat(len));
+        let letter = letter(&[
+            ("a", text(10)),
+            ("b", text(500)),
+            ("c", text(20)),
+            ("d", text(300)),
+            ("e", f64::NAN.into()),
+        ]);
+        let fits = made_to_fit(letter, takes(370)).unwrap();
+        let names: Vec<_> = fits.headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["a", "c", DELIVERIES_HEADER, DROPPED_HEADER]);
+        let dropped = ["b", "e", "d"].map(HeaderValue::from).to_vec();
+        assert_eq!(
+            fits.headers.get(DROPPED_HEADER),
+            Some(&HeaderValue::List(dropped))
+        );
+    }
+
+    #[test]
+    fn names_that_do_not_fit_either_are_counted() {
+        let names: Vec<_> = (0..100).map(|n| format!("{n:0>50}")).collect();
+        let headers: Vec<_> = names.iter().map(|name| (name.as_str(), 1.into())).collect();
+        let fits = made_to_fit(letter(&headers), takes(200)).unwrap();
+        assert_eq!(fits.headers.get(DROPPED_HEADER), Some(&98.into()));
+    }
+
+    #[test]
+    fn no_header_is_kept_whatever_its_size_because_of_its_name() {
+        let names = [
+            UNREADABLE_HEADER,
+            DEATH_REASON_HEADER,
+            DEATH_QUEUE_HEADER,
+            DROPPED_HEADER,
+        ];
+        let forged = names.map(|name| (name, "x".repeat(1_000).into()));
+        let fits = made_to_fit(letter(&forged), takes(300)).unwrap();
+        let names: Vec<_> = fits.headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            [DELIVERIES_HEADER, DROPPED_HEADER, UNREADABLE_HEADER]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_made_to_fit_says_why() {
+        made_to_fit(letter(&[("a", 1.into())]), takes(10)).unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,6 +58,7 @@ fn refused_or_lost(error: lapin::Error) -> TransportError {
         Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED)) => {
             TransportError::Unavailable(cause)
         }
+        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => TransportError::Forbidden(cause),
         Some(AMQPErrorKind::Soft(_)) => TransportError::Refused(cause),
         _ => TransportError::Lost(cause),
     }

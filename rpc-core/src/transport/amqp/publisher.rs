@@ -28,11 +28,11 @@ use smol_str::SmolStr;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
 use tracing::debug;
 
-use super::cause;
 use super::confirms::{ReturnMatcher, Routing};
 use super::properties::{short, to_properties};
 use super::returns::ReturnChecks;
 use super::settled::{Ack, SettledTags};
+use super::{cause, refused_or_lost};
 use crate::transport::{Message, Sending, TransportError};
 
 /// How many messages may wait to be written; further publishers wait.
@@ -253,6 +253,8 @@ async fn keep_pace(line: &Line, mut queued: mpsc::Receiver<Publish>) {
 /// The task of a channel with confirms.
 pub(super) async fn run_confirmed(channel: Channel, mut queued: mpsc::Receiver<Publish>) {
     let mut batch = Vec::new();
+    let mut last_id = 0;
+    let mut refusal = None;
     let mut matcher = Matcher::new();
     let mut unconfirmed = FuturesUnordered::<BoxFuture<'static, Settled>>::new();
     loop {
@@ -261,20 +263,20 @@ pub(super) async fn run_confirmed(channel: Channel, mut queued: mpsc::Receiver<P
                 if received == 0 {
                     return;
                 }
-                for Written { id, waiting, result } in write_each(&channel, batch.drain(..)).await {
+                for Written { id, waiting, result } in write_each(&channel, batch.drain(..), &mut last_id).await {
                     let Some(waiting) = waiting else { continue };
                     match result {
                         Ok(confirm) => unconfirmed.push(
                             async move { Settled { id, waiting, confirmation: confirm.await } }.boxed()
                         ),
-                        Err(error) => { let _ = waiting.send(Err(TransportError::lost(cause(&error)))); }
+                        Err(error) => { let _ = waiting.send(Err(explained(error, &mut refusal))); }
                     }
                 }
             }
             Some(first) = unconfirmed.next() => {
-                settle(first, &mut matcher);
+                settle(first, &mut matcher, &mut refusal);
                 while let Some(Some(next)) = unconfirmed.next().now_or_never() {
-                    settle(next, &mut matcher);
+                    settle(next, &mut matcher, &mut refusal);
                 }
                 matcher.decide(!unconfirmed.is_empty(), |waiting, routing| {
                     let answer = match routing {
@@ -288,17 +290,27 @@ pub(super) async fn run_confirmed(channel: Channel, mut queued: mpsc::Receiver<P
     }
 }
 
-type Matcher = ReturnMatcher<Option<ShortString>, Waiting>;
+/// Matches by the ids that [`write_each`] gives to messages. A returned message without such an id is none of them.
+type Matcher = ReturnMatcher<Option<u64>, Waiting>;
+
+/// The error of a message that the broker did not take. lapin names the broker's reason only to those whose confirm is outstanding
+/// when the channel is closed; those after them are told the same.
+fn explained(error: lapin::Error, refusal: &mut Option<TransportError>) -> TransportError {
+    match refused_or_lost(error) {
+        error @ TransportError::Lost(_) => refusal.clone().unwrap_or(error),
+        error => refusal.insert(error).clone(),
+    }
+}
 
 /// A confirm that has arrived.
 struct Settled {
-    id: Option<ShortString>,
+    id: Option<u64>,
     waiting: Waiting,
     confirmation: lapin::Result<Confirmation>,
 }
 
 /// Answers who waits for a refused message; an accepted one may still have been returned.
-fn settle(settled: Settled, matcher: &mut Matcher) {
+fn settle(settled: Settled, matcher: &mut Matcher, refusal: &mut Option<TransportError>) {
     let Settled {
         id,
         waiting,
@@ -313,18 +325,19 @@ fn settle(settled: Settled, matcher: &mut Matcher) {
             matcher.attached(attached.map(returned_id));
             TransportError::Rejected
         }
-        Err(error) => TransportError::lost(cause(&error)),
+        Err(error) => explained(error, refusal),
     };
     let _ = waiting.send(Err(refusal)); // The call may be over.
 }
 
-fn returned_id(message: BasicReturnMessage) -> Option<ShortString> {
-    message.delivery.properties.correlation_id().clone()
+fn returned_id(message: BasicReturnMessage) -> Option<u64> {
+    let id = message.delivery.properties.message_id().as_ref()?;
+    id.as_str().parse().ok()
 }
 
 /// A message that lapin has written to the socket, or could not.
 struct Written {
-    id: Option<ShortString>,
+    id: Option<u64>,
     waiting: Option<Waiting>,
     result: lapin::Result<PublisherConfirm>,
 }
@@ -349,21 +362,30 @@ fn write<'a>(
     )
 }
 
-/// Queues a batch in lapin and waits until each of it is written and can be confirmed.
-async fn write_each(channel: &Channel, publishes: impl Iterator<Item = Publish>) -> Vec<Written> {
-    join_all(publishes.map(async |publish| {
+/// Queues a batch in lapin and waits until each of it is written and can be confirmed. Each has an id of its own, by which it is
+/// recognised if it is returned: correlation ids are others', and several messages may have the same one, or none.
+async fn write_each(
+    channel: &Channel,
+    publishes: impl Iterator<Item = Publish>,
+    last_id: &mut u64,
+) -> Vec<Written> {
+    join_all(publishes.map(|publish| {
         let Publish {
             address,
             properties,
             body,
             confirm: waiting,
         } = publish;
-        let id = properties.correlation_id().clone();
-        let result = write(channel, address, properties, &body).await;
-        Written {
-            id,
-            waiting,
-            result,
+        *last_id += 1;
+        let id = *last_id;
+        let properties = properties.with_message_id(id.to_string().into());
+        async move {
+            let result = write(channel, address, properties, &body).await;
+            Written {
+                id: Some(id),
+                waiting,
+                result,
+            }
         }
     }))
     .await
