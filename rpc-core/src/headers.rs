@@ -9,8 +9,11 @@ use bytes::Bytes;
 /// The longest header name, in bytes: a short string of AMQP 0-9-1.
 const MAX_NAME_LEN: usize = 255;
 
-/// How many values the headers of a message hold at most, those inside lists and tables included.
+/// How many values a user may send in the headers of a message, those inside lists and tables included.
 pub(crate) const MAX_VALUES: usize = 1_000;
+
+/// How many more a message may hold: those of the protocol and of the broker.
+pub(crate) const OTHER_VALUES: usize = 24;
 
 /// How deep lists and tables are nested at most: a list of numbers is one deep.
 pub(crate) const MAX_DEPTH: usize = 32;
@@ -160,7 +163,7 @@ impl Size {
     /// Adds a value, which is that deep in its message's headers.
     fn add(&mut self, value: &HeaderValue, depth: usize) -> Result<(), Flaw> {
         self.values += 1;
-        if self.values > MAX_VALUES {
+        if self.values > MAX_VALUES + OTHER_VALUES {
             return Err(Flaw::TooMany);
         }
         // A type, then the value; what has a variable length says it.
@@ -377,6 +380,13 @@ impl Headers {
     }
 }
 
+/// The size of one header.
+pub(crate) fn size_of(name: &str, value: &HeaderValue) -> Result<Size, Flaw> {
+    let mut size = Size::default();
+    size.add_named(name, value, 0)?;
+    Ok(size)
+}
+
 /// Why a user cannot set a header, if so.
 fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     let reason = if name.starts_with(PROTOCOL_PREFIX) {
@@ -384,7 +394,11 @@ fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     } else if is_brokers(name) {
         "RabbitMQ reads or writes the header of this name itself; use another".to_owned()
     } else {
-        Size::default().add_named(name, value, 0).err()?.to_string()
+        match size_of(name, value) {
+            Ok(size) if size.values > MAX_VALUES => Flaw::TooMany.to_string(),
+            Ok(_) => return None,
+            Err(flaw) => flaw.to_string(),
+        }
     };
     // A long name is known by its beginning.
     let shown: String = name.chars().take(64).collect();
@@ -506,10 +520,11 @@ mod tests {
         let list = |len| HeaderValue::List(vec![1.into(); len]);
         assert_eq!(problem_of("list", list(MAX_VALUES - 1)), None);
         assert!(problem_of("list", list(MAX_VALUES)).is_some());
-        let mut headers: Headers = (0..MAX_VALUES)
+        let in_all = MAX_VALUES + OTHER_VALUES;
+        let mut headers: Headers = (0..in_all)
             .map(|n| (n.to_string(), HeaderValue::Void))
             .collect();
-        assert_eq!(headers.size().unwrap().values, MAX_VALUES);
+        assert_eq!(headers.size().unwrap().values, in_all);
         headers.insert("more", 1);
         assert_eq!(headers.size(), Err(Flaw::TooMany));
     }

@@ -26,7 +26,7 @@ pub(crate) use self::redelivery::{
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::{HeaderValue, Headers};
+use crate::headers::{Flaw, HeaderValue, Headers, MAX_VALUES};
 use crate::message::{self, Delivery, Outcome, Request, Response};
 use crate::transport::limits::max_header_bytes;
 use crate::transport::{Content, Message, UNREADABLE_HEADER};
@@ -216,7 +216,11 @@ fn check_headers(what: &str, headers: &Headers, frame_max: usize) -> Result<(), 
     if headers.is_empty() {
         return Ok(());
     }
-    let size = headers.size().map_err(|flaw| {
+    let size = headers.size().and_then(|size| match size.values {
+        0..=MAX_VALUES => Ok(size),
+        _ => Err(Flaw::TooMany),
+    });
+    let size = size.map_err(|flaw| {
         let reason = format!("the headers of the {what} cannot be sent: {flaw}");
         RpcError::new(ErrorKind::Encode, reason)
     })?;

@@ -3,8 +3,10 @@
 use tokio::time::Instant;
 
 use super::{deadline, expiration, since_epoch};
-use crate::headers::{HeaderValue, Headers};
-use crate::transport::{ACQUIRED_COUNT, DELIVERY_COUNT, Message, TransportError};
+use crate::headers::{self, HeaderValue, Headers};
+use crate::transport::{
+    ACQUIRED_COUNT, DELIVERY_COUNT, Message, TransportError, UNREADABLE_HEADER,
+};
 
 /// Set on a request that a server published anew: how often it had been delivered, and not settled, before that.
 pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
@@ -13,9 +15,6 @@ pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 const DEATH_REASON_HEADER: &str = "rpc-death-reason";
 const DEATH_QUEUE_HEADER: &str = "rpc-death-queue";
 const DEATH_TIME_HEADER: &str = "rpc-death-time";
-
-/// Set on a message whose headers could not be read whole.
-const UNREADABLE_HEADER: &str = "rpc-unreadable";
 
 /// Set on a message from which headers were dropped to make it fit: their names, or how many they were.
 const DROPPED_HEADER: &str = "rpc-headers-dropped";
@@ -29,9 +28,8 @@ const OF_A_SERVER: [&str; 5] = [
     DEATH_TIME_HEADER,
 ];
 
-/// Headers that RabbitMQ reads or writes. Published anew they would be obeyed again, or taken for its own.
-const OF_THE_BROKER: [&str; 5] = ["CC", "BCC", "x-death", DELIVERY_COUNT, ACQUIRED_COUNT];
-const OF_THE_BROKER_TOO: [&str; 2] = ["x-first-death-", "x-last-death-"];
+/// How many bytes the names of dropped headers may take; of more only their number is told.
+const MAX_DROPPED_NAMES: usize = 1024;
 
 /// What is known of a request's earlier deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +87,11 @@ pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
     message
 }
 
+/// Published anew, headers of the broker would be obeyed again, or taken for its own.
 fn remove_those_of_the_broker(headers: &mut Headers) {
-    let is_of_the_broker = |name: &str| {
-        OF_THE_BROKER.contains(&name) || OF_THE_BROKER_TOO.iter().any(|too| name.starts_with(too))
-    };
     let names = headers.iter().map(|(name, _)| name);
     let names: Vec<_> = names
-        .filter(|name| is_of_the_broker(name))
+        .filter(|name| headers::is_brokers(name))
         .map(str::to_owned)
         .collect();
     for name in names {
@@ -116,74 +112,36 @@ pub(crate) fn count_as_delivered(request: &mut Message, deliveries: u32) {
 }
 
 /// A message that does not fit, without the headers that are the reason, and with one that says so; an error if it does not fit
-/// without any.
-///
-/// As many headers as possible stay: those that do not fit by themselves go first, then the largest.
+/// without any. Those that do not fit by themselves go first, then the largest.
 pub(crate) fn made_to_fit(
-    message: Message,
+    mut message: Message,
     check: impl Fn(&Message) -> Result<(), TransportError>,
 ) -> Result<Message, TransportError> {
-    let mut fitting = message;
-    let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut fitting.headers)
-        .into_iter()
-        .partition(|(name, _)| OF_A_SERVER.contains(&name.as_str()));
-    // What no server has written may be of any size.
-    let short = |value: HeaderValue| match size(&value) {
-        0..=255 => value,
-        _ => HeaderValue::Void,
-    };
-    fitting.headers = own
-        .into_iter()
-        .map(|(name, value)| (name, short(value)))
-        .collect();
-    let with = |kept: &[(String, HeaderValue)], dropped: HeaderValue| {
-        let mut message = fitting.clone();
-        for (name, value) in kept {
-            message.headers.insert(name.as_str(), value.clone());
-        }
-        message.headers.insert(DROPPED_HEADER, dropped);
-        message
-    };
-    let number = |dropped: usize| HeaderValue::Int(i64::try_from(dropped).unwrap_or(i64::MAX));
-    check(&with(&[], number(others.len())))?;
-
-    let (mut others, mut dropped): (Vec<_>, Vec<_>) = others
-        .into_iter()
-        .partition(|header| check(&with(std::slice::from_ref(header), number(1))).is_ok());
-    others.sort_by_cached_key(|(name, value)| name.len() + size(value));
-    let all = others.len() + dropped.len();
-    // Each of these fits alone, so it is their size that matters, and the smallest ones fit if any do.
-    let (mut fits, mut too_many) = (0, others.len() + 1);
-    while fits + 1 < too_many {
-        let half = fits.midpoint(too_many);
-        match check(&with(&others[..half], number(all - half))) {
-            Ok(()) => fits = half,
-            Err(_) => too_many = half,
-        }
-    }
-    dropped.extend(others.drain(fits..));
-    let names = dropped
+    message.headers.remove(DROPPED_HEADER);
+    let size = |name, value| headers::size_of(name, value).map_or(usize::MAX, |size| size.bytes);
+    let mut others: Vec<_> = message
+        .headers
         .iter()
-        .map(|(name, _)| HeaderValue::String(name.clone()));
-    let named = with(&others, HeaderValue::List(names.collect()));
-    Ok(match check(&named) {
-        Ok(()) => named,
-        Err(_) => with(&others, number(dropped.len())),
-    })
-}
-
-/// How large a value is, roughly.
-fn size(value: &HeaderValue) -> usize {
-    match value {
-        HeaderValue::String(text) => text.len(),
-        HeaderValue::Bytes(bytes) => bytes.len(),
-        HeaderValue::List(values) => values.iter().map(|value| 8 + size(value)).sum(),
-        HeaderValue::Table(headers) => headers
-            .iter()
-            .map(|(name, value)| 8 + name.len() + size(value))
-            .sum(),
-        _ => 8,
+        .map(|(name, value)| (size(name, value), name.to_owned()))
+        // What no server has written may be of any size.
+        .filter(|(size, name)| *size > 512 || !OF_A_SERVER.contains(&name.as_str()))
+        .collect();
+    others.sort_unstable();
+    let (mut dropped, mut names, mut bytes) = (0_u32, Vec::new(), 0);
+    while let Err(unfit) = check(&message) {
+        let (_, name) = others.pop().ok_or(unfit)?;
+        message.headers.remove(&name);
+        dropped += 1;
+        bytes += name.len();
+        let told = if bytes <= MAX_DROPPED_NAMES {
+            names.push(name.into());
+            HeaderValue::List(names.clone())
+        } else {
+            dropped.into()
+        };
+        message.headers.insert(DROPPED_HEADER, told);
     }
+    Ok(message)
 }
 
 /// A request for the dead-letter queue.
@@ -280,17 +238,11 @@ mod tests {
         assert_eq!(names, [DELIVERIES_HEADER, "x-request-id"]);
     }
 
-    /// Takes so many bytes of texts, and no infinite numbers.
+    /// Takes so many bytes of headers.
     fn takes(bytes: usize) -> impl Fn(&Message) -> Result<(), TransportError> {
-        move |message| {
-            let values = message.headers.iter().map(|(name, value)| match value {
-                HeaderValue::Float(_) => usize::MAX / 8,
-                value => name.len() + size(value),
-            });
-            match values.sum::<usize>() <= bytes {
-                true => Ok(()),
-                false => Err(TransportError::TooLarge("too large".to_owned())),
-            }
+        move |message| match message.headers.size() {
+            Ok(size) if size.bytes <= bytes => Ok(()),
+            _ => Err(TransportError::TooLarge("too large".to_owned())),
         }
     }
 
@@ -312,10 +264,10 @@ mod tests {
             ("d", text(300)),
             ("e", f64::NAN.into()),
         ]);
-        let fits = made_to_fit(letter, takes(370)).unwrap();
+        let fits = made_to_fit(letter, takes(150)).unwrap();
         let names: Vec<_> = fits.headers.iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a", "c", DELIVERIES_HEADER, DROPPED_HEADER]);
-        let dropped = ["b", "e", "d"].map(HeaderValue::from).to_vec();
+        let dropped = ["e", "b", "d"].map(HeaderValue::from).to_vec();
         assert_eq!(
             fits.headers.get(DROPPED_HEADER),
             Some(&HeaderValue::List(dropped))
@@ -341,10 +293,7 @@ mod tests {
         let forged = names.map(|name| (name, "x".repeat(1_000).into()));
         let fits = made_to_fit(letter(&forged), takes(300)).unwrap();
         let names: Vec<_> = fits.headers.iter().map(|(name, _)| name).collect();
-        assert_eq!(
-            names,
-            [DELIVERIES_HEADER, DROPPED_HEADER, UNREADABLE_HEADER]
-        );
+        assert_eq!(names, [DELIVERIES_HEADER, DROPPED_HEADER]);
     }
 
     #[test]

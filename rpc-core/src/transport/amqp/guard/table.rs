@@ -7,7 +7,7 @@ use super::text;
 use crate::headers::{self, MAX_DEPTH};
 
 /// How many values a header table may hold, at all depths together: what a user may send, and what the protocol and the broker add.
-const MAX_VALUES: usize = headers::MAX_VALUES + 24;
+const MAX_VALUES: usize = headers::MAX_VALUES + headers::OTHER_VALUES;
 
 /// Why lapin cannot read a table, or should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
