@@ -402,7 +402,8 @@ fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     };
     // A long name is known by its beginning.
     let shown: String = name.chars().take(64).collect();
-    Some(format!("header {shown:?} cannot be sent: {reason}"))
+    let shown = shown.escape_debug();
+    Some(format!("header '{shown}' cannot be sent: {reason}"))
 }
 
 /// Whether RabbitMQ reads or writes a header of that name itself.

@@ -16,7 +16,7 @@ use crate::codec;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers, MAX_DEPTH, MAX_VALUES, PROTOCOL_PREFIX, is_brokers};
 use crate::transport::limits::{USUAL_FRAME_MAX, check_short};
-use crate::transport::{ACQUIRED_COUNT, Content, DELIVERY_COUNT, Message};
+use crate::transport::{Content, Message};
 
 /// The type of a batch, for people and for tools.
 const BATCH: &str = "batch";
@@ -228,13 +228,6 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
     }
     let owned = |text: Option<&str>| text.map(SmolStr::from);
     let requests = entries.into_iter().map(|entry| {
-        let mut headers = entry.headers.unwrap_or_default();
-        // How often the batch was delivered.
-        for name in [DELIVERY_COUNT, ACQUIRED_COUNT] {
-            if let Some(count) = batch.headers.get(name) {
-                headers.insert(name, count.clone());
-            }
-        }
         Message::from(Content {
             correlation_id: Some(entry.correlation_id.into()),
             reply_to: batch.reply_to.clone(),
@@ -246,7 +239,7 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
             batches: true,
             app_id: batch.app_id.clone(),
             user_id: batch.user_id.clone(),
-            headers,
+            headers: entry.headers.unwrap_or_default(),
             body: batch.body.slice_ref(entry.body),
             ..Content::default()
         })

@@ -107,7 +107,6 @@ pub(crate) fn remove_forged_counts(message: &mut Message) {
 
 /// Says of a request from a batch how often the batch was delivered before.
 pub(crate) fn count_as_delivered(request: &mut Message, deliveries: u32) {
-    remove_forged_counts(request);
     request.headers.insert(DELIVERIES_HEADER, deliveries);
 }
 
