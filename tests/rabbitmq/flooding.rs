@@ -329,5 +329,5 @@ async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
         grown < 48,
         "the client took {grown} MiB for 100 MiB of junk"
     );
-    assert!(late < 250, "a call ended {late} ms late");
+    assert!(late < 500, "a call ended {late} ms late");
 }

@@ -1,11 +1,11 @@
 //! Replies to RabbitMQ's direct reply-to addresses (<https://www.rabbitmq.com/docs/direct-reply-to>).
 //!
-//! An address that RabbitMQ cannot read, or of a node that it does not know, makes it close the whole connection of whoever
-//! publishes to it, and any caller can put one into a request. So these replies go through a connection of their own and are
-//! confirmed, and what no broker can have made is dropped. An address names its node by a hash. The first reply to a node goes alone,
-//! on a connection that nothing else can be lost with; only once one has arrived do those to the same node share a connection.
-//! Few nodes are tried at a time, and few in vain, so that a flood of forged addresses neither holds up a server nor keeps the broker
-//! busy with connections. What is dropped is counted.
+//! An address that RabbitMQ 3 cannot read, or of a node that it does not know, makes it close the whole connection of whoever
+//! publishes to it, and any caller can put one into a request. (RabbitMQ 4.3 ignores it.) So these replies go through a connection
+//! of their own and are confirmed, and what no broker can have made is dropped. An address names its node by a hash. The first
+//! reply to a node goes alone, with nothing else on its connection; only once one has arrived do those to the same node share a
+//! connection. Few nodes are tried at a time, and few in vain, so that a flood of forged addresses neither holds up a server nor
+//! keeps the broker busy with connections. What is dropped is counted, and logged now and then.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
@@ -116,8 +116,8 @@ pub(super) struct DirectReplies {
     login: Login,
     /// For the nodes that are known.
     shared: Mutex<Option<Arc<Dedicated>>>,
-    /// Held while a node is tried.
-    alone: Mutex<()>,
+    /// For one node at a time that is not known. Held while it is tried.
+    alone: Mutex<Option<Dedicated>>,
     nodes: SyncMutex<Nodes>,
     dropped: SyncMutex<Dropped>,
 }
@@ -178,19 +178,24 @@ impl DirectReplies {
         reply: Message,
     ) -> Result<(), TransportError> {
         let _trial = Trial::begin(&self.nodes, node)?;
-        let alone = self.alone.lock().await;
+        let mut alone = self.alone.lock().await;
         if self.nodes().is_known(node) {
             drop(alone);
             return self.share(address, reply).await;
         }
         self.nodes().may_try(node)?;
-        let dedicated = self.open().await?;
+        let dedicated = match alone.take() {
+            Some(dedicated) if dedicated.is_open() => dedicated,
+            _ => self.open().await?,
+        };
         let published = dedicated.publish(address, reply).await;
-        match &published {
-            Ok(()) => self.nodes().learn(node),
-            Err(_) => self.nodes().fail(node),
+        if published.is_ok() {
+            self.nodes().learn(node);
+            *alone = self.offer(dedicated).await;
+        } else {
+            self.nodes().fail(node);
+            connection::close(&dedicated.connection).await;
         }
-        self.keep(dedicated, published.is_ok()).await;
         published
     }
 
@@ -199,7 +204,14 @@ impl DirectReplies {
     }
 
     pub(super) async fn close(&self) {
-        if let Some(dedicated) = self.shared.lock().await.take() {
+        let shared = self.shared.lock().await.take();
+        // Held by what may wait for the broker.
+        let alone = self
+            .alone
+            .try_lock()
+            .ok()
+            .and_then(|mut alone| alone.take());
+        for dedicated in [shared, alone.map(Arc::new)].into_iter().flatten() {
             connection::close(&dedicated.connection).await;
         }
     }
@@ -212,16 +224,14 @@ impl DirectReplies {
         }
     }
 
-    /// Keeps a connection to be shared, if there is none, or closes it.
-    async fn keep(&self, dedicated: Dedicated, works: bool) {
-        if works {
-            let mut shared = self.shared.lock().await;
-            if !shared.as_ref().is_some_and(|shared| shared.is_open()) {
-                *shared = Some(Arc::new(dedicated));
-                return;
-            }
+    /// Has a connection shared, or gives it back if there is one already.
+    async fn offer(&self, dedicated: Dedicated) -> Option<Dedicated> {
+        let mut shared = self.shared.lock().await;
+        if shared.as_ref().is_some_and(|shared| shared.is_open()) {
+            return Some(dedicated);
         }
-        connection::close(&dedicated.connection).await;
+        *shared = Some(Arc::new(dedicated));
+        None
     }
 
     async fn open(&self) -> Result<Dedicated, TransportError> {
@@ -271,8 +281,8 @@ fn locked(nodes: &SyncMutex<Nodes>) -> MutexGuard<'_, Nodes> {
 /// What is known of the nodes that addresses name.
 #[derive(Debug, Default)]
 struct Nodes {
-    /// Those that have taken a reply.
-    known: VecDeque<u32>,
+    /// Those that have taken a reply, the one that was asked for last first.
+    known: Vec<u32>,
     /// Those that are tried or wait for that, and how many replies wait for each.
     tried: Vec<(u32, usize)>,
     /// Those that were tried in vain, a short while ago.
@@ -280,14 +290,18 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn is_known(&self, node: u32) -> bool {
-        self.known.contains(&node)
+    fn is_known(&mut self, node: u32) -> bool {
+        let place = self.known.iter().position(|known| *known == node);
+        if let Some(place) = place {
+            self.known[..=place].rotate_right(1);
+        }
+        place.is_some()
     }
 
     fn learn(&mut self, node: u32) {
         if !self.is_known(node) {
             self.known.truncate(MAX_KNOWN - 1);
-            self.known.push_front(node);
+            self.known.insert(0, node);
         }
     }
 
@@ -509,12 +523,14 @@ mod tests {
     #[test]
     fn the_nodes_that_are_known_are_bounded() {
         let mut nodes = Nodes::default();
-        for node in 0..2_000 {
+        nodes.learn(7);
+        for node in 1_000..2_000 {
             nodes.learn(node);
             nodes.learn(node);
+            assert!(nodes.is_known(7), "it is asked for");
         }
         assert_eq!(nodes.known.len(), MAX_KNOWN);
-        assert!(nodes.is_known(1_999) && !nodes.is_known(0));
+        assert!(nodes.is_known(1_999) && !nodes.is_known(1_000));
         nodes.forget(1_999);
         assert!(!nodes.is_known(1_999));
     }
