@@ -133,7 +133,7 @@ fn add() -> BasicProperties {
 }
 
 #[tokio::test]
-async fn forged_direct_reply_to_addresses_hold_up_nobody() {
+async fn forged_direct_reply_to_addresses_do_not_hold_up_honest_calls() {
     const BURST: usize = 500;
     const A_SECOND: usize = 105;
     let node = shared_node().await;
@@ -225,7 +225,7 @@ const BATCHES: usize = 1_600;
 const CALLS: u16 = 1_000;
 const BODY: u8 = 55;
 
-/// A batch of replies that nobody waits for, of about 64 KiB.
+/// A batch of replies that no call waits for, of about 64 KiB.
 fn junk() -> Vec<u8> {
     let mut batch = vec![0x92, 0xcd, 0, 16, 0xdc];
     batch.extend(CALLS.to_be_bytes());

@@ -1,10 +1,10 @@
 //! Replies to RabbitMQ's direct reply-to addresses (<https://www.rabbitmq.com/docs/direct-reply-to>).
 //!
-//! An address that RabbitMQ 3 cannot read, or of a node that it does not know, makes it close the whole connection of whoever
-//! publishes to it, and any caller can put one into a request. (RabbitMQ 4.3 ignores it.) So these replies go through a connection
+//! An address that RabbitMQ 3 cannot read, or of a node that it does not know, makes it close the whole connection of the one
+//! that publishes to it, and any caller can put one into a request. (RabbitMQ 4.3 ignores it.) So these replies go through a connection
 //! of their own and are confirmed, and what no broker can have made is dropped. An address names its node by a hash. The first
 //! reply to a node goes alone, with nothing else on its connection; only once one has arrived do those to the same node share a
-//! connection. Few nodes are tried at a time, and few in vain, so that a flood of forged addresses neither holds up a server nor
+//! connection. Few nodes are tried at a time, and few fail before others have to wait, so that a flood of forged addresses neither holds up a server nor
 //! keeps the broker busy with connections. What is dropped is counted, and logged now and then.
 
 use std::collections::VecDeque;
@@ -26,7 +26,7 @@ const PREFIX: &str = "amq.rabbitmq.reply-to";
 /// How many nodes are waited for at a time, each of them by any number of replies. Replies to others are dropped.
 const MAX_TRIED: usize = 8;
 
-/// How many nodes are tried in vain in [`FAILURES_COUNT`].
+/// How many nodes may fail in [`FAILURES_COUNT`].
 const MAX_FAILURES: usize = 8;
 
 /// How long a failure counts. For as long no reply goes to that node.
@@ -141,7 +141,7 @@ impl DirectReplies {
         }
     }
 
-    /// Publishes a reply and waits until the broker has it, or drops it. Nobody can tell whether the caller is still there.
+    /// Publishes a reply and waits until the broker has it, or drops it. There is no telling whether the caller is still there.
     pub(super) async fn send(&self, address: SmolStr, reply: Message) {
         if let Err(error) = self.publish(address, reply).await {
             let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,8 +150,8 @@ impl DirectReplies {
                 warn!(
                     dropped,
                     error,
-                    "replies to direct reply-to addresses were dropped, so many since the connection was opened; the last one \
-                     for this reason"
+                    "replies to direct reply-to addresses were dropped since the connection was opened; the last one for this \
+                     reason"
                 );
             }
         }
@@ -285,7 +285,7 @@ struct Nodes {
     known: Vec<u32>,
     /// Those that are tried or wait for that, and how many replies wait for each.
     tried: Vec<(u32, usize)>,
-    /// Those that were tried in vain, a short while ago.
+    /// Those that failed a short while ago.
     failed: VecDeque<(u32, Instant)>,
 }
 
@@ -313,7 +313,7 @@ impl Nodes {
         self.failed.push_back((node, Instant::now()));
     }
 
-    /// Whether a node may be tried, as far as the failures tell.
+    /// Refuses a node that failed, or any while many have failed.
     fn may_try(&mut self, node: u32) -> Result<(), TransportError> {
         let now = Instant::now();
         while self
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn few_nodes_are_tried_in_vain_in_a_while() {
+    async fn few_nodes_may_fail_in_a_while() {
         let mut nodes = Nodes::default();
         nodes.fail(0);
         assert!(nodes.may_try(0).is_err(), "not the same again");

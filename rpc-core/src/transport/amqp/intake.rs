@@ -1,4 +1,4 @@
-//! A bound on what has arrived and was not taken yet.
+//! A bound on what has arrived and has not been taken yet.
 //!
 //! A queue that is read without acknowledgements has no prefetch limit, and lapin keeps what came from it without a bound. So a
 //! connection stops to read once it has read [`LIMIT`] bytes since its consumers last had nothing left to take, and goes on
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_limit_is_read_while_nobody_has_anything_to_take() {
+    fn what_is_larger_than_the_limit_is_read_while_there_is_nothing_to_take() {
         let intake = Arc::new(Intake::default());
         let mut reader = Reader::of(&intake);
         let (_sender, stream) = deliveries();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_asked_in_vain_again_and_again_stays_idle() {
+    fn one_that_is_asked_again_and_again_and_has_nothing_stays_idle() {
         let intake = Arc::new(Intake::default());
         let (_sender, stream) = deliveries();
         let mut taking = intake.taking(stream);
