@@ -23,7 +23,8 @@ test-offline: ## Run the tests that need no broker
 	COALESCE=1 $(CARGO) test --workspace --test memory
 	COALESCE=64 $(CARGO) test --workspace --test memory
 
-soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10)
+soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10), and the embedded broker CHAOS_RUNS (1000) times
+	CHAOS_RUNS=$(or $(CHAOS_RUNS),1000) $(CARGO) test --package rpc-tests --features broker --test memory chaos::
 	$(CARGO) test --package rpc-tests --features broker --test faults -- --soak
 
 lint: ## Check formatting, and let clippy check every feature alone and all together
