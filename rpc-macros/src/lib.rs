@@ -7,6 +7,8 @@
 mod attributes;
 mod expand;
 mod fallback;
+#[cfg(test)]
+mod fuzzing;
 mod mistakes;
 mod model;
 mod parse;
