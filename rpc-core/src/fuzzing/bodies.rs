@@ -194,9 +194,12 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
     };
     if content_type == ContentType::MessagePack {
         is_well_formed(body, content_type);
-        // What all methods share reads nothing beyond, and nothing else than, what serde's own code does.
-        let own = codec::decode::<A>(body, content_type).expect("it is a value");
-        assert_eq!(message_pack(&own), message_pack(&decoded));
+        // What all methods share reads what serde's own code reads, of what is named by texts.
+        let own = codec::decode::<A>(body, content_type);
+        if !nesting::has_other_keys_than_texts(body) {
+            let own = own.unwrap_or_else(|error| panic!("{names:?}: {error}"));
+            assert_eq!(message_pack(&own), message_pack(&decoded));
+        }
     } else {
         let is_left_out = content_type == ContentType::Plain && body.is_empty();
         assert!(is_left_out || codec::decode::<IgnoredAny>(body, content_type).is_ok());
