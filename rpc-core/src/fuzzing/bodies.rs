@@ -74,7 +74,7 @@ struct Chain {
 struct Nothing {}
 
 #[derive(Serialize, Deserialize)]
-struct Numbers(u8, i16, u32, i64, u128, i128, f32, f64);
+struct Numbers(u8, i16, u32, i64, u128, i128, f64);
 
 #[derive(Serialize, Deserialize)]
 struct Account {
@@ -105,10 +105,14 @@ fn values(body: &[u8], content_type: ContentType) {
         };
     }
     each![
-        bool, u8, i64, u128, f32, f64, char, String, (), [u8; 3], Option<Option<u8>>, Vec<u8>, Vec<f64>, (u8, (String, bool)),
+        bool, u8, i64, u128, f64, char, String, (), [u8; 3], Option<Option<u8>>, Vec<u8>, Vec<f64>, (u8, (String, bool)),
         BTreeMap<String, Vec<u8>>, BTreeMap<i32, Shape>, Result<u8, String>, Duration, std::net::IpAddr, Shape, Tagged, Adjacent,
         Untagged, Flat, Tree, Chain, Nothing, Numbers, Account,
     ];
+    if content_type == ContentType::MessagePack {
+        // serde_json reads numbers that are too large for it as infinite, and writes those as null.
+        value::<f32>(body, content_type);
+    }
     if codec::decode::<IgnoredAny>(body, content_type).is_ok() {
         is_well_formed(body, content_type);
     }

@@ -32,12 +32,12 @@ pub(super) fn of_message_pack(body: &[u8]) -> Option<usize> {
     rest.is_empty().then_some(deepest)
 }
 
-/// Whether MessagePack that is well-formed is a map with anything but texts for keys.
+/// Whether MessagePack that is well-formed is a map with anything but texts for keys. Bytes that are not UTF-8 are no text.
 pub(super) fn has_other_keys_than_texts(body: &[u8]) -> bool {
     let mut rest = body;
     let pairs = rmp::decode::read_map_len(&mut rest).unwrap_or(0);
     (0..pairs).any(|_| {
-        let is_text = matches!(rest.first(), Some(0xa0..=0xbf | 0xd9..=0xdb));
+        let is_text = rmp::decode::read_str_from_slice(rest).is_ok();
         !is_text || skip(&mut rest).and_then(|_| skip(&mut rest)).is_none()
     })
 }
@@ -102,6 +102,7 @@ mod tests {
             b"\x82\xa1a\x91\x07\xd9\x01b\x80"
         ));
         assert!(has_other_keys_than_texts(b"\x82\xa1a\x91\x07\x01\x80"));
+        assert!(has_other_keys_than_texts(b"\x81\xa1\xff\x80"));
         assert!(!has_other_keys_than_texts(b"\x91\x07"));
     }
 
