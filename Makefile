@@ -1,7 +1,7 @@
 # One short name per check, the same here and in CI.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-offline soak lint doc examples bench bench-micro bench-build deny broker broker-stop rabbitmq pika clean
+.PHONY: help test test-offline soak fuzz fuzz-corpus lint doc examples bench bench-micro bench-build deny broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -23,8 +23,16 @@ test-offline: ## Run the tests that need no broker
 	COALESCE=1 $(CARGO) test --workspace --test memory
 	COALESCE=64 $(CARGO) test --workspace --test memory
 
-soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10)
+soak: rabbitmq ## Break things under load in random order, for SOAK_MINUTES (10), and the embedded broker CHAOS_RUNS (1000) times
+	CHAOS_RUNS=$(or $(CHAOS_RUNS),1000) $(CARGO) test --package rpc-tests --features broker --test memory chaos::
 	$(CARGO) test --package rpc-tests --features broker --test faults -- --soak
+
+fuzz: ## Search for inputs that break promises, FUZZ_SECONDS (30) a target; TARGETS="batch url" runs some; installs cargo-fuzz
+	@scripts/fuzz $(TARGETS)
+
+fuzz-corpus: ## Run what is in fuzz/corpus through the targets, without cargo-fuzz; a part of the tests
+	$(CARGO) test --package rpc-core --lib fuzzing
+	$(CARGO) test --package rpc-macros --lib fuzzing
 
 lint: ## Check formatting, and let clippy check every feature alone and all together
 	$(CARGO) fmt --all --check

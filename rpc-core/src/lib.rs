@@ -224,6 +224,9 @@ mod definition;
 mod error;
 mod exchange;
 mod fast_hash;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod headers;
 mod message;

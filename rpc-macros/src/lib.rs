@@ -7,12 +7,14 @@
 mod attributes;
 mod expand;
 mod fallback;
+#[cfg(test)]
+mod fuzzing;
 mod mistakes;
 mod model;
 mod parse;
+mod steps;
 
 use proc_macro::TokenStream;
-use quote::quote;
 
 /// Turns a trait into a remote service: a client to call it with, and a dispatcher to serve it with.
 ///
@@ -137,23 +139,5 @@ use quote::quote;
 /// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait.
 #[proc_macro_attribute]
 pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
-    expanded(options.into(), item.into()).into()
-}
-
-fn expanded(
-    options: proc_macro2::TokenStream,
-    item: proc_macro2::TokenStream,
-) -> proc_macro2::TokenStream {
-    let parsed = match parse::item_trait(item.clone()) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // The item stays, for it may be right in all but the attribute.
-            let error = error.into_compile_error();
-            return quote!(#error #item);
-        }
-    };
-    match model::Service::check(options, parsed) {
-        Ok(service) => expand::expand(&service),
-        Err(broken) => fallback::expand(*broken),
-    }
+    steps::expanded(options.into(), item.into()).into()
 }

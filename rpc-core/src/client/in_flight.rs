@@ -334,6 +334,9 @@ impl Drop for Waiter {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::ContentType;

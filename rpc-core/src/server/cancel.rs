@@ -160,6 +160,9 @@ impl Drop for Registered {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::transport::{Content, Delivery};

@@ -114,6 +114,20 @@ fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
         .then(|| u128::from_str_radix(text, 16).ok())?
 }
 
+/// Has a span enter the trace that these headers name, if they do; for fuzzers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(parent: &str, state: &str) {
+    let mut headers = Headers::new();
+    headers.insert(TRACEPARENT, parent);
+    headers.insert(TRACESTATE, state);
+    let parent = TraceContext::read(&headers);
+    enter(&Span::none(), &mut headers, true);
+    let own = TraceContext::read(&headers).expect("it is written as it is read");
+    assert!(parent.is_none_or(|parent| parent.trace_id == own.trace_id));
+    let kept = headers.get(TRACESTATE).and_then(HeaderValue::as_str);
+    assert!(kept.is_none_or(|kept| kept == state && is_state(kept) && parent.is_some()));
+}
+
 /// Where the ids are OpenTelemetry's.
 #[cfg(feature = "opentelemetry")]
 mod bridge {

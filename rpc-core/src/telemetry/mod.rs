@@ -83,6 +83,8 @@ mod trace;
 use tracing::{Instrument, Span};
 
 pub(crate) use self::context::TRACE_HEADERS;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::context::fuzz;
 use self::metrics::Measured;
 use crate::definition::Method;
 use crate::error::{ErrorKind, RpcError};

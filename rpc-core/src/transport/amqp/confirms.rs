@@ -73,6 +73,9 @@ impl<Id: Eq + Hash, Waiting> ReturnMatcher<Id, Waiting> {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::Routing::{Returned, Routed};
     use super::*;

@@ -7,6 +7,8 @@ mod channel;
 mod confirms;
 mod connection;
 mod direct;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod intake;
 mod properties;

@@ -61,6 +61,9 @@ impl SettledTags {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -46,6 +46,13 @@ impl Endpoint {
                 "a '?' or '@' in the user name or the password is written %3f, %40".to_owned(),
             );
         }
+        // Else what stands before a '/' is taken for the host, and printed.
+        if authority_and_rest(url).1.contains('@') {
+            return invalid(
+                "a '/', '#' or '@' in the user name, the password or the virtual host is written %2f, %23, %40"
+                    .to_owned(),
+            );
+        }
         if let Some(option) = unknown_option(query) {
             return invalid(format!(
                 "unknown option '{option}'; the options are {}",
@@ -118,10 +125,15 @@ fn unknown_option(query: &str) -> Option<&str> {
         .find(|name| !name.is_empty() && !OPTIONS.contains(name))
 }
 
+/// What stands between a URL's scheme and its path, and what follows.
+fn authority_and_rest(url: &str) -> (&str, &str) {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
+}
+
 /// The host of a URL that has an IPv6 address, for which lapin's parser would give `localhost`.
 fn ip_v6_host(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
+    let (authority, _) = authority_and_rest(url);
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
@@ -165,6 +177,19 @@ mod tests {
         }
         assert!(error("amqp://broker?heartbeet=5").contains("unknown option 'heartbeet'"));
         assert!(error("amqp://broker:notaport").contains("invalid port number"));
+    }
+
+    #[test]
+    fn a_part_of_a_password_is_not_taken_for_the_host() {
+        for url in [
+            "amqp://ada:@s3cret/word@broker",
+            "amqp://ada:pass@s3cret#word@broker",
+            "amqp://ada:pass@s3cret:1/@broker/%2f",
+        ] {
+            assert!(error(url).contains("is written %2f, %23, %40"));
+        }
+        let endpoint = Endpoint::parse("amqp://ada:p%40s3cret%2f@broker/v%40host").unwrap();
+        assert_eq!(endpoint.to_string(), "broker:5672");
     }
 
     #[test]

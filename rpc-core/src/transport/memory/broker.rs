@@ -26,7 +26,7 @@ pub(crate) struct Broker(Mutex<State>);
 
 #[derive(Default)]
 pub(crate) struct State {
-    pub(super) links: HashMap<u64, watch::Sender<LinkStatus>>,
+    pub(super) links: BTreeMap<u64, watch::Sender<LinkStatus>>,
     pub(super) queues: FastMap<String, Queue>,
     pub(super) channels: Channels,
     /// Who hears the notices for a topic.
