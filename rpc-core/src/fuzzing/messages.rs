@@ -71,10 +71,13 @@ fn comes_out_as_it_goes_in(requests: &[Message]) {
 
 /// What a server does with a request, up to the handler.
 fn received(mut request: Message) {
-    let history = History::of(&request, true);
+    let history = History::of(&request, true, false);
     let _ = is_expired(&request);
     let moved = redirected(request.clone(), history.deliveries);
-    assert_eq!(History::of(&moved, false).deliveries, history.deliveries);
+    assert_eq!(
+        History::of(&moved, false, false).deliveries,
+        history.deliveries
+    );
     let letter = dead_letter(
         request.clone(),
         history.deliveries,
