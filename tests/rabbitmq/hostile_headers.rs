@@ -5,7 +5,7 @@ use rpc_core::{Connection, ConnectionState, ServerHandle, StateWatch};
 use rpc_tests::broker::Node;
 use rpc_tests::hostile::unreadable;
 use rpc_tests::raw::RawPublisher;
-use rpc_tests::{eventually, unique_queue};
+use rpc_tests::unique_queue;
 
 use super::peer::Peer;
 use super::{AdderClient, serve};
@@ -21,7 +21,7 @@ struct Scene {
     raw: RawPublisher,
     victim: Peer,
     _connections: [Connection; 2],
-    _server: ServerHandle,
+    server: ServerHandle,
 }
 
 impl Scene {
@@ -44,7 +44,7 @@ impl Scene {
             queue,
             adder,
             _connections: connections,
-            _server: server,
+            server,
         }
     }
 
@@ -59,18 +59,16 @@ impl Scene {
         }
     }
 
-    async fn nothing_is_left(&self) {
-        eventually("every request is settled", async || {
-            let queues = self.node.census().await?.queues;
-            let queue = queues.iter().find(|counted| counted.name == self.queue)?;
-            (queue.ready + queue.unacknowledged == 0).then_some(())
-        })
-        .await;
+    /// Stops the server, which gives back what it has not settled.
+    async fn ends_with_an_empty_queue(self) {
+        self.server.shutdown().await.unwrap();
+        let left = self.node.queue(&self.queue).await.unwrap();
+        assert_eq!(left.messages, 0);
     }
 }
 
 /// Sends each message to each place where an attacker might.
-async fn hostile_messages_hurt_nobody() {
+async fn hostile_messages_hurt_no_other_call() {
     let mut scene = Scene::set().await;
     let queue = scene.queue.clone().into_bytes();
     let reply_queue = {
@@ -92,7 +90,10 @@ async fn hostile_messages_hurt_nobody() {
             };
             assert_eq!(id.as_str(), expected, "{what}");
             let kind = reply.properties.kind().as_ref().unwrap().as_str();
-            assert!(kind == "fault" || reply.data == b"42", "{what}: {reply:?}");
+            match what {
+                "nested arrays" | "nested tables" | "many values" => assert_eq!(kind, "fault"),
+                _ => assert!(kind == "fault" || reply.data == b"42", "{what}: {reply:?}"),
+            }
         }
         scene.goes_on(what).await;
 
@@ -110,15 +111,15 @@ async fn hostile_messages_hurt_nobody() {
         scene.goes_on(what).await;
     }
 
-    scene.nothing_is_left().await;
+    scene.ends_with_an_empty_queue().await;
 }
 
 #[tokio::test]
-async fn messages_that_lapin_cannot_read_hurt_nobody_on_one_thread() {
-    hostile_messages_hurt_nobody().await;
+async fn messages_that_lapin_cannot_read_hurt_no_other_call_on_one_thread() {
+    hostile_messages_hurt_no_other_call().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_lapin_cannot_read_hurt_nobody_on_several_threads() {
-    hostile_messages_hurt_nobody().await;
+async fn messages_that_lapin_cannot_read_hurt_no_other_call_on_several_threads() {
+    hostile_messages_hurt_no_other_call().await;
 }

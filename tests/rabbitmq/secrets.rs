@@ -1,4 +1,4 @@
-//! What a program prints that has set up `tracing_subscriber` and nothing else: neither headers nor bodies, whatever fails.
+//! The log of a program with a default `tracing_subscriber`: it has no headers, no bodies and no passwords, whatever fails.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
 
 const TOKEN: &str = "Bearer t0ken-of-ada";
+const PASSWORD: &str = "passw0rd-of-ada";
 const BODY: &str = "b0dy-of-ada";
 
 #[rpc]
@@ -24,11 +25,11 @@ struct Holding(std::sync::Arc<Notify>);
 impl Vault for Holding {
     async fn put(&self, _secret: String) {
         self.0.notify_one();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
-/// All that was logged, by every thread.
+/// The log of all threads.
 struct Log(Mutex<Vec<u8>>);
 
 static LOG: Log = Log(Mutex::new(Vec::new()));
@@ -69,8 +70,13 @@ async fn headers_and_bodies_are_not_logged() {
     // For all threads, lapin's own included; the other tests of this program are heard, too.
     tracing_subscriber::fmt().with_writer(&LOG).init();
     let node = Node::start().await;
-    let serving = Connection::open(&node.url()).await.unwrap();
-    let calling = Connection::open(&node.url()).await.unwrap();
+    node.ctl(&["await_startup"]).await;
+    node.ctl(&["add_user", "ada", PASSWORD]).await;
+    node.ctl(&["set_permissions", "ada", ".*", ".*", ".*"])
+        .await;
+    let url = node.url_with("ada", PASSWORD, "/");
+    let serving = Connection::open(&url).await.unwrap();
+    let calling = Connection::open(&url).await.unwrap();
     let put = |queue: &str| {
         VaultClient::new(calling.client())
             .with_queue(queue)
@@ -78,7 +84,11 @@ async fn headers_and_bodies_are_not_logged() {
             .header("authorization", TOKEN)
     };
 
-    // Nobody takes it: it comes back.
+    // It is not let in.
+    let wrong = node.url_with("guest", PASSWORD, "/");
+    Connection::open(&wrong).await.unwrap_err();
+
+    // It comes back, as there is no such queue.
     let nowhere = unique_queue("nowhere");
     let error = put(&nowhere).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unroutable);
@@ -98,10 +108,11 @@ async fn headers_and_bodies_are_not_logged() {
     assert!(error.to_string().contains(".dead"), "{error}");
 
     let log = String::from_utf8_lossy(&LOG.lock()).into_owned();
-    // Something was said of both.
+    // Something was said of each.
+    assert!(log.contains("ACCESS_REFUSED"), "{log}");
     assert!(log.contains("lapin") && log.contains(&nowhere), "{log}");
     assert!(log.contains(&format!("{queue}.dead")), "{log}");
-    for secret in [TOKEN, BODY, "t0ken", "b0dy", "guest"] {
+    for secret in [TOKEN, PASSWORD, BODY, "t0ken", "passw0rd", "b0dy"] {
         let bytes = format!("{:?}", secret.as_bytes());
         let bytes = bytes.trim_matches(['[', ']']);
         for line in log.lines() {

@@ -302,6 +302,8 @@ mod tests {
 
     #[test]
     fn a_guarded_stream_is_not_read_while_there_is_too_much_to_take() {
+        const FRAME: [u8; 9] = [3, 0, 1, 0, 0, 0, 1, b'0', 0xce];
+
         /// An endless stream of frames with the body `0`.
         struct Bodies(usize);
 
@@ -311,7 +313,6 @@ mod tests {
                 _: &mut Context<'_>,
                 buffer: &mut [u8],
             ) -> Poll<io::Result<usize>> {
-                const FRAME: [u8; 9] = [3, 0, 1, 0, 0, 0, 1, b'0', 0xce];
                 for byte in buffer.iter_mut() {
                     *byte = FRAME[self.0 % FRAME.len()];
                     self.0 += 1;
@@ -334,7 +335,8 @@ mod tests {
             total += bytes.unwrap();
             assert!(total <= 2 * LIMIT, "it goes on reading");
         }
-        assert!(total >= LIMIT, "{total}");
+        // The beginning of a frame is kept.
+        assert!(total > LIMIT - FRAME.len(), "{total}");
         assert_eq!(take(&mut taking), Poll::Pending);
         assert!(read().is_ready());
     }

@@ -57,9 +57,7 @@ pub(super) fn mend(payload: &mut [u8], limit: usize) -> io::Result<Option<Vec<u8
     Ok(Some(properties.marked(payload, reason, false)))
 }
 
-/// What lapin may see of a returned message: its ids. It logs the rest.
-///
-/// Gives the size of the body, too, which is gone as well.
+/// Leaves the ids of a returned message, which lapin logs. Gives the properties in its place and the size of its body.
 pub(super) fn blank(payload: &mut [u8]) -> io::Result<(Vec<u8>, u64)> {
     let properties = Properties::read(payload)?;
     let size = payload[4..].first_chunk().copied().map(u64::from_be_bytes);
@@ -84,7 +82,7 @@ fn flag(property: usize) -> u16 {
 /// The places of a message's properties, with their lengths.
 struct Properties {
     places: [Option<Range<usize>>; KINDS.len()],
-    /// Why there may be more of them.
+    /// A reason to think that there are more of them.
     defect: Option<&'static str>,
 }
 

@@ -1,10 +1,11 @@
-//! What stands between a broker's bytes and lapin, until lapin's parser can be trusted with them.
+//! A guard between a broker's bytes and lapin, for as long as lapin's parser cannot be trusted with them.
 //!
 //! Publishers decide on much of what a broker sends. The parser of lapin 4 recurses into nested headers until the stack of its
 //! thread overflows, which aborts the process, and gives up the connection for a short string that is not UTF-8: one message
 //! stops a service. It also logs returned messages with their headers and bodies. The guard gives lapin a stream that
 //!
-//! - has no table that is nested deeper, or has more values, than a client of this crate may send, and nothing else that lapin cannot read;
+//! - has no table that is nested deeper, or has more values, than a client of this crate may send, and nothing else that lapin
+//!   cannot read;
 //! - has nothing of a returned message but its ids;
 //! - is the broker's own in all other respects.
 //!
@@ -13,7 +14,9 @@
 
 mod content;
 mod filter;
+mod frames;
 mod method;
+mod plain;
 mod reactor;
 mod table;
 #[cfg(test)]
@@ -28,7 +31,8 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
-use self::filter::Filter;
+use self::filter::{Filter, ROOM};
+use self::frames::Frames;
 pub(super) use self::reactor::runtime;
 use super::intake::{Intake, Reading};
 
@@ -44,7 +48,7 @@ impl<S> GuardedStream<S> {
     pub(super) fn new(stream: S, frame_max: Option<u32>) -> Self {
         Self {
             stream,
-            filter: Filter::new(frame_max),
+            filter: Filter::new(Frames::new(frame_max)),
             reading: Reading::default(),
         }
     }
@@ -76,12 +80,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
                 return Poll::Ready(Ok(read));
             }
             ready!(reading.poll_room(cx));
-            let received = ready!(Pin::new(&mut *stream).poll_read(cx, filter.room()))?;
+            let begun = filter.begin(buffer);
+            let room = match begun {
+                Some(begun) => &mut buffer[begun..],
+                None => filter.room(),
+            };
+            let at_once = room.len().min(ROOM);
+            let received = ready!(Pin::new(&mut *stream).poll_read(cx, &mut room[..at_once]))?;
             if received == 0 {
                 return Poll::Ready(Ok(0)); // The end, and the beginning of a frame is of no use.
             }
-            filter.received(received);
             reading.add(received);
+            let Some(begun) = begun else {
+                filter.received(received);
+                continue;
+            };
+            let read = filter.read_in_place(&mut buffer[..begun + received])?;
+            if read > 0 {
+                return Poll::Ready(Ok(read));
+            }
         }
     }
 }
@@ -119,7 +136,7 @@ impl<S> fmt::Debug for GuardedStream<S> {
     }
 }
 
-/// The error for what no broker sends.
+/// The error for bytes that no broker sends.
 fn malformed(what: impl fmt::Display) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -127,26 +144,34 @@ fn malformed(what: impl fmt::Display) -> io::Error {
     )
 }
 
-/// What lapin gets of `input`, which arrives in pieces of `chunk` bytes. For tests.
-#[cfg(test)]
+/// Gives the bytes that lapin gets of `input`, which arrives and is read in pieces of `chunk` bytes. For tests.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn clean(input: &[u8], chunk: usize) -> io::Result<Vec<u8>> {
-    let mut filter = Filter::new(None);
-    let mut output = Vec::new();
-    let mut buffer = vec![0; chunk.max(1)];
-    for mut piece in input.chunks(chunk.max(1)) {
-        while !piece.is_empty() {
-            let room = filter.room();
-            let received = piece.len().min(room.len());
-            room[..received].copy_from_slice(&piece[..received]);
-            filter.received(received);
-            piece = &piece[received..];
-            loop {
-                let read = filter.read(&mut buffer)?;
-                if read == 0 {
-                    break;
-                }
-                output.extend_from_slice(&buffer[..read]);
-            }
+    /// Reads no more than a chunk at once.
+    struct Chunks<'a>(&'a [u8], usize);
+
+    impl AsyncRead for Chunks<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let length = self.0.len().min(self.1).min(buffer.len());
+            let (chunk, rest) = self.0.split_at(length);
+            buffer[..length].copy_from_slice(chunk);
+            self.0 = rest;
+            Poll::Ready(Ok(length))
+        }
+    }
+
+    let chunk = chunk.max(1);
+    let mut guarded = GuardedStream::new(Chunks(input, chunk), None);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let (mut output, mut buffer) = (Vec::new(), vec![0; chunk]);
+    while let Poll::Ready(read) = Pin::new(&mut guarded).poll_read(&mut context, &mut buffer) {
+        match read? {
+            0 => break,
+            read => output.extend_from_slice(&buffer[..read]),
         }
     }
     Ok(output)

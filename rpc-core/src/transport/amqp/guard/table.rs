@@ -1,6 +1,6 @@
 //! Header tables, walked without recursion and without allocation.
 //!
-//! lapin's parser calls itself for each nested table or array, on a thread whose stack nobody can enlarge, and gives up a
+//! lapin's parser calls itself for each nested table or array, on a thread whose stack cannot be enlarged, and gives up a
 //! connection for one value that it does not know.
 
 use super::text;
@@ -9,7 +9,7 @@ use crate::headers::{self, MAX_DEPTH};
 /// How many values a header table may hold, at all depths together: what a user may send, and what the protocol and the broker add.
 const MAX_VALUES: usize = headers::MAX_VALUES + headers::OTHER_VALUES;
 
-/// Why lapin cannot read a table, or should not.
+/// A reason why lapin cannot read a table, or should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Defect {
     TooDeep,
@@ -19,7 +19,7 @@ pub(super) enum Defect {
 }
 
 impl Defect {
-    /// The defect in words, for whoever is to be told about the message.
+    /// The defect in words, for the receiver of the message.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::TooDeep => "nested more than 32 deep",
@@ -161,7 +161,7 @@ impl Entry {
     }
 }
 
-/// What comes next in a table.
+/// A step through a table.
 enum Step {
     Value(Entry),
     /// A table or an array; its entries follow.

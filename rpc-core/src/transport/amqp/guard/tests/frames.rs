@@ -61,7 +61,7 @@ pub(super) fn nested_tables(depth: usize) -> Vec<u8> {
     })
 }
 
-/// All frames that lapin's parser makes of these bytes; `None` if it refuses one.
+/// The frames that lapin's parser makes of these bytes; `None` if it refuses one.
 pub(super) fn parse(mut bytes: &[u8]) -> Option<Vec<AMQPFrame>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -85,7 +85,7 @@ pub(super) fn headers(frame: &AMQPFrame) -> Option<&FieldTable> {
     }
 }
 
-/// How deep a table is nested, and how many values it holds.
+/// The depth to which a table is nested, and the number of its values.
 pub(super) fn measure(table: &FieldTable) -> (usize, usize) {
     let values = table.inner().values().map(measure_value);
     values.fold((0, 0), |(depth, count), (deep, more)| {

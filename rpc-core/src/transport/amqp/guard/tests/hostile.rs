@@ -22,7 +22,7 @@ fn request(headers: Vec<u8>) -> Vec<u8> {
     )
 }
 
-/// What the parser makes of what the guard makes of it.
+/// The properties of a header frame after the guard, as lapin's parser reads them.
 fn properties(sent: &[u8]) -> AMQPProperties {
     let cleaned = clean(sent, sent.len()).unwrap();
     match &parse(&cleaned).expect("readable")[..] {

@@ -15,7 +15,7 @@ const CASES: u64 = if cfg!(debug_assertions) {
     100_000
 };
 
-/// What must hold of any frame. Tells what the parser made of it.
+/// Checks the guard's work on any frame. Tells how the parser reads the frame without it.
 fn examine(sent: &[u8], rng: &mut Rng) -> Option<Vec<AMQPFrame>> {
     let accepted = parse(sent);
     let Ok(cleaned) = clean(sent, sent.len()) else {
@@ -116,7 +116,7 @@ fn every_method_that_the_parser_knows_is_known_unless_only_clients_send_it() {
     assert_eq!(known, 39);
 }
 
-/// What a broker says in which there are texts of publishers and tables.
+/// Methods of a broker with texts of publishers or tables.
 fn methods() -> Vec<AMQPClass> {
     use amq_protocol::protocol::basic::AMQPMethod::{Cancel, Deliver, GetOk, Return};
     let mut capabilities = FieldTable::default();

@@ -41,17 +41,12 @@ impl AsyncRead for Pieces {
     }
 }
 
-/// All that can be read to the end, by so many bytes at a time; the end must be there.
-fn read(pieces: impl IntoIterator<Item = Vec<u8>>, at_once: usize) -> io::Result<Vec<u8>> {
-    read_as(None, pieces, at_once)
-}
-
-/// The same, with a limit for frames that the URL asks for.
-fn read_as(
+/// Reads to the end or to an error, a number of bytes at a time, with the limit for frames that the URL asks for.
+fn read_to_end(
     frame_max: Option<u32>,
     pieces: impl IntoIterator<Item = Vec<u8>>,
     at_once: usize,
-) -> io::Result<Vec<u8>> {
+) -> (Vec<u8>, io::Result<()>) {
     let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
     let stream = Pieces {
         pieces: pieces.collect(),
@@ -60,17 +55,31 @@ fn read_as(
     let mut guarded = GuardedStream::new(stream, frame_max);
     let mut context = Context::from_waker(Waker::noop());
     let (mut output, mut buffer) = (Vec::new(), vec![0; at_once]);
+    let mut poll = move |buffer: &mut [u8]| {
+        let poll = Pin::new(&mut guarded).poll_read(&mut context, buffer);
+        if let Poll::Ready(Ok(0)) = poll {
+            assert!(guarded.stream.pieces.is_empty(), "not the end");
+        }
+        poll
+    };
     loop {
-        match Pin::new(&mut guarded).poll_read(&mut context, &mut buffer) {
+        match poll(&mut buffer) {
             Poll::Pending => {}
-            Poll::Ready(Ok(0)) => {
-                assert!(guarded.stream.pieces.is_empty(), "not the end");
-                return Ok(output);
-            }
+            Poll::Ready(Ok(0)) => return (output, Ok(())),
             Poll::Ready(Ok(read)) => output.extend(&buffer[..read]),
-            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Err(error)) => {
+                assert!(matches!(poll(&mut buffer), Poll::Ready(Err(_))));
+                return (output, Err(error));
+            }
         }
     }
+}
+
+/// Reads to the end.
+fn read(pieces: impl IntoIterator<Item = Vec<u8>>, at_once: usize) -> Vec<u8> {
+    let (output, result) = read_to_end(None, pieces, at_once);
+    result.unwrap();
+    output
 }
 
 /// A little of everything.
@@ -97,12 +106,12 @@ fn it_does_not_matter_where_the_bytes_are_divided() {
     for at in 0..=sent.len() {
         for at_once in [1, 3, 64, 100_000] {
             let pieces = [sent[..at].to_vec(), sent[at..].to_vec()];
-            assert_eq!(read(pieces, at_once).unwrap(), cleaned, "{at} {at_once}");
+            assert_eq!(read(pieces, at_once), cleaned, "{at} {at_once}");
         }
     }
     for length in 1..20 {
         let pieces = sent.chunks(length).map(<[u8]>::to_vec);
-        assert_eq!(read(pieces, 7).unwrap(), cleaned, "{length}");
+        assert_eq!(read(pieces, 7), cleaned, "{length}");
     }
 }
 
@@ -128,7 +137,7 @@ fn long_streams_in_pieces_of_all_sizes_arrive_whole() {
         pieces.push(piece.to_vec());
         rest = after;
     }
-    assert!(read(pieces, 30_000).unwrap() == cleaned);
+    assert!(read(pieces, 30_000) == cleaned);
 }
 
 #[test]
@@ -142,7 +151,7 @@ fn a_held_frame_larger_than_the_buffers_arrives_whole() {
     let sent = header(1, 0, HEADERS, &[table(&[(b"big", value)])]);
     for length in [10, 1_000, 65_536, 200_000] {
         let pieces = sent.chunks(length).map(<[u8]>::to_vec);
-        assert!(read(pieces, 999).unwrap() == sent);
+        assert!(read(pieces, 999) == sent);
     }
 }
 
@@ -152,7 +161,7 @@ fn an_end_within_a_frame_is_an_end() {
     for begun in [conversation(), frame(3, 1, b"body")] {
         for length in 0..10 {
             let sent = [&whole[..], &begun[..length]].concat();
-            let read = read([sent], 100).unwrap();
+            let read = read([sent], 100);
             // What has begun to pass has passed.
             assert!(read.starts_with(&whole) && read.len() <= whole.len() + length);
         }
@@ -189,24 +198,12 @@ fn what_comes_before_a_broken_frame_is_read_before_the_error() {
         ),
     ] {
         for at_once in [1, 100] {
-            let mut filter = super::super::Filter::new(None);
             let sent = [&whole[..], &broken].concat();
-            filter.room()[..sent.len()].copy_from_slice(&sent);
-            filter.received(sent.len());
-            let mut buffer = vec![0; at_once];
-            let mut read = 0;
-            while read < whole.len() {
-                read += filter.read(&mut buffer).unwrap();
-            }
-            // What has begun to pass may have passed; the error stays.
-            let error = loop {
-                match filter.read(&mut buffer) {
-                    Ok(read) => assert_ne!(read, 0, "{reason}"),
-                    Err(error) => break error,
-                }
-            };
-            assert!(error.to_string().contains(reason), "{error}");
-            assert!(filter.read(&mut buffer).is_err());
+            let (read, error) = read_to_end(None, [sent], at_once);
+            // What has begun to pass may have passed.
+            assert!(read.starts_with(&whole), "{reason}");
+            let error = error.expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
         }
     }
 }
@@ -229,7 +226,8 @@ fn frames_may_be_as_long_as_was_agreed_on() {
     ] {
         for (length, fits) in [(agreed, true), (agreed + 1, false)] {
             let sent = [tune(brokers), body(length)].concat();
-            let result = read_as(asked, sent.chunks(10_000).map(<[u8]>::to_vec), 20_000);
+            let pieces = sent.chunks(10_000).map(<[u8]>::to_vec);
+            let (_, result) = read_to_end(asked, pieces, 20_000);
             assert_eq!(result.is_ok(), fits, "{brokers} {asked:?} {length}");
         }
     }
