@@ -192,7 +192,7 @@ impl Setup {
     }
 
     /// Shows that whatever was done was no trouble to the call that was in flight, nor to the connection.
-    async fn is_unharmed(self) {
+    async fn ends_unharmed(self) {
         assert_eq!(self.labels.runs().await.unwrap(), self.printer.answers());
         self.labels.release().await.unwrap();
         self.held
@@ -233,7 +233,7 @@ async fn a_request_header_that_cannot_be_sent_fails_its_call_alone() {
             .unwrap_err();
         assert_eq!(error.kind(), kind, "{shown}: {error}");
     }
-    setup.is_unharmed().await;
+    setup.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn a_clients_own_headers_are_checked_too() {
         let error = LabelsClient::new(by_layer).count().await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
     }
-    setup.is_unharmed().await;
+    setup.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn a_reply_header_that_cannot_be_sent_becomes_a_fault_of_a_handler_that_ra
             "{name:.20}: it ran once"
         );
     }
-    setup.is_unharmed().await;
+    setup.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn a_server_layers_reply_headers_are_checked_too() {
     let error = setup.labels.wanted().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadReply, "{error}");
     assert!(error.to_string().contains("CC"), "{error}");
-    setup.is_unharmed().await;
+    setup.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -314,5 +314,5 @@ async fn headers_within_the_limits_arrive() {
         let count = setup.labels.count().header("values", value).await.unwrap();
         assert_eq!(count, values);
     }
-    setup.is_unharmed().await;
+    setup.ends_unharmed().await;
 }
