@@ -456,6 +456,21 @@ mod tests {
         }
 
         #[test]
+        fn floating_point_numbers_arrive_to_the_last_bit() {
+            for number in [
+                -9_223_203_737_856_745_808.0,
+                0.1,
+                1e-300,
+                f64::MAX,
+                51.248_178_375_505_4,
+            ] {
+                let body = encode(&number, ContentType::Json).unwrap();
+                let read: f64 = decode(&body, ContentType::Json).unwrap();
+                assert_eq!(read.to_bits(), number.to_bits(), "{number}");
+            }
+        }
+
+        #[test]
         fn a_plain_argument_is_written_as_in_other_json() {
             assert_eq!(plain(7_i128), "7");
             assert_eq!(plain(i128::MIN), i128::MIN.to_string());

@@ -204,3 +204,9 @@ pub fn url(text: &[u8]) {
         amqp::url(text);
     }
 }
+
+/// Frames from a broker, on their way to lapin: a byte for the size of the pieces in which they arrive, then for each a byte for
+/// its kind, two for the length of its payload, and that.
+pub fn guard(data: &[u8]) {
+    amqp::frames(data);
+}

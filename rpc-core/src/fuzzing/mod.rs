@@ -9,7 +9,7 @@ mod nesting;
 pub use self::bodies::{
     arguments_json, arguments_message_pack, arguments_plain, codec_json, codec_message_pack,
 };
-pub use self::messages::{batch, notice, properties, reply, traceparent, url};
+pub use self::messages::{batch, guard, notice, properties, reply, traceparent, url};
 
 /// Takes any bytes, and panics if a promise is broken.
 pub type Target = fn(&[u8]);
@@ -22,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("batch", batch),
     ("codec_json", codec_json),
     ("codec_message_pack", codec_message_pack),
+    ("guard", guard),
     ("notice", notice),
     ("properties", properties),
     ("reply", reply),

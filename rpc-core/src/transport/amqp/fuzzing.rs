@@ -2,7 +2,7 @@
 
 use lapin::protocol::basic;
 
-use super::{Endpoint, properties};
+use super::{Endpoint, guard, properties};
 use crate::transport::Message;
 
 /// How many bytes may begin a table or an array: lapin's parser recurses into them.
@@ -49,4 +49,47 @@ pub(crate) fn url(text: &str) {
         Err(error) => format!("{error} {error:?}"),
     };
     assert!(!said.contains(SECRET), "{url}: {said}");
+}
+
+/// The size of pieces in which all frames of an input arrive at once.
+const WHOLE: usize = 1 << 16;
+
+/// Frames from a broker: a byte for the size of the pieces in which they arrive, then for each a byte for its kind, two for the
+/// length of its payload, and that. However they arrive, lapin gets the same, and can read the properties of every message.
+pub(crate) fn frames(data: &[u8]) {
+    let Some((&chunk, mut rest)) = data.split_first() else {
+        return;
+    };
+    let mut frames = Vec::new();
+    while let Some((&[kind, high, low], payload)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (payload, left) = payload.split_at(length.min(payload.len()));
+        frames.extend([kind, 0, 1, 0, 0]);
+        frames.extend(
+            u16::try_from(payload.len())
+                .unwrap_or(u16::MAX)
+                .to_be_bytes(),
+        );
+        frames.extend(payload);
+        frames.push(206);
+        rest = left;
+    }
+    let whole = guard::clean(&frames, WHOLE);
+    let in_pieces = guard::clean(&frames, chunk.into());
+    assert_eq!(whole.as_ref().ok(), in_pieces.as_ref().ok());
+    let Ok(cleaned) = whole else {
+        return;
+    };
+    assert_eq!(guard::clean(&cleaned, WHOLE).ok().as_ref(), Some(&cleaned));
+    let mut rest = &cleaned[..];
+    while let Some((&[kind, _, _, a, b, c, d], frame)) = rest.split_first_chunk() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let payload = &frame[..length];
+        if let (2, Some((&[0, 60, ..], properties))) = (kind, payload.split_first_chunk::<12>()) {
+            let (left, read) = basic::parse_properties(properties).expect("lapin can read it");
+            assert!(left.is_empty());
+            let _ = properties::to_message(&read, Vec::new());
+        }
+        rest = &frame[length + 1..];
+    }
 }

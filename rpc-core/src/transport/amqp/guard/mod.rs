@@ -144,7 +144,7 @@ fn malformed(what: impl fmt::Display) -> io::Error {
     )
 }
 
-/// Gives the bytes that lapin gets of `input`, which arrives and is read in pieces of `chunk` bytes. For tests.
+/// Gives the bytes that lapin gets of `input`, which arrives and is read in pieces of `chunk` bytes. For tests and fuzzers.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn clean(input: &[u8], chunk: usize) -> io::Result<Vec<u8>> {
     /// Reads no more than a chunk at once.
