@@ -80,6 +80,7 @@ impl RawPublisher {
         let stream = TcpStream::connect(("127.0.0.1", node.port()))
             .await
             .expect("the node listens");
+        stream.set_nodelay(true).expect("a socket");
         let mut raw = Self(stream);
         raw.send(b"AMQP\0\0\x09\x01").await;
         raw.expect(0, [0, 10, 0, 10]).await; // connection.start
