@@ -255,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Whether it is a map with something in it that is named by anything but a text.
+    /// Tells whether it is a map with something in it that is named by anything but a text.
     fn has_another_name(body: &[u8]) -> bool {
         let Ok(mut arguments) = Arguments::open(body) else {
             return false;

@@ -13,7 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned};
 use crate::arguments;
 use crate::error::BoxError;
 
-/// How deep values may be nested, a value that holds no other included.
+/// The deepest nesting of values, a value that holds no other included.
 const MAX_DEPTH: usize = 128;
 
 /// Up to how many bytes a body is copied to where others are, which costs less than to allocate it.

@@ -9,16 +9,16 @@ use bytes::Bytes;
 /// The longest header name, in bytes: a short string of AMQP 0-9-1.
 const MAX_NAME_LEN: usize = 255;
 
-/// How many values a user may send in the headers of a message, those inside lists and tables included.
+/// The most values that a user may send in the headers of a message, those inside lists and tables included.
 pub(crate) const MAX_VALUES: usize = 1_000;
 
-/// How many more a message may hold: those of the protocol and of the broker.
+/// The values that a message may hold beside a user's: those of the protocol and of the broker.
 pub(crate) const OTHER_VALUES: usize = 24;
 
-/// How deep lists and tables are nested at most: a list of numbers is one deep.
+/// The deepest nesting of lists and tables. A list of numbers is one deep.
 pub(crate) const MAX_DEPTH: usize = 32;
 
-/// What the names begin with that belong to the protocol.
+/// The prefix of names that belong to the protocol.
 pub(crate) const PROTOCOL_PREFIX: &str = "rpc-";
 
 /// Headers that RabbitMQ reads from every message, or writes itself: copies (`CC`, `BCC`), dead letters, deliveries, plugins that
@@ -48,7 +48,7 @@ const BROKER_NAMES: [&str; 21] = [
     "x-shovelled-timestamp",
 ];
 
-/// What further ones begin with.
+/// Prefixes of further ones.
 const BROKER_PREFIXES: [&str; 3] = ["x-amqp-1.0-", "x-basic-", "x-opt-"];
 
 /// Headers whose values no `Debug` output shows, in lower case.
@@ -203,7 +203,7 @@ impl Size {
     }
 }
 
-/// Why headers do not fit into AMQP, or are more than this crate takes.
+/// The reasons why headers do not fit into AMQP, or are more than this crate takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
     #[error("a name has more than {MAX_NAME_LEN} bytes, AMQP's limit")]
@@ -368,12 +368,12 @@ impl Headers {
         Ok(size)
     }
 
-    /// Why these headers cannot be set by a user, if they cannot.
+    /// The reason why a user cannot set these headers, if there is one.
     pub(crate) fn problem(&self) -> Option<String> {
         self.iter().find_map(|(name, value)| problem(name, value))
     }
 
-    /// Whether there is a header of that name, and a user may send it.
+    /// Tells whether there is a header of that name that a user may send.
     pub(crate) fn can_send(&self, name: &str) -> bool {
         self.get(name)
             .is_some_and(|value| problem(name, value).is_none())
@@ -387,7 +387,7 @@ pub(crate) fn size_of(name: &str, value: &HeaderValue) -> Result<Size, Flaw> {
     Ok(size)
 }
 
-/// Why a user cannot set a header, if so.
+/// The reason why a user cannot set a header, if there is one.
 fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     let reason = if name.starts_with(PROTOCOL_PREFIX) {
         "names that begin with 'rpc-' belong to the protocol".to_owned()
@@ -406,7 +406,7 @@ fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     Some(format!("header '{shown}' cannot be sent: {reason}"))
 }
 
-/// Whether RabbitMQ reads or writes a header of that name itself.
+/// Tells whether RabbitMQ reads or writes a header of that name itself.
 pub(crate) fn is_brokers(name: &str) -> bool {
     BROKER_NAMES.contains(&name)
         || BROKER_PREFIXES

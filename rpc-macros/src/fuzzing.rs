@@ -26,7 +26,7 @@ pub(crate) fn macro_tokens(picks: &[u8]) {
     check(options, item.chain([TokenTree::from(body)]).collect());
 }
 
-/// What the picks up to the next end stand for.
+/// The meaning of the picks up to the next end.
 fn tokens(picks: &mut std::slice::Iter<'_, u8>, depth: usize) -> TokenStream {
     /// As deep as anybody nests, and far from what overflows the stack.
     const MAX_DEPTH: usize = 24;

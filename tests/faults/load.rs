@@ -26,7 +26,7 @@ const IMPATIENT: Duration = Duration::from_secs(2);
 /// How long recovery may take before the scenario gives up.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) id: u64,

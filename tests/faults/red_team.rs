@@ -21,22 +21,22 @@ use super::programs;
 use super::service::{FaultClient, Method, Sharing};
 use super::verdict::{Expected, Verdict};
 
-/// How long the calls are timed, without an attack and with one.
+/// The time for which calls are timed, without an attack and with one.
 const TIMED: Duration = Duration::from_secs(5);
 
-/// How often everything is sent in that time.
+/// The number of times that everything is sent in that time.
 const ROUNDS: u32 = 10;
 
-/// How many calls are timed at once.
+/// The number of calls that are timed at once.
 const CALLERS: usize = 4;
 
-/// How much slower the slowest of a hundred calls may become.
+/// The factor by which the slowest of a hundred calls may become slower.
 const SLOWER: u32 = 5;
 
 /// Below this a time says more of the machine than of the attack.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// How much memory a process may hold that it did not hold before.
+/// The most memory by which a process may grow.
 const MEMORY: u64 = 64 << 20;
 
 /// Attacks the servers of a queue, through the queue and through notices.
@@ -213,7 +213,7 @@ fn memory(program: &Program) -> u64 {
     kib.expect("a number of kilobytes") << 10
 }
 
-/// Somebody who may publish.
+/// An attacker who may publish.
 struct Attacker {
     connection: lapin::Connection,
     channel: Channel,
@@ -283,7 +283,7 @@ fn request() -> BasicProperties {
 /// A call that does nothing, of a client that no verdict looks for.
 const ARGUMENTS: &[u8] = b"[18446744073709551615, 0]";
 
-/// How long the longest header is with which RabbitMQ takes a message of ours.
+/// The length of the longest header with which RabbitMQ takes a message of ours.
 const LONGEST_HEADER: usize = 130_700;
 
 fn tiny_tables(count: usize) -> AMQPValue {
@@ -292,7 +292,7 @@ fn tiny_tables(count: usize) -> AMQPValue {
     AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(table); count]))
 }
 
-/// What goes to a request queue.
+/// Messages for a request queue.
 fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     let arguments = || ARGUMENTS.to_vec();
     let mut all = Vec::new();
@@ -355,7 +355,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     all
 }
 
-/// What goes to those who hear of dropped calls.
+/// Messages for servers that hear of dropped calls.
 fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
     let cancel = || {
         BasicProperties::default()
@@ -380,7 +380,7 @@ fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
     ]
 }
 
-/// What goes to a reply queue.
+/// Messages for a reply queue.
 fn replies(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     let reply = |kind: &str| {
         BasicProperties::default()

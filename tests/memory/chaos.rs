@@ -68,7 +68,7 @@ impl Double for Ledger {
     }
 }
 
-/// What was done in a world.
+/// The events in a world.
 #[derive(Clone)]
 struct Trace(Arc<Mutex<Done>>);
 
@@ -76,7 +76,7 @@ struct Done {
     start: Instant,
     /// Calls and faults, with their times.
     schedule: Vec<(Duration, String)>,
-    /// What became of messages, by what they said.
+    /// The fates of messages, by their contents.
     fates: BTreeMap<u64, Vec<Fate>>,
 }
 
@@ -286,7 +286,7 @@ async fn call(
     }
 }
 
-/// What becomes of a message, at random.
+/// The fate of a message, at random.
 type Decide = fn(&Published<'_>, &mut fastrand::Rng) -> Fate;
 
 /// Decides what becomes of messages: that follows from the seed, from what a message says, and from how often that was said

@@ -387,7 +387,7 @@ impl Stage {
     }
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 struct Outcome {
     id: u64,

@@ -61,7 +61,7 @@ struct Address {
 }
 
 impl Address {
-    /// That of a caller.
+    /// The address of a caller.
     async fn of(caller: &Peer, node: &Node) -> Self {
         let mut other = Peer::with_queue(node).await;
         caller
@@ -216,11 +216,11 @@ async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
-/// Where the program below finds its broker and its queue.
+/// The variables that tell the program below its broker and its queue.
 const VICTIM_URL: &str = "VICTIM_URL";
 const VICTIM_QUEUE: &str = "VICTIM_QUEUE";
 
-/// How many batches of junk it is sent, how many calls are in each, and the length of their bodies.
+/// The batches of junk that are sent: their number, the calls in each, and the length of their bodies.
 const BATCHES: usize = 1_600;
 const CALLS: u16 = 1_000;
 const BODY: u8 = 55;
@@ -245,16 +245,11 @@ fn peak() -> u64 {
 }
 
 /// A client in a process of its own, for its memory: says where its replies go, calls, and tells how it fared.
-#[tokio::test]
-#[ignore = "a part of another test, which runs it"]
-async fn victim() {
+async fn victim(url: &str, queue: &str) {
     const PATIENCE: Duration = Duration::from_millis(200);
-    let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) else {
-        return;
-    };
-    let connection = Connection::open(&url).await.unwrap();
+    let connection = Connection::open(url).await.unwrap();
     let client = connection.client();
-    let adder = AdderClient::new(client.clone()).with_queue(&queue);
+    let adder = AdderClient::new(client.clone()).with_queue(queue);
     adder.add(0, 0).await.unwrap();
     let before = peak();
     println!("ready");
@@ -290,12 +285,17 @@ fn number_after<'a>(line: &'a str, words: &str) -> &'a str {
 
 #[tokio::test]
 async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
+    // This very test is started again as the victim.
+    if let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) {
+        return victim(&url, &queue).await;
+    }
     let node = Node::start().await;
     let queue = unique_queue("junk");
     let mut server = Peer::serving(&node, &queue).await;
     let mut command = Command::new(env::current_exe().unwrap());
     command
-        .args(["flooding::victim", "--exact", "--ignored", "--nocapture"])
+        .args(["--exact", "--nocapture"])
+        .arg("flooding::junk_in_a_reply_queue_takes_neither_memory_nor_time")
         .env(VICTIM_URL, node.url())
         .env(VICTIM_QUEUE, &queue);
     let mut victim = Program::start(command.into());

@@ -281,7 +281,7 @@ async fn a_server_without_the_permission_to_publish_serves_once_it_has_it() {
     assert_eq!(adder.add(2, 2).await.unwrap(), 4);
 }
 
-/// What is logged at WARN and above.
+/// The lines that are logged at WARN and above.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 

@@ -1,4 +1,4 @@
-//! What strangers write stays within the line of the log that it is in.
+//! Text of strangers stays within its line of the log.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -12,10 +12,10 @@ use tracing::Level;
 use super::peer::{Peer, parts};
 use super::{AdderClient, serve};
 
-/// What a forged line says.
+/// The text of a forged line.
 const FORGED: &str = "2026-01-01T00:00:00Z  INFO all is well";
 
-/// What was logged.
+/// The output of the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

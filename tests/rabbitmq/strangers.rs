@@ -1,4 +1,4 @@
-//! What strangers put into requests: headers that the broker interprets, and batches that no client of this crate makes.
+//! Requests of strangers: headers that the broker interprets, and batches that no client of this crate makes.
 
 use std::time::Duration;
 

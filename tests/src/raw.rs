@@ -71,7 +71,7 @@ impl RawPublisher {
     ///
     /// # Panics
     ///
-    /// When the node does not accept it.
+    /// If the node does not accept the connection.
     ///
     /// # Cancel safety
     ///
@@ -110,7 +110,7 @@ impl RawPublisher {
     ///
     /// # Panics
     ///
-    /// When it refuses it, with its reason.
+    /// If the broker refuses the message, with the broker's reason.
     ///
     /// # Cancel safety
     ///
@@ -186,7 +186,7 @@ impl RawPublisher {
 ///
 /// # Panics
 ///
-/// When it is longer than 255 bytes.
+/// If the text is longer than 255 bytes.
 #[must_use]
 pub fn short(text: &[u8]) -> Vec<u8> {
     let length = u8::try_from(text.len()).expect("a short string");
@@ -197,7 +197,7 @@ pub fn short(text: &[u8]) -> Vec<u8> {
 ///
 /// # Panics
 ///
-/// When it is longer than 4 GiB.
+/// If there are more than 4 GiB.
 #[must_use]
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).expect("less than 4 GiB");

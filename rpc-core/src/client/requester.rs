@@ -180,7 +180,7 @@ impl Drop for EndOnDrop {
 /// reply with large headers may still be added.
 const MAX_BATCH_LEN: usize = 1 << 20;
 
-/// How many bytes of replies are handed out before timers and other tasks have their turn.
+/// The bytes of replies that are handed out before timers and other tasks have their turn.
 const TURN: usize = 256 << 10;
 
 /// Wakes callers until the reply queue is lost, then tells those who still wait.
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!((counted.malformed, counted.late), (1, 199));
     }
 
-    /// How many replies of that length are handed out before another task has its turn.
+    /// Counts the replies of that length that are handed out before another task has its turn.
     async fn handed_out_at_once(len: usize) -> usize {
         let taken = Arc::new(AtomicUsize::new(0));
         let count = taken.clone();

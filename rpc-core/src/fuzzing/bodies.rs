@@ -10,7 +10,7 @@ use super::nesting;
 use crate::arguments;
 use crate::codec::{self, ContentType};
 
-/// How deep a body may be nested that is accepted.
+/// The deepest nesting of a body that is accepted.
 const MAX_DEPTH: usize = 128;
 
 #[derive(Serialize, Deserialize)]

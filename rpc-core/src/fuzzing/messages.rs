@@ -14,13 +14,13 @@ use crate::wire::{
     request_from_message, requests_of,
 };
 
-/// How many calls PROTOCOL.md allows in a batch.
+/// The most calls that PROTOCOL.md allows in a batch.
 const MAX_CALLS: usize = 1024;
 
-/// How long a fault may be, beside what it quotes.
+/// The longest fault, without the text that it quotes.
 const MAX_WORDS: usize = 512;
 
-/// How long one byte becomes at most when it is quoted, and that written as JSON.
+/// The most bytes that one byte becomes when it is quoted and written as JSON.
 const MAX_ESCAPE: usize = 12;
 
 /// The body of a batch: requests and replies come out of it as they go into another.
@@ -69,7 +69,7 @@ fn comes_out_as_it_goes_in(requests: &[Message]) {
     assert_eq!(format!("{received:?}"), format!("{sent:?}"));
 }
 
-/// What a server does with a request, up to the handler.
+/// Treats a request as a server does, up to the handler.
 fn received(mut request: Message) {
     let history = History::of(&request, true, false);
     let _ = is_expired(&request);

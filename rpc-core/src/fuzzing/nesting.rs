@@ -1,4 +1,4 @@
-//! How deep bodies are nested, found without recursion and without the codecs.
+//! The nesting of bodies, measured without recursion and without the codecs.
 
 /// The deepest nesting of arrays and objects in JSON that is well-formed.
 pub(super) fn of_json(body: &[u8]) -> usize {
@@ -32,7 +32,7 @@ pub(super) fn of_message_pack(body: &[u8]) -> Option<usize> {
     rest.is_empty().then_some(deepest)
 }
 
-/// Whether MessagePack that is well-formed is a map with anything but texts for keys. Bytes that are not UTF-8 are no text.
+/// Tells whether MessagePack that is well-formed is a map with anything but texts for keys. Bytes that are not UTF-8 are no text.
 pub(super) fn has_other_keys_than_texts(body: &[u8]) -> bool {
     let mut rest = body;
     let pairs = rmp::decode::read_map_len(&mut rest).unwrap_or(0);
@@ -86,7 +86,7 @@ fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// A length of so many bytes.
+/// A length of that many bytes.
 fn length(rest: &mut &[u8], bytes: usize) -> Option<usize> {
     let bytes = take(rest, bytes)?.iter();
     Some(bytes.fold(0, |length, byte| length << 8 | usize::from(*byte)))

@@ -25,7 +25,7 @@ const DEFAULT_PREFETCH: u16 = 64;
 /// How often a request is delivered, unless set.
 const DEFAULT_DELIVERY_LIMIT: u32 = 3;
 
-/// How long a request that comes without a deadline may take, unless set.
+/// The time that a request without a deadline may take, unless set.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// How long a queue's name may be, in bytes: AMQP's limit for names, without the longest addition.
@@ -110,7 +110,8 @@ impl QueueEntry {
         deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
     }
 
-    /// Whether the broker counts the deliveries of a request: quorum queues do. Of a queue that was declared by others nothing is known.
+    /// Tells whether the broker counts the deliveries of a request, as quorum queues do. A queue that was declared by others counts as
+    /// one that does not.
     pub(super) fn counts(&self) -> bool {
         self.options.kind == QueueType::Quorum && !self.options.passive
     }
@@ -260,7 +261,7 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a request may take that comes without a deadline, from its delivery on: then its handler is stopped, and its
+    /// Limits a request that comes without a deadline, from its delivery on: when the time is over its handler is stopped, and its
     /// caller, if there is one, gets the fault [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Without one, a
     /// handful of such requests with handlers that do not end would take all the places that
     /// [`prefetch`](Self::prefetch) gives. `None`: they may take any time. Zero: none of them is run.

@@ -81,7 +81,7 @@ pub(super) struct Session {
     _notices: Option<Task>,
 }
 
-/// What arrives from a queue. The last one is an error: the consumer was cancelled, by either side, or went with its channel, for the
+/// The deliveries of a queue. The last one is an error: the consumer was cancelled, by either side, or went with its channel, for the
 /// reason that is given.
 struct Arrivals {
     consumer: Consumer,
@@ -434,7 +434,7 @@ impl Serving {
         count
     }
 
-    /// Whatever came in a delivery, as one.
+    /// The message of a delivery as one arrival, be it a request or a batch.
     fn arrival(
         self: &Arc<Self>,
         session: &mut Session,
@@ -473,7 +473,7 @@ impl Serving {
         }
     }
 
-    /// How often a batch was delivered before, if it may be looked into: that may be what servers die of.
+    /// Counts the earlier deliveries of a batch, if it may be decoded. Decoding may be what servers die of.
     fn may_be_taken_apart(&self, batch: &Arrival) -> Option<u32> {
         let history = batch.history();
         let is_first = !batch.redelivered && history.deliveries == 0;
@@ -481,7 +481,7 @@ impl Serving {
         (is_first || verdict == Verdict::Run).then_some(history.deliveries)
     }
 
-    /// When a request that says nothing of a deadline is stopped.
+    /// The end of a request that comes without a deadline.
     fn default_deadline(&self, message: &Message) -> Option<Instant> {
         match (message.deadline, message.expiration) {
             (None, None) => self.limits.deadline.map(deadline_after),
@@ -581,7 +581,7 @@ struct Failure {
     error: ServeError,
     /// Whether it may be different a little later.
     may_pass: bool,
-    /// Whether that takes somebody who declares the queue.
+    /// Tells whether the queue has to be declared for that.
     is_missing: bool,
 }
 

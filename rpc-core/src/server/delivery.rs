@@ -26,7 +26,7 @@ use crate::telemetry::{self, Observed, metrics};
 use crate::transport::{Message, Reply, TransportError};
 use crate::wire::{self, Arrived, History, Ran};
 
-/// How long a server keeps a request that its broker takes nowhere at the moment, before it has it delivered again.
+/// The time for which a server keeps a request that its broker takes nowhere at the moment, before it is delivered again.
 const STUCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which of a service's queues a delivery came from.
@@ -50,7 +50,7 @@ pub(super) struct Arrival {
     pub(super) redelivered: bool,
     /// The method that it is for, if there is one of that name.
     pub(super) method: Option<&'static Method>,
-    /// When it ends if it says nothing of that itself.
+    /// The end of a request that comes without a deadline.
     pub(super) default_deadline: Option<Instant>,
     pub(super) last_attempt: Option<Attempt>,
     pub(super) message: Message,
@@ -156,7 +156,7 @@ impl Arrival {
         self.receipt.as_ref().is_some_and(Receipt::is_share)
     }
 
-    /// What is known of earlier deliveries.
+    /// The earlier deliveries, as far as they are known.
     pub(super) fn history(&self) -> History {
         if !self.is_batched() {
             return History::of(&self.message, self.redelivered, self.entry().counts());
@@ -456,7 +456,7 @@ fn in_a_batch() -> RpcError {
 }
 
 impl Serving {
-    /// What becomes of a request, or of a batch, that may be delivered more than once.
+    /// Decides about a request, or a batch, that may be delivered more than once.
     pub(super) fn verdict(&self, queue: usize, lane: Lane, history: History) -> Verdict {
         let limit = self.limits.deliveries;
         verdict(history, limit, lane, self.queues[queue].isolates(limit))

@@ -1,4 +1,4 @@
-//! How many requests make their last attempt at once: one of each queue, as long as that does not take too long.
+//! Limits the last attempts that are made at once: one for each queue, as long as it does not take too long.
 //!
 //! A request that may have killed servers is run alone, so that nothing is given up because of it. But a handler may also just take
 //! long, and others must not wait for it: for each attempt that has gone on for a while the server takes one more, through a further
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long others wait for an attempt.
+/// The time for which others wait for an attempt.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many attempts there are at once at most, of the requests of one queue.
+/// The most attempts at once, for the requests of one queue.
 const MOST: usize = 16;
 
 /// Held while an attempt is made.
@@ -22,7 +22,7 @@ pub(super) type Attempt = Arc<()>;
 #[derive(Default)]
 pub(super) struct LastAttempts {
     consumers: Vec<Consumer>,
-    /// When to look whether there are enough of them, if that may change with time.
+    /// The time to look whether there are enough consumers, if that may change with time.
     next_look: Option<Instant>,
     last_number: u32,
 }
@@ -34,7 +34,7 @@ struct Consumer {
     attempt: Option<(Instant, Weak<()>)>,
 }
 
-/// What is to be done about the consumers of a queue.
+/// A change to the consumers of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Start { queue: usize, number: u32 },
@@ -96,7 +96,7 @@ impl LastAttempts {
         }
     }
 
-    /// What is to be done about the consumers now; it counts as done.
+    /// The changes to the consumers that are due now; they count as made.
     pub(super) fn look_after(&mut self, queues: usize) -> Vec<Change> {
         let now = Instant::now();
         let mut changes = Vec::new();

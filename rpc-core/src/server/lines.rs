@@ -16,7 +16,7 @@ use crate::transport::{
 };
 use crate::wire;
 
-/// How often a message is offered to a queue that does not take it, and the pauses between.
+/// The number of times that a message is offered to a queue that does not take it, and the pause between two of them.
 const OFFERS: usize = 3;
 const OFFER_PAUSE: Duration = Duration::from_millis(250);
 
@@ -30,9 +30,9 @@ pub(super) struct Lines {
     confirming: LazyChannel,
     /// Shared by those who do that, until they have acknowledged the delivery.
     moving: RwLock<()>,
-    /// How often each dead-letter queue was declared here.
+    /// The number of times that each dead-letter queue was declared here.
     declared: Mutex<BTreeMap<String, u64>>,
-    /// What the broker refused last, as it says.
+    /// The broker's last refusal, in its own words.
     refusal: std::sync::Mutex<String>,
 }
 
@@ -199,7 +199,7 @@ async fn publish(
     confirm.wait().await
 }
 
-/// Whether the broker may take the very same message a little later: what is wrong has nothing to do with it.
+/// Tells whether the broker may take the same message a little later, because the cause has nothing to do with the message.
 pub(super) fn may_pass(error: &TransportError) -> bool {
     matches!(
         error,

@@ -10,10 +10,10 @@ const MAX_SHORT: usize = 255;
 /// The frame size that RabbitMQ proposes unless it is configured otherwise (<https://www.rabbitmq.com/docs/configure>).
 pub(crate) const USUAL_FRAME_MAX: usize = 131_072;
 
-/// What a frame consists of beside its payload: type, channel, length and end.
+/// The parts of a frame beside its payload: type, channel, length and end.
 const FRAME_LEN: usize = 8;
 
-/// What a content header consists of beside its properties: class, weight, length of the body, flags.
+/// The parts of a content header beside its properties: class, weight, length of the body, flags.
 const CONTENT_HEADER_LEN: usize = 14;
 
 /// The room in a frame for what is not the user's headers: the properties, the protocol's headers, and those that a request is given

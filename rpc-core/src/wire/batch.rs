@@ -30,10 +30,10 @@ const MAX_BODY: usize = 8 << 10;
 /// How many calls a batch holds at most.
 const MAX_CALLS: usize = 1024;
 
-/// How many values all headers in a batch hold at most. Each takes far more memory than it has bytes.
+/// The most values of all headers in a batch together. Each takes far more memory than it has bytes.
 const MAX_VALUES_IN_ALL: usize = 100_000;
 
-/// What the names begin with that brokers give a meaning. Those that they do not stay possible, in messages of their own.
+/// The prefix of names that may mean something to brokers. Others with this prefix stay possible, in messages of their own.
 const BROKER_PREFIX: &str = "x-";
 
 /// What the rest of an entry takes at most, beside its body and its headers, and roughly.
@@ -322,9 +322,9 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// How many more values may be read.
+/// The number of values that may still be read.
 struct Room {
-    /// Of the headers of one call.
+    /// For the headers of one call.
     in_entry: usize,
     in_batch: usize,
 }
@@ -663,7 +663,7 @@ mod tests {
         request
     }
 
-    /// What becomes of a batch of requests with this one.
+    /// Reads a batch of requests with this one.
     fn read(request: &Message) -> Result<usize, String> {
         let mut batch = Batch::new(0, 2);
         batch.push(&reply("b", b"two")).unwrap();

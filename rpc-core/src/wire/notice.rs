@@ -29,7 +29,7 @@ pub(crate) struct CancelNotice {
 }
 
 impl CancelNotice {
-    /// How many calls one notice names at most.
+    /// The most calls that one notice names.
     pub(crate) const MAX_CALLS: usize = 256;
 
     /// The longest body: that many ids, each as long as AMQP has them and with its length, and how many they are.

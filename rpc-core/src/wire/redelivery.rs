@@ -28,7 +28,7 @@ const OF_A_SERVER: [&str; 5] = [
     DEATH_TIME_HEADER,
 ];
 
-/// How many bytes the names of dropped headers may take; of more only their number is told.
+/// The most bytes that the names of dropped headers take. Of more, only their number is told.
 const MAX_DROPPED_NAMES: usize = 1024;
 
 /// What is known of a request's earlier deliveries.
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(names, [DELIVERIES_HEADER, "x-request-id"]);
     }
 
-    /// Takes so many bytes of headers.
+    /// Takes headers of at most that many bytes.
     fn takes(bytes: usize) -> impl Fn(&Message) -> Result<(), TransportError> {
         move |message| match message.headers.size() {
             Ok(size) if size.bytes <= bytes => Ok(()),

@@ -79,7 +79,7 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// When the node does not accept it.
+    /// If the node does not accept the connection.
     ///
     /// # Cancel safety
     ///

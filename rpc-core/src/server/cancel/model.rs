@@ -44,7 +44,7 @@ fn notice(calls: &[u8], after: Duration) -> CancelNotice {
     }
 }
 
-/// What is known of a call that was dropped before it arrived: the earliest and the latest of its deadlines.
+/// A call that was dropped before it arrived: the earliest and the latest of its deadlines.
 type Dropped = BTreeMap<u8, (Instant, Instant)>;
 
 async fn run(steps: Vec<Step>) {

@@ -40,7 +40,7 @@ pub(super) struct AmqpChannel {
     /// The connection's.
     intake: Arc<Intake>,
     mode: ChannelMode,
-    /// What was negotiated for the connection.
+    /// The size that was negotiated for the connection.
     frame_max: usize,
     queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,

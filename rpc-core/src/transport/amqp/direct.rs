@@ -23,19 +23,19 @@ use crate::transport::{ChannelMode, Message, TransportError};
 /// What all direct reply-to addresses begin with.
 const PREFIX: &str = "amq.rabbitmq.reply-to";
 
-/// How many nodes are waited for at a time, each of them by any number of replies. Replies to others are dropped.
+/// The number of nodes that are waited for at a time, each by any number of replies. Replies to others are dropped.
 const MAX_TRIED: usize = 8;
 
-/// How many nodes may fail in [`FAILURES_COUNT`].
+/// The number of nodes that may fail in [`FAILURES_COUNT`].
 const MAX_FAILURES: usize = 8;
 
-/// How long a failure counts. For as long no reply goes to that node.
+/// The time for which a failure counts. No reply goes to that node meanwhile.
 const FAILURES_COUNT: Duration = Duration::from_secs(2);
 
-/// How many nodes are remembered that have taken a reply: more than any cluster has.
+/// The number of nodes that are remembered for having taken a reply: more than any cluster has.
 const MAX_KNOWN: usize = 256;
 
-/// How often it is logged that replies were dropped.
+/// The pause between two lines in the log about dropped replies.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether a queue name is a direct reply-to address.
@@ -81,7 +81,7 @@ fn node_of(address: &str) -> Option<u32> {
         .flatten()
 }
 
-/// What a text in Base64 stands for, if it is as short as can be.
+/// Decodes a text in Base64, if it is as short as can be.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
@@ -278,7 +278,7 @@ fn locked(nodes: &SyncMutex<Nodes>) -> MutexGuard<'_, Nodes> {
     nodes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is known of the nodes that addresses name.
+/// The nodes that addresses name, as far as they are known.
 #[derive(Debug, Default)]
 struct Nodes {
     /// Those that have taken a reply, the one that was asked for last first.

@@ -1,11 +1,11 @@
-//! What fuzzers need of this folder; see `crate::fuzzing`.
+//! The parts of this folder that fuzzers need; see `crate::fuzzing`.
 
 use lapin::protocol::basic;
 
 use super::{Endpoint, guard, properties};
 use crate::transport::Message;
 
-/// How many bytes may begin a table or an array: lapin's parser recurses into them.
+/// The most bytes that may begin a table or an array: lapin's parser recurses into them.
 const MAX_NESTING: usize = 64;
 
 /// The message that these properties and the body after them make, if lapin can read them. It survives the way to the broker and

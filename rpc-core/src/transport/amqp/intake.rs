@@ -18,14 +18,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 
-/// How many bytes are read before all of them must have been taken. In memory they may become many times as many: a message of
+/// The bytes that are read before all of them must have been taken. In memory they may become many times as many: a message of
 /// a hundred bytes takes about a kilobyte there, and headers grow, too.
 const LIMIT: usize = 8 << 20;
 
-/// What the reader of a connection and its consumers know of each other.
+/// Shared by the reader of a connection and its consumers.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    /// How many consumers may have something left to take.
+    /// The number of consumers that may have something left to take.
     busy: AtomicUsize,
     /// The reader, while it waits for them.
     reader: AtomicWaker,
@@ -72,7 +72,7 @@ impl Intake {
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     intake: Arc<Intake>,
-    /// How many bytes were read since the consumers had nothing left to take.
+    /// The bytes that were read since the consumers had nothing left to take.
     read: usize,
 }
 
@@ -111,7 +111,7 @@ const WOKEN: u8 = 2;
 /// It takes nothing any more.
 const GONE: u8 = 3;
 
-/// What is known of a consumer.
+/// The state of a consumer.
 #[derive(Debug)]
 struct Consumer {
     intake: Arc<Intake>,

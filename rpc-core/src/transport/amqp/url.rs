@@ -125,7 +125,7 @@ fn unknown_option(query: &str) -> Option<&str> {
         .find(|name| !name.is_empty() && !OPTIONS.contains(name))
 }
 
-/// What stands between a URL's scheme and its path, and what follows.
+/// Splits a URL behind its scheme into the authority and the rest.
 fn authority_and_rest(url: &str) -> (&str, &str) {
     let (_, rest) = url.split_once("://").unwrap_or(("", url));
     rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a broker makes of a message.
+/// A message as a broker hands it on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Routed,

@@ -6,7 +6,7 @@
 use super::text;
 use crate::headers::{self, MAX_DEPTH};
 
-/// How many values a header table may hold, at all depths together: what a user may send, and what the protocol and the broker add.
+/// The most values of a header table, at all depths together: those that a user may send, and those of the protocol and the broker.
 const MAX_VALUES: usize = headers::MAX_VALUES + headers::OTHER_VALUES;
 
 /// A reason why lapin cannot read a table, or should not.

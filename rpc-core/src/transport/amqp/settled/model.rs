@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// How a few deliveries are settled.
+/// The settlements of a few deliveries.
 #[derive(Clone, Debug)]
 enum Step {
     Acknowledge(usize),
