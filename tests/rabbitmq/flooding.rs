@@ -171,7 +171,8 @@ async fn forged_direct_reply_to_addresses_do_not_hold_up_honest_calls() {
         tokio::time::sleep_until((begun + Duration::from_secs(1) / A_SECOND as u32).into()).await;
     }
     println!("the slowest honest call took {slowest:?}");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // On a machine that is busy elsewhere. Without a limit for forged addresses it takes as long as the flood.
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
     eventually("every request is settled", async || {
         let left = node.queue(&queue).await?;
         (left.messages == 0).then_some(())

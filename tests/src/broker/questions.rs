@@ -1,6 +1,6 @@
 //! What a node can be asked, by AMQP or with `rabbitmqctl`.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -138,6 +138,28 @@ impl Node {
     ///
     /// Dropping the future kills the tool; the node may have done what was asked.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
+        let asking = async {
+            loop {
+                let output = self.tool_output(arguments).await;
+                let said = String::from_utf8_lossy(&output.stdout);
+                if output.status.success() {
+                    return said.into_owned();
+                }
+                let complaint = format!("{said}{}", String::from_utf8_lossy(&output.stderr));
+                // A node listens a moment before it counts as running.
+                assert!(
+                    complaint.contains("requires the 'rabbit' app to be running"),
+                    "rabbitmqctl {arguments:?} failed:\n{complaint}"
+                );
+            }
+        };
+        match timeout(TOOL_LIMIT, asking).await {
+            Ok(said) => said,
+            Err(_) => panic!("rabbitmqctl {arguments:?} did not end within {TOOL_LIMIT:?}"),
+        }
+    }
+
+    async fn tool_output(&self, arguments: &[&str]) -> Output {
         let mut tool = Command::new(self.installation.tool("rabbitmqctl"));
         tool.args(arguments)
             .env_clear()
@@ -145,17 +167,8 @@ impl Node {
         tool.current_dir("/")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        let output = match timeout(TOOL_LIMIT, tool.output()).await {
-            Ok(output) => output.expect("rabbitmqctl is installed beside rabbitmq-server"),
-            Err(_) => panic!("rabbitmqctl {arguments:?} did not end within {TOOL_LIMIT:?}"),
-        };
-        let said = String::from_utf8_lossy(&output.stdout);
-        let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "rabbitmqctl {arguments:?} failed:\n{said}{complained}"
-        );
-        said.into_owned()
+        let output = tool.output().await;
+        output.expect("rabbitmqctl is installed beside rabbitmq-server")
     }
 
     /// Counts what clients have on the broker. The numbers are those of the moment, not statistics that lag behind.
