@@ -206,14 +206,20 @@ impl Size {
 /// The reasons why headers do not fit into AMQP, or are more than this crate takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
-    #[error("a name has more than {MAX_NAME_LEN} bytes, AMQP's limit")]
+    #[error(
+        "its name, or one inside it, has more than {MAX_NAME_LEN} bytes, AMQP's limit: use a shorter one"
+    )]
     LongName,
-    #[error("a floating point number is infinite or not a number, which RabbitMQ refuses")]
+    #[error(
+        "a floating point number is infinite or not a number, which RabbitMQ refuses: send it as text"
+    )]
     NotFinite,
-    #[error("lists and tables are nested more than {MAX_DEPTH} deep, the limit")]
+    #[error(
+        "lists and tables are nested more than {MAX_DEPTH} deep, the limit: send such a value in the body"
+    )]
     TooDeep,
     #[error(
-        "there are more than {MAX_VALUES} values, the limit, those in lists and tables included"
+        "there are more than {MAX_VALUES} values, the limit, counting those in lists and tables: send them in the body"
     )]
     TooMany,
 }
@@ -288,12 +294,13 @@ header_value_from! {
 /// Limits, all of which are checked before a message is sent:
 ///
 /// - Names are at most 255 bytes long. Those that begin with `rpc-` belong to the protocol. Those that RabbitMQ reads or writes itself
-///   are refused: `CC`, `BCC`, `x-death`, `x-delivery-count`, `x-opt-…` and their kin. Other names with `x-`, such as
+///   are refused: `CC`, `BCC`, `x-death`, `x-delivery-count`, `x-opt-…` and similar names. Other names with `x-`, such as
 ///   `x-request-id`, are free.
 /// - There are at most 1,000 values, those in lists and tables included, which are nested at most 32 deep.
 /// - Floating point numbers are finite.
 /// - All together take as many bytes as the broker's frame size allows, less 4 KiB: 124 KiB unless the broker or the URL sets another
-///   `frame_max` (<https://www.rabbitmq.com/docs/configure>).
+///   `frame_max` (<https://www.rabbitmq.com/docs/configure>). Names count, and so do the headers of the client, of the trace, and those
+///   that propagate.
 ///
 /// `Debug` hides the values of `authorization`, `proxy-authorization`, `cookie`, `set-cookie`, `x-api-key`, `token`, `password` and
 /// `secret`, in upper or lower case, and of what [`ConnectionBuilder::secret_header`](crate::ConnectionBuilder::secret_header) adds.
@@ -390,9 +397,9 @@ pub(crate) fn size_of(name: &str, value: &HeaderValue) -> Result<Size, Flaw> {
 /// The reason why a user cannot set a header, if there is one.
 fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     let reason = if name.starts_with(PROTOCOL_PREFIX) {
-        "names that begin with 'rpc-' belong to the protocol".to_owned()
+        "names that begin with 'rpc-' belong to the protocol; use another name".to_owned()
     } else if is_brokers(name) {
-        "RabbitMQ reads or writes the header of this name itself; use another".to_owned()
+        "RabbitMQ reads or writes the header of this name itself; use another name".to_owned()
     } else {
         match size_of(name, value) {
             Ok(size) if size.values > MAX_VALUES => Flaw::TooMany.to_string(),
@@ -402,8 +409,9 @@ fn problem(name: &str, value: &HeaderValue) -> Option<String> {
     };
     // A long name is known by its beginning.
     let shown: String = name.chars().take(64).collect();
+    let more = if shown.len() < name.len() { "…" } else { "" };
     let shown = shown.escape_debug();
-    Some(format!("header '{shown}' cannot be sent: {reason}"))
+    Some(format!("header '{shown}{more}' cannot be sent: {reason}"))
 }
 
 /// Tells whether RabbitMQ reads or writes a header of that name itself.

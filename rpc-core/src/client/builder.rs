@@ -120,7 +120,7 @@ impl ClientBuilder {
     /// Sends a header with every request that does not have one of that name, its own or one that it inherits from the call
     /// in whose handler it is made. Call it once for each header. Default: none.
     ///
-    /// It is added after the client's layers. The name is as for [`Call::header`](crate::Call::header): with another every call
+    /// It is added after the client's layers. The limits are those of [`Call::header`](crate::Call::header): beyond them every call
     /// fails.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.defaults.headers.insert(name, value);

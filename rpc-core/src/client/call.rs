@@ -114,8 +114,8 @@ impl<R, S> Call<R, S> {
 
     /// Sends a header with the request; the handler reads it with [`Context::header`](crate::Context::header).
     ///
-    /// The name is at most 255 bytes long and does not begin with `rpc-`; with another the call fails with
-    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode).
+    /// See [`Headers`] for the limits of names and values. Beyond them the call fails with
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode), or [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and nothing is sent.
     pub fn header(self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.change(|request| request.set_header(name.into(), value.into()))
     }

@@ -262,23 +262,24 @@ impl ConnectionBuilder {
         self
     }
 
-    /// Hides the values of a header in every `Debug` output of this program, in upper or lower case, beside those that
-    /// [`Headers`](crate::Headers) hides anyway. Call it once for each name. Default: none.
+    /// Hides the value of this header in the `Debug` output of [`Headers`](crate::Headers), beside those that are hidden by default. The
+    /// name is not case-sensitive. Call it once for each name. Default: none.
     ///
-    /// It holds from here on, for all connections, and cannot be taken back.
+    /// Applies to the whole process from this call on, and cannot be undone.
     pub fn secret_header(self, name: impl AsRef<str>) -> Self {
         headers::hide(name.as_ref());
         self
     }
 
-    /// The longest time for which the broker and the program tell each other nothing, in whole seconds, rounded up. A
-    /// connection on which nothing arrives for two such intervals is lost, which is noticed half an interval later at most.
+    /// Sets the heartbeat interval (<https://www.rabbitmq.com/docs/heartbeats>), rounded up to whole seconds, at most 65,535. The broker's
+    /// own interval applies if it is shorter. A connection is lost after two intervals without data, which is noticed at most half an
+    /// interval later. Overrides `heartbeat` in the URL. No effect on `memory:`.
     ///
-    /// Default: 30 seconds, so that a dead connection is noticed within 75 seconds, or what the URL says: `heartbeat=10`.
-    /// There, 0 means the default, and more than 45 means 45, so that it is always noticed within 2 minutes. A broker may
-    /// ask for shorter intervals, never for longer ones. This setting goes before the URL's and has no upper limit. Zero
-    /// leaves it to the broker: if that does not want heartbeats either, a connection that a firewall has forgotten looks
-    /// like an idle one, and a server on it is deaf until it is restarted.
+    /// Zero uses the broker's interval. If the broker wants no heartbeats either, a connection that a firewall has forgotten looks like
+    /// an idle one, and a server on it receives no requests until it is restarted.
+    ///
+    /// Default: 30 seconds, so that a dead connection is noticed within 75 seconds, or the URL's `heartbeat`, in seconds. There, 0
+    /// means the default, and more than 45 means 45: a dead connection is noticed within 2 minutes.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);
         self

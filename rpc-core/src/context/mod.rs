@@ -202,8 +202,8 @@ impl Context {
     /// Sends a header with the reply, be it a value or the service's own error; the caller reads it through
     /// [`Call::with_headers`](crate::Call::with_headers). A later one of that name takes its place.
     ///
-    /// The name is at most 255 bytes long and does not begin with `rpc-`; with another, the caller of a server gets the fault
-    /// [`ErrorKind::BadReply`] in place of the reply. What is set after the handler has returned is not sent, and neither are
+    /// See [`Headers`] for the limits of names and values. Beyond them the caller of a server gets the fault
+    /// [`ErrorKind::BadReply`], or [`ErrorKind::TooLarge`], in place of the reply. What is set after the handler has returned is not sent, and neither are
     /// the headers of a handler that panics or is stopped.
     pub fn set_reply_header(&self, name: impl Into<String>, value: impl Into<HeaderValue>) {
         self.lock_reply_headers().insert(name, value);

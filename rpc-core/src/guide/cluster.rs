@@ -96,7 +96,6 @@
 //!
 //! # Known limits
 //!
-//! The repository's `ARCHITECTURE.md` lists them. Those that concern a cluster's operator: whoever may publish to a service's
-//! queue can make its servers crash or stall with certain malformed messages, so keep strangers off the virtual host; and a flood of forged
-//! direct reply-to addresses slows a service down. [`ServerBuilder::reply_policy`](crate::ServerBuilder::reply_policy) narrows
+//! The repository's `ARCHITECTURE.md` lists them. `SECURITY.md` states what a user who may publish to a service's queue can and cannot
+//! do, and which permissions clients and servers need. [`ServerBuilder::reply_policy`](crate::ServerBuilder::reply_policy) narrows
 //! where replies may go.

@@ -85,7 +85,8 @@
 //! time from the queue `<queue>.retry`, of which a server takes one at a time, or one more for each that runs for longer than five
 //! seconds. Then it is moved to `<queue>.dead`, with headers
 //! that say why, and its caller is told [`Panicked`](crate::ErrorKind::Panicked). (A panic itself kills nobody: it is answered and
-//! acknowledged.) Nothing reads the dead-letter queue; look at it, and empty it.
+//! acknowledged.) Nothing consumes the dead-letter queue: monitor it, and remove or replay its messages. Before a message
+//! is moved back, remove `rpc-deadline`, `rpc-delivery-count` and the `rpc-death-` headers: a request whose deadline has passed is not run.
 //!
 //! Every delivery counts that ended with its server's death or lost connection. Where several deadly requests are about, what
 //! runs beside them may be given up with them: the dead-letter queue has it, and running it again is safe as far as it ever was.

@@ -6,8 +6,9 @@
 //!   fault that a server answers with. A program sees them once it has a subscriber, such as `tracing_subscriber::fmt::init()`. No
 //!   log, `Debug` output or error holds a password. What a handler's panic said is logged within the span of its request, besides what
 //!   Rust's panic hook prints.
-//!   lapin, the AMQP client below, logs as an error what a broker refuses, though this crate often goes on and reports by itself what
-//!   matters; the filter `lapin=off` leaves that out. **At `TRACE`, lapin prints what it sends and receives**: the login with the
+//!   lapin, the AMQP client below, logs refusals of the broker as errors, returned messages as warnings (without their content), and
+//!   sometimes the end of a connection that was closed. This crate reports by itself what matters: the filter `info,lapin=off` leaves the
+//!   rest out. **At `TRACE`, lapin prints what it sends and receives**: the login with the
 //!   password (target `lapin::io_loop`), headers and bodies (`lapin::channels`). Use a filter such as `trace,lapin=info` for more than
 //!   a look.
 //! - **Traces**: each call has a span on the client's side and one on the server's, its child, joined by the W3C headers

@@ -237,7 +237,7 @@ impl ServerBuilder {
     /// A delivery counts when the server that had it died, or lost its connection, before it acknowledged. A quorum queue
     /// counts by itself; a request of a classic queue is published anew for each, with its count in a header. For its last
     /// attempt, unless that is the only one, a request waits in the queue `<queue>.retry`, of which each server takes one at a
-    /// time: so it is not given up because of another that waits there. For each that has run for five seconds the server takes one
+    /// time, so another deadly request cannot cause it to be given up. For each that has run for five seconds the server takes one
     /// more, 16 at most, so that a slow one does not hold up the others. What else the server works on meanwhile, from
     /// `<queue>` or for other services, can still take it along.
     ///
@@ -261,12 +261,12 @@ impl ServerBuilder {
         self
     }
 
-    /// Limits a request that comes without a deadline, from its delivery on: when the time is over its handler is stopped, and its
-    /// caller, if there is one, gets the fault [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Without one, a
-    /// handful of such requests with handlers that do not end would take all the places that
-    /// [`prefetch`](Self::prefetch) gives. `None`: they may take any time. Zero: none of them is run.
+    /// Sets the deadline of requests that come without one, counted from their delivery. When it passes, the handler is stopped, and the
+    /// caller, if there is one, gets the fault [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Otherwise a few
+    /// requests with handlers that do not end would use up the [`prefetch`](Self::prefetch). `None` sets no deadline. Zero refuses
+    /// all such requests.
     ///
-    /// Clients of this crate always say when they give up, for `oneway` methods too; others may not.
+    /// Clients of this crate always send a deadline, for `oneway` methods too; others may not.
     ///
     /// Default: 15 minutes.
     pub fn default_deadline(mut self, limit: impl Into<Option<Duration>>) -> Self {

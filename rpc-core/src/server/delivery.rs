@@ -429,7 +429,10 @@ impl Arrival {
         metrics::given_up(entry.service, method, reason.as_str());
         warn!(
             service = entry.service,
+            queue = &*entry.queue,
             method = ?self.message.kind.as_deref(),
+            correlation_id = ?self.message.correlation_id.as_deref(),
+            reason = reason.as_str(),
             fault = ?fault.to_string(),
             "giving up a request"
         );

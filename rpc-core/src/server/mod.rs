@@ -121,14 +121,14 @@ impl Server {
     }
 
     /// Declares the queues, starts to serve in the background and returns once requests are being taken. Waits for the
-    /// connection if it is being made again. Tries again, with pauses from 50 ms to 1 second, if the connection is lost meanwhile,
+    /// connection if it is down. Tries again, with pauses from 50 ms to 1 second, if the connection is lost meanwhile,
     /// or a queue is not available: the node that has it may be down. The log says so at WARN, once for each cause. To wait for a
     /// limited time put a [`tokio::time::timeout`] around it.
     ///
     /// # Errors
     ///
-    /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`] and [`ServeError::NoService`] for a server put together
-    /// wrongly, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
+    /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`] and [`ServeError::NoService`] for an invalid
+    /// configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
     /// because it does not exist and is not to be declared ([`QueueOptions::passive`](crate::QueueOptions::passive)),
     /// [`ServeError::Closed`] when the connection is closed on this side.
     ///

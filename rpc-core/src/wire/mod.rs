@@ -243,16 +243,13 @@ pub(crate) fn check_reply(
     limit: usize,
     frame_max: usize,
 ) -> Result<(), RpcError> {
-    let bad_reply = |problem: &str| {
-        let reason = format!("the reply could not be sent: {problem}");
-        RpcError::new(ErrorKind::BadReply, reason)
-    };
     if let Some(problem) = response.headers.problem() {
-        return Err(bad_reply(&problem));
+        let reason = format!("the reply could not be sent: {problem}");
+        return Err(RpcError::new(ErrorKind::BadReply, reason));
     }
     check_headers("reply", &response.headers, frame_max).map_err(|error| match error.kind() {
         ErrorKind::TooLarge => error,
-        _ => bad_reply(error.message()),
+        _ => RpcError::new(ErrorKind::BadReply, error.message()),
     })?;
     check_size("reply", &response.body, limit)
 }

@@ -59,6 +59,11 @@ impl Endpoint {
                 OPTIONS.join(", ")
             ));
         }
+        if let Some((option, largest)) = bad_number(query) {
+            return invalid(format!(
+                "option '{option}' must be a whole number from 0 to {largest}"
+            ));
+        }
         // With the scheme known to be one of these two, none of the parser's reasons repeats the URL.
         let mut uri: AMQPUri = match url.parse() {
             Ok(uri) => uri,
@@ -131,6 +136,21 @@ fn authority_and_rest(url: &str) -> (&str, &str) {
     rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
 }
 
+/// The first option that should be a number and is none, and the largest number that it can be.
+fn bad_number(query: &str) -> Option<(&str, u64)> {
+    query.split('&').find_map(|option| {
+        let (name, value) = option.split_once('=')?;
+        let largest = match name {
+            "channel_max" | "heartbeat" => u16::MAX.into(),
+            "frame_max" => u32::MAX.into(),
+            "connection_timeout" => u64::MAX,
+            _ => return None,
+        };
+        let is_one = value.parse().is_ok_and(|number: u64| number <= largest);
+        (!is_one).then_some((name, largest))
+    })
+}
+
 /// The host of a URL that has an IPv6 address, for which lapin's parser would give `localhost`.
 fn ip_v6_host(url: &str) -> Option<&str> {
     let (authority, _) = authority_and_rest(url);
@@ -177,6 +197,11 @@ mod tests {
         }
         assert!(error("amqp://broker?heartbeet=5").contains("unknown option 'heartbeet'"));
         assert!(error("amqp://broker:notaport").contains("invalid port number"));
+        let reason = "'heartbeat' must be a whole number from 0 to 65535";
+        for heartbeat in ["x", "-1", "100000", ""] {
+            let said = error(&format!("amqp://broker?heartbeat={heartbeat}"));
+            assert!(said.contains(reason), "{said}");
+        }
     }
 
     #[test]
