@@ -298,7 +298,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     let mut all = Vec::new();
     for (what, body) in hostile::batches() {
         // Those of megabytes now and then.
-        if body.len() < 1 << 20 || round % 5 == 0 {
+        if body.len() < 1 << 20 || round.is_multiple_of(5) {
             let properties = hostile::batched().with_reply_to("rpc.reply.none".into());
             all.push((properties, body));
         } else {
@@ -404,7 +404,7 @@ fn replies(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
         (with_header("tables", tiny_tables(15_000)), vec![0xc0]),
     ];
     for (_, body) in hostile::batches() {
-        if body.len() < 1 << 20 || round % 5 == 0 {
+        if body.len() < 1 << 20 || round.is_multiple_of(5) {
             all.push((hostile::batched(), body));
         }
     }
