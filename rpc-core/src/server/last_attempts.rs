@@ -138,7 +138,12 @@ impl LastAttempts {
             .consumers
             .iter()
             .all(|consumer| consumer.number == 0 && consumer.begun().is_none());
-        self.next_look = (!is_quiet).then(|| now + PATIENCE);
+        let begun = self.consumers.iter().filter_map(Consumer::begun);
+        let next = begun
+            .map(|begun| begun + PATIENCE)
+            .filter(|next| *next > now)
+            .min();
+        self.next_look = (!is_quiet).then(|| next.unwrap_or(now + PATIENCE));
         changes
     }
 }
@@ -169,6 +174,29 @@ mod tests {
         attempts.due().await;
         assert_eq!(attempts.look_after(2), cancelled(1));
         assert_eq!(attempts.next_look, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_begins_after_a_look_is_not_waited_for_twice_as_long() {
+        let mut attempts = LastAttempts::default();
+        attempts.add(0, 0);
+        let begun = Instant::now();
+        let mut held = vec![attempts.begin(0, 0)];
+        while held.len() < 4 {
+            attempts.due().await;
+            for change in attempts.look_after(1) {
+                let Change::Start { queue, number } = change else {
+                    panic!("{change:?}");
+                };
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                held.push(attempts.begin(queue, number));
+            }
+        }
+        assert!(
+            begun.elapsed() < PATIENCE * 4,
+            "{:?} for three",
+            begun.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]
