@@ -10,6 +10,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use rpc_core::Connection;
 use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::hostile;
 use rpc_tests::program::Program;
 use rpc_tests::{eventually, unique_queue};
 
@@ -331,4 +332,62 @@ async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
         "the client took {grown} MiB for 100 MiB of junk"
     );
     assert!(late < 500, "a call ended {late} ms late");
+}
+
+/// The batches of requests that one server is given, and the calls in each.
+const HEAVY: u64 = 16;
+const CALLS_OF_HEAVY: u16 = 1_024;
+
+/// A batch of calls of no method, with as many tables in their headers as a batch may hold, which take ten times as much memory as
+/// they have bytes.
+fn heavy() -> Vec<u8> {
+    const TABLES: u8 = 47;
+    let mut headers = vec![0x81, 0xa1, b'h', 0xdc, 0, TABLES];
+    headers.extend(b"\x81\xa0\xc0".repeat(TABLES.into()));
+    let calls: Vec<_> = (0..CALLS_OF_HEAVY)
+        .map(|_| hostile::call(b"1", b"none", &headers))
+        .collect();
+    hostile::batch(&calls)
+}
+
+/// A server in a process of its own, for its memory: says when it serves, and tells how it fared.
+async fn server_victim(url: &str, queue: &str) {
+    let connection = Connection::open(url).await.unwrap();
+    let server = serve(&connection, queue).await;
+    let before = peak();
+    println!("ready");
+    eventually("every call is refused", async || {
+        (server.refused_requests() == HEAVY * u64::from(CALLS_OF_HEAVY)).then_some(())
+    })
+    .await;
+    println!("grown by {} MiB", peak() - before);
+    println!("done");
+}
+
+#[tokio::test]
+async fn batches_of_requests_that_wait_take_no_memory() {
+    // This very test is started again as the victim.
+    if let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) {
+        return server_victim(&url, &queue).await;
+    }
+    let node = Node::start().await;
+    let queue = unique_queue("heavy");
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", "--nocapture"])
+        .arg("flooding::batches_of_requests_that_wait_take_no_memory")
+        .env(VICTIM_URL, node.url())
+        .env(VICTIM_QUEUE, &queue);
+    let mut victim = Program::start(command.into());
+    victim.line("ready").await;
+    let attacker = Peer::with_queue(&node).await;
+    let batch = heavy();
+    for _ in 0..HEAVY {
+        attacker.publish(&queue, hostile::batched(), &batch).await;
+    }
+    let grown = victim.line("grown by").await;
+    victim.line("done").await;
+    println!("{grown}");
+    let grown: u64 = number_after(&grown, "grown by ").parse().unwrap();
+    assert!(grown < 160, "the server took {grown} MiB");
 }

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::builder::{QueueEntry, ReplyPolicy};
 use super::cancel::Calls;
-use super::delivery::{Arrival, Lane, Verdict};
+use super::delivery::{Arrival, Lane};
 use super::last_attempts::{Change, LastAttempts};
 use super::lines::Lines;
 use super::receipt::Receipt;
@@ -308,10 +308,8 @@ impl Serving {
                 }
                 Some((consumer, arrival)) = session.arrivals.next() => match arrival {
                     Ok(delivery) => {
-                        let add = |request| workload.add(request);
-                        let requests = self.arrive(session, consumer, delivery, add);
-                        workload.start();
-                        if requests > 1 {
+                        let arrival = self.arrival(session, consumer, delivery);
+                        if workload.add(arrival) > 1 {
                             // The replies to one batch are sent before the next is begun. Otherwise they gather, and nothing is
                             // on its way meanwhile.
                             tokio::task::yield_now().await;
@@ -390,50 +388,6 @@ impl Serving {
         Ok(None)
     }
 
-    /// Hands over the request of a delivery, or each of a batch. Returns how many they are.
-    fn arrive(
-        self: &Arc<Self>,
-        session: &mut Session,
-        consumer: Consumer,
-        delivery: Delivery,
-        mut hand_over: impl FnMut(Arrival),
-    ) -> usize {
-        let tag = delivery.tag;
-        let whole = self.arrival(session, consumer, delivery);
-        if !wire::is_batch(&whole.message) {
-            hand_over(whole);
-            return 1;
-        }
-        // One that cannot be read is refused like any other request.
-        let requests = self.may_be_taken_apart(&whole).and_then(|deliveries| {
-            let requests = wire::requests_of(&whole.message).ok()?;
-            Some((deliveries, requests))
-        });
-        let Some((deliveries, requests)) = requests else {
-            hand_over(whole);
-            return 1;
-        };
-        let count = requests.len();
-        let definition = self.queues[consumer.queue].definition;
-        for (mut message, receipt) in requests.into_iter().zip(Receipt::shares(tag, count)) {
-            if deliveries > 0 {
-                wire::count_as_delivered(&mut message, deliveries);
-            }
-            let name = message.kind.as_deref().filter(|name| !name.is_empty());
-            hand_over(Arrival {
-                serving: whole.serving.clone(),
-                lines: whole.lines.clone(),
-                receipt: Some(receipt),
-                method: definition.resolve(name),
-                default_deadline: self.default_deadline(&message),
-                last_attempt: whole.last_attempt.clone(),
-                message,
-                ..whole
-            });
-        }
-        count
-    }
-
     /// The message of a delivery as one arrival, be it a request or a batch.
     fn arrival(
         self: &Arc<Self>,
@@ -452,7 +406,8 @@ impl Serving {
             number,
         } = consumer;
         let name = message.kind.as_deref().filter(|name| !name.is_empty());
-        let method = match wire::is_batch(&message) {
+        let is_batch = wire::is_batch(&message);
+        let method = match is_batch {
             false => self.queues[queue].definition.resolve(name),
             true => None,
         };
@@ -464,7 +419,7 @@ impl Serving {
             receipt: Some(Receipt::Whole(tag)),
             redelivered,
             method,
-            default_deadline: self.default_deadline(&message),
+            default_deadline: self.default_deadline(&message, is_batch),
             last_attempt: match lane {
                 Lane::Main => None,
                 Lane::Retry => Some(session.last_attempts.begin(queue, number)),
@@ -473,19 +428,11 @@ impl Serving {
         }
     }
 
-    /// Counts the earlier deliveries of a batch, if it may be decoded. Decoding may be what servers die of.
-    fn may_be_taken_apart(&self, batch: &Arrival) -> Option<u32> {
-        let history = batch.history();
-        let is_first = !batch.redelivered && history.deliveries == 0;
-        let verdict = self.verdict(batch.queue, batch.lane, history);
-        (is_first || verdict == Verdict::Run).then_some(history.deliveries)
-    }
-
-    /// The end of a request that comes without a deadline.
-    fn default_deadline(&self, message: &Message) -> Option<Instant> {
+    /// The end of a request that comes without a deadline. A batch may hold such requests, whatever it says itself.
+    fn default_deadline(&self, message: &Message, is_batch: bool) -> Option<Instant> {
         match (message.deadline, message.expiration) {
-            (None, None) => self.limits.deadline.map(deadline_after),
-            _ => None,
+            (Some(_), _) | (_, Some(_)) if !is_batch => None,
+            _ => self.limits.deadline.map(deadline_after),
         }
     }
 

@@ -125,6 +125,48 @@ impl Arrival {
         }
     }
 
+    /// Takes a batch apart into its requests. Any other message stays whole, and so does a batch that cannot be read, which is refused
+    /// like any other request.
+    pub(super) fn taken_apart(self) -> Result<impl Iterator<Item = Self>, Self> {
+        let tag = match &self.receipt {
+            Some(Receipt::Whole(tag)) if wire::is_batch(&self.message) => *tag,
+            _ => return Err(self),
+        };
+        let Some(deliveries) = self.may_be_taken_apart() else {
+            return Err(self);
+        };
+        let Ok(requests) = wire::requests_of(&self.message) else {
+            return Err(self);
+        };
+        let shares = Receipt::shares(tag, requests.len());
+        Ok(requests
+            .into_iter()
+            .zip(shares)
+            .map(move |(mut message, receipt)| {
+                if deliveries > 0 {
+                    wire::count_as_delivered(&mut message, deliveries);
+                }
+                let name = message.kind.as_deref().filter(|name| !name.is_empty());
+                Self {
+                    serving: self.serving.clone(),
+                    lines: self.lines.clone(),
+                    receipt: Some(receipt),
+                    method: self.entry().definition.resolve(name),
+                    last_attempt: self.last_attempt.clone(),
+                    message,
+                    ..self
+                }
+            }))
+    }
+
+    /// Counts the earlier deliveries of a batch, if it may be decoded. Decoding may be what servers die of.
+    fn may_be_taken_apart(&self) -> Option<u32> {
+        let history = self.history();
+        let is_first = !self.redelivered && history.deliveries == 0;
+        let verdict = self.serving.verdict(self.queue, self.lane, history);
+        (is_first || verdict == Verdict::Run).then_some(history.deliveries)
+    }
+
     /// Gives back what has not started.
     pub(super) async fn give_back(mut self) {
         let history = self.history();

@@ -25,7 +25,8 @@ pub(super) struct Workload {
     running: Arc<Running>,
     /// Requests that are counted as running, and will share a task.
     starting: Vec<Started>,
-    /// Requests of the present channel that have not started.
+    /// Requests and batches of the present channel that have not started. A batch that comes while others wait is taken apart when its
+    /// turn comes: its requests take many times as much memory.
     backlog: VecDeque<Arrival>,
     per_queue: usize,
     in_all: usize,
@@ -47,17 +48,37 @@ impl Workload {
         }
     }
 
-    /// Takes a request, to be worked on as soon as that is possible. After the last of a delivery comes [`start`](Self::start).
-    pub(super) fn add(&mut self, arrival: Arrival) {
+    /// Takes a delivery, to be worked on as soon as that is possible. Returns the number of its requests, or 1 while others wait.
+    pub(super) fn add(&mut self, arrival: Arrival) -> usize {
+        let mut requests = 1;
         if self.backlog.is_empty() && self.has_room(arrival.queue) {
-            self.prepare(arrival);
+            requests = self.take_apart(arrival, 0);
         } else {
             self.backlog.push_back(arrival);
+        }
+        self.start();
+        requests
+    }
+
+    /// Prepares a request, or puts those of a batch into the backlog from there on. Returns their number.
+    fn take_apart(&mut self, arrival: Arrival, index: usize) -> usize {
+        match arrival.taken_apart() {
+            Ok(requests) => {
+                let before = self.backlog.len();
+                for (number, request) in requests.enumerate() {
+                    self.backlog.insert(index + number, request);
+                }
+                self.backlog.len() - before
+            }
+            Err(whole) => {
+                self.prepare(whole);
+                1
+            }
         }
     }
 
     /// Starts to work on what was added.
-    pub(super) fn start(&mut self) {
+    fn start(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         let mut index = 0;
         while let Some(arrival) = self.backlog.get(index)
@@ -65,7 +86,7 @@ impl Workload {
         {
             if self.has_room(arrival.queue) {
                 if let Some(arrival) = self.backlog.remove(index) {
-                    self.prepare(arrival);
+                    self.take_apart(arrival, index);
                 }
             } else {
                 index += 1;
