@@ -8,6 +8,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_core::{Connection, ConnectionState, ServeError, Server, ServerBuilder, ServerHandle};
 use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::hostile;
 use rpc_tests::{eventually, unique_queue};
 use tracing::field::{Field, Visit};
 use tracing::subscriber::{DefaultGuard, set_default};
@@ -390,6 +391,14 @@ async fn a_request_without_a_deadline_gets_one() {
     );
     // Nobody waits for its answer, and it ends all the same.
     peer.publish(&queue, request("stick"), b"{}").await;
+    // A batch says of itself how long its calls may take, and need not tell the truth.
+    let mut headers = FieldTable::default();
+    headers.insert("rpc-deadline".into(), AMQPValue::LongLongInt(i64::MAX));
+    let properties = hostile::batched().with_headers(headers);
+    let calls = hostile::batch(&[hostile::call(b"1", b"stick", &[0xc0])]);
+    let reply = peer.call(&queue, properties, &calls).await;
+    let told = String::from_utf8_lossy(&reply.data);
+    assert!(told.contains("deadline_exceeded"), "{told}");
     let adder = adder(&connection, &queue);
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     server.shutdown().await.unwrap();
