@@ -24,7 +24,7 @@ const BATCH: &str = "batch";
 /// The content type of a batch. A server that does not know it runs nothing, and says so.
 const CONTENT_TYPE: &str = "application/vnd.rpc-batch+msgpack";
 
-/// The longest body in a batch, in bytes: of a longer one the copy costs more than a message.
+/// The longest body in a batch, and the longest headers, in bytes: of longer ones the copy costs more than a message.
 const MAX_BODY: usize = 8 << 10;
 
 /// How many calls a batch holds at most.
@@ -130,10 +130,9 @@ impl Batch {
     fn holds(body: &[u8], headers: &Headers) -> bool {
         body.len() <= MAX_BODY
             && (headers.is_empty()
-                || headers
-                    .size()
-                    .is_ok_and(|size| size.values <= MAX_VALUES_IN_ALL / MAX_CALLS)
-                    && headers.iter().all(|(_, value)| has_form(value)))
+                || headers.size().is_ok_and(|size| {
+                    size.values <= MAX_VALUES_IN_ALL / MAX_CALLS && size.bytes <= MAX_BODY
+                }) && headers.iter().all(|(_, value)| has_form(value)))
     }
 
     /// The same, for a request: servers take no names in a batch of requests that mean something to brokers.
@@ -146,7 +145,11 @@ impl Batch {
 
     /// How many bytes a message takes, roughly.
     pub(crate) fn room_for(message: &Message) -> usize {
-        message.body.len() + USUAL_LEN
+        let headers = match message.headers.is_empty() {
+            true => 0,
+            false => message.headers.size().map_or(0, |size| size.bytes),
+        };
+        message.body.len() + headers + USUAL_LEN
     }
 
     /// How many calls are in it.
@@ -752,6 +755,7 @@ mod tests {
         let alone = [
             ("x-request-id", 1.into()),
             ("many", HeaderValue::List(vec![1.into(); 100])),
+            ("large", vec![0; MAX_BODY].into()),
         ];
         for (name, value) in alone {
             let headers = with_header(name, value).0.headers;
