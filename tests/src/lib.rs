@@ -33,11 +33,12 @@ pub fn unique_queue(prefix: &str) -> String {
     )
 }
 
-/// Asks `question` again and again until it has an answer, and panics with `what` when it has none for 10 seconds.
+/// Asks `question` again and again until it has an answer, and panics with `what` when it has none for 30 seconds: tools such as
+/// `rabbitmqctl` take seconds to answer on a machine that is busy.
 ///
 /// For the few things that only asking reveals, such as a queue's number of consumers. What can be awaited should be.
 pub async fn eventually<T>(what: &str, mut question: impl AsyncFnMut() -> Option<T>) -> T {
-    const LIMIT: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(30);
     let answer = tokio::time::timeout(LIMIT, async {
         loop {
             if let Some(answer) = question().await {
