@@ -192,6 +192,7 @@ impl Bench {
         let dead = format!("{}.dead", self.queue.name);
         let participants = self.servers.len() + self.programs.len() + self.clients.len();
         let (servers, clients) = (self.servers.len(), self.clients.len());
+        let programs = self.programs.len();
         let idle = |census: &Census| {
             let named = |prefix: &str| {
                 let queues = census.queues.iter();
@@ -202,7 +203,7 @@ impl Bench {
             let holds =
                 |queue: &QueueCount| queue.name != dead && queue.ready + queue.unacknowledged > 0;
             // A server may keep one more, for direct reply-to.
-            let connections = participants..=participants + servers;
+            let connections = participants..=participants + servers + programs;
             connections.contains(&census.connections)
                 && census.channels <= 3 * participants
                 && !census.queues.iter().any(holds)

@@ -1,6 +1,6 @@
 //! Attackers who may publish, beside normal load: no normal call fails, none is much slower, and memory stays flat.
 //!
-//! Each attack goes on for a fixed time, at a rate that leaves the broker room for the load.
+//! Each attack goes on for a fixed time, one message after the other, at a pace that leaves the broker room for the load.
 
 use std::fs;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rpc_tests::broker::Node;
 use rpc_tests::hostile;
 use rpc_tests::program::Program;
 use rpc_tests::raw::RawPublisher;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::bench::{Bench, Plan, connect};
 use super::load::Record;
@@ -24,8 +24,11 @@ use super::verdict::{Expected, Verdict};
 /// The time for which calls are timed, without an attack and with one.
 const TIMED: Duration = Duration::from_secs(5);
 
-/// The number of times that everything is sent in that time.
-const ROUNDS: u32 = 10;
+/// The pause between two messages of an attack.
+const PACE: Duration = Duration::from_millis(5);
+
+/// The replies that are sent to each client in one go.
+const FLOOD: usize = 100;
 
 /// The number of calls that are timed at once.
 const CALLERS: usize = 4;
@@ -57,12 +60,12 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     let queue = bench.queue.name.clone();
     let attack = attacker.goes_on(async |attacker, round| {
         for (properties, body) in requests(round) {
-            attacker.publish("", &queue, properties, &body).await;
+            attacker.send("", &queue, properties, &body).await;
         }
         let notices = format!("rpc.cancel.{queue}");
         for (properties, body) in self::notices() {
             attacker
-                .publish("amq.direct", &notices, properties, &body)
+                .send("amq.direct", &notices, properties, &body)
                 .await;
         }
         attacker.publish_unreadable("", &queue).await;
@@ -105,9 +108,13 @@ pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
     let attack = attacker.goes_on(async |attacker, round| {
         for queue in &queues {
             for (properties, body) in replies(round) {
-                attacker.publish("", queue, properties, &body).await;
+                attacker.send("", queue, properties, &body).await;
             }
             attacker.publish_unreadable("", queue).await;
+            for _ in 0..FLOOD {
+                let reply = BasicProperties::default().with_correlation_id("1".into());
+                attacker.publish("", queue, reply, &[0xc0]).await;
+            }
         }
     });
     let (attacked, ()) = tokio::join!(timing.slowest(&bench), attack);
@@ -218,6 +225,7 @@ struct Attacker {
     connection: lapin::Connection,
     channel: Channel,
     raw: RawPublisher,
+    pace: Interval,
 }
 
 impl Attacker {
@@ -225,20 +233,31 @@ impl Attacker {
         let connection = node.connect().await;
         let channel = connection.create_channel().await.expect("a channel");
         let raw = RawPublisher::connect(node).await;
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             connection,
             channel,
             raw,
+            pace,
         }
     }
 
+    /// Sends everything again and again, for as long as calls are timed.
     async fn goes_on(&mut self, mut round: impl AsyncFnMut(&mut Self, u32)) {
-        let mut pace = interval(TIMED / ROUNDS);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in 0..ROUNDS {
-            pace.tick().await;
+        let end = Instant::now() + TIMED;
+        for number in 0.. {
             round(self, number).await;
+            if Instant::now() >= end {
+                return;
+            }
         }
+    }
+
+    /// Publishes a message in its turn.
+    async fn send(&mut self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
+        self.pace.tick().await;
+        self.publish(exchange, key, properties, body).await;
     }
 
     async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
@@ -252,6 +271,7 @@ impl Attacker {
     /// Publishes what a parser of AMQP may stumble over.
     async fn publish_unreadable(&mut self, exchange: &str, key: &str) {
         for (_, properties) in hostile::unreadable("rpc.reply.none") {
+            self.pace.tick().await;
             let (exchange, key) = (exchange.as_bytes(), key.as_bytes());
             self.raw
                 .publish(exchange, key, &properties, ARGUMENTS)
@@ -408,6 +428,5 @@ fn replies(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
             all.push((hostile::batched(), body));
         }
     }
-    all.extend((0..100).map(|_| (reply("result"), vec![0xc0])));
     all
 }
