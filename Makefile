@@ -34,13 +34,14 @@ fuzz-corpus: ## Run what is in fuzz/corpus through the targets, without cargo-fu
 	$(CARGO) test --package rpc-core --lib fuzzing
 	$(CARGO) test --package rpc-macros --lib fuzzing
 
-lint: ## Check formatting, and let clippy check every feature alone and all together
+lint: ## Check formatting, let clippy check every feature alone and all together, and compile the fuzz targets
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --package rpc-core --no-default-features -- -D warnings
 	set -e; for feature in $(features); do \
 	  $(CARGO) clippy --package rpc-core --no-default-features --features $$feature -- -D warnings; \
 	done
+	RUSTFLAGS="--cfg fuzzing -D warnings" $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir $(target)/fuzz
 
 doc: ## Build the documentation; a broken link is an error
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
