@@ -12,12 +12,13 @@ use tower_service::Service;
 use super::consume::Limits;
 use super::{Dispatch, Server};
 use crate::connection::Connection;
-use crate::definition::Service as Definition;
+use crate::definition::{Method, Service as Definition};
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
 use crate::queue::{QueueOptions, QueueType};
 use crate::service::ResponseFuture;
-use crate::wire::NOTICE_PREFIX;
+use crate::transport::Message;
+use crate::wire::{self, NOTICE_PREFIX};
 
 /// How many requests of a queue a server works on at once, unless set.
 const DEFAULT_PREFETCH: u16 = 64;
@@ -108,6 +109,15 @@ impl QueueEntry {
     /// Whether the last of so many attempts is made alone; the only one is not.
     pub(super) fn isolates(&self, deliveries: Option<u32>) -> bool {
         deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
+    }
+
+    /// The method that a message is for, if there is one of that name; a batch is for none.
+    pub(super) fn method(&self, message: &Message) -> Option<&'static Method> {
+        if wire::is_batch(message) {
+            return None;
+        }
+        let name = message.kind.as_deref().filter(|name| !name.is_empty());
+        self.definition.resolve(name)
     }
 
     /// Tells whether the broker counts the deliveries of a request, as quorum queues do. A queue that was declared by others counts as

@@ -388,7 +388,7 @@ impl Serving {
         Ok(None)
     }
 
-    /// The message of a delivery as one arrival, be it a request or a batch.
+    /// Makes one arrival of a delivery, be it a request or a batch.
     fn arrival(
         self: &Arc<Self>,
         session: &mut Session,
@@ -405,12 +405,6 @@ impl Serving {
             lane,
             number,
         } = consumer;
-        let name = message.kind.as_deref().filter(|name| !name.is_empty());
-        let is_batch = wire::is_batch(&message);
-        let method = match is_batch {
-            false => self.queues[queue].definition.resolve(name),
-            true => None,
-        };
         Arrival {
             serving: self.clone(),
             lines: session.lines.clone(),
@@ -418,8 +412,8 @@ impl Serving {
             lane,
             receipt: Some(Receipt::Whole(tag)),
             redelivered,
-            method,
-            default_deadline: self.default_deadline(&message, is_batch),
+            method: self.queues[queue].method(&message),
+            default_deadline: self.default_deadline(&message),
             last_attempt: match lane {
                 Lane::Main => None,
                 Lane::Retry => Some(session.last_attempts.begin(queue, number)),
@@ -429,11 +423,12 @@ impl Serving {
     }
 
     /// The end of a request that comes without a deadline. A batch may hold such requests, whatever it says itself.
-    fn default_deadline(&self, message: &Message, is_batch: bool) -> Option<Instant> {
-        match (message.deadline, message.expiration) {
-            (Some(_), _) | (_, Some(_)) if !is_batch => None,
-            _ => self.limits.deadline.map(deadline_after),
+    fn default_deadline(&self, message: &Message) -> Option<Instant> {
+        let has_one = message.deadline.is_some() || message.expiration.is_some();
+        if has_one && !wire::is_batch(message) {
+            return None;
         }
+        self.limits.deadline.map(deadline_after)
     }
 
     /// Stops reading, and gives what has not started back to the queues.

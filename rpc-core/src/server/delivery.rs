@@ -58,7 +58,7 @@ pub(super) struct Arrival {
 
 /// What is to become of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+enum Verdict {
     Run,
     /// To the queue where it came from, with the number of its deliveries.
     Record,
@@ -69,7 +69,7 @@ pub(super) enum Verdict {
 
 /// Why a request is not run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+enum Reason {
     DeliveryLimit,
     AtMostOnce,
     /// Its deliveries cannot be counted, and without that it might never be given up.
@@ -146,12 +146,11 @@ impl Arrival {
                 if deliveries > 0 {
                     wire::count_as_delivered(&mut message, deliveries);
                 }
-                let name = message.kind.as_deref().filter(|name| !name.is_empty());
                 Self {
                     serving: self.serving.clone(),
                     lines: self.lines.clone(),
                     receipt: Some(receipt),
-                    method: self.entry().definition.resolve(name),
+                    method: self.entry().method(&message),
                     last_attempt: self.last_attempt.clone(),
                     message,
                     ..self
@@ -199,7 +198,7 @@ impl Arrival {
     }
 
     /// The earlier deliveries, as far as they are known.
-    pub(super) fn history(&self) -> History {
+    fn history(&self) -> History {
         if !self.is_batched() {
             return History::of(&self.message, self.redelivered, self.entry().counts());
         }
@@ -502,7 +501,7 @@ fn in_a_batch() -> RpcError {
 
 impl Serving {
     /// Decides about a request, or a batch, that may be delivered more than once.
-    pub(super) fn verdict(&self, queue: usize, lane: Lane, history: History) -> Verdict {
+    fn verdict(&self, queue: usize, lane: Lane, history: History) -> Verdict {
         let limit = self.limits.deliveries;
         verdict(history, limit, lane, self.queues[queue].isolates(limit))
     }
