@@ -88,7 +88,7 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
 /// Attacks clients, through their reply queues, as a hostile server could.
 pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
     let mut bench = Bench::start(Plan::on(node.url())).await;
-    // Of another process, so that its memory is its own.
+    // A client in another process, which has its memory to itself.
     let client = programs::client(&node.url(), &bench.queue).await;
     let mut timing = Timing::start(node, &bench).await;
     let quiet = timing.slowest(&bench).await;

@@ -76,7 +76,7 @@ async fn requests_that_are_given_up_together_are_all_kept() {
     for (requests, id) in [(64, None), (64, Some("the same")), (500, None)] {
         let queue = unique_queue("together");
         let sender = Peer::serving(node, &queue).await;
-        // Nobody reads them before all are there.
+        // The messages are read once all are there.
         sender
             .channel
             .basic_cancel("peer".into(), lapin::options::BasicCancelOptions::default())
@@ -389,7 +389,7 @@ async fn a_request_without_a_deadline_gets_one() {
         "{:?}",
         parts(&reply)
     );
-    // Nobody waits for its answer, and it ends all the same.
+    // A request without a caller ends all the same.
     peer.publish(&queue, request("stick"), b"{}").await;
     // A batch says of itself how long its calls may take, and need not tell the truth.
     let mut headers = FieldTable::default();

@@ -94,7 +94,7 @@ impl RawPublisher {
         ];
         raw.method(0, &start_ok.concat()).await;
         let tune = raw.expect(0, [0, 10, 0, 30]).await;
-        // What the broker suggests, without heartbeats.
+        // The broker's suggestion, but without heartbeats.
         let tune_ok = [&[0, 10, 0, 31], &tune[4..10], &[0, 0]];
         raw.method(0, &tune_ok.concat()).await;
         raw.method(0, b"\0\x0a\0\x28\x01/\0\0").await;

@@ -198,7 +198,7 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
     };
     if content_type == ContentType::MessagePack {
         is_well_formed(body, content_type);
-        // What all methods share reads what serde's own code reads, of what is named by texts.
+        // The reader that all methods share accepts the same bodies as serde's own code, as far as texts are names.
         let own = codec::decode::<A>(body, content_type);
         if !nesting::has_other_keys_than_texts(body) {
             let own = own.unwrap_or_else(|error| panic!("{names:?}: {error}"));

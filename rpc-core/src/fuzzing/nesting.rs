@@ -44,7 +44,7 @@ pub(super) fn has_other_keys_than_texts(body: &[u8]) -> bool {
 
 /// Skips one value, and says how deep it is nested.
 fn skip(rest: &mut &[u8]) -> Option<usize> {
-    // How many values are left in each array and map that is open.
+    // The numbers of values that are left in the arrays and maps that are open.
     let mut open: Vec<u64> = vec![1];
     let mut deepest = 0;
     while let Some(left) = open.last_mut() {

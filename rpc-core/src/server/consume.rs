@@ -140,8 +140,8 @@ impl Serving {
         }
     }
 
-    /// A link that is not known to be lost yet gives no channels, one may be lost at once, and in a cluster a queue may come back later
-    /// than the connection.
+    /// Opens a session, again and again while the failure may pass. A link that is not known to be lost yet gives no channels, one may
+    /// be lost at once, and in a cluster a queue may come back later than the connection.
     async fn keep_opening(
         &self,
         may_pass: impl Fn(&Failure) -> bool,
@@ -344,7 +344,7 @@ impl Serving {
         }
     }
 
-    /// Reads a queue again, or through one more consumer. Says so if the session has ended instead.
+    /// Reads a queue again, or through one more consumer; `Some` if the session has ended instead.
     async fn resubscribe(
         self: &Arc<Self>,
         session: &mut Session,
@@ -523,7 +523,7 @@ struct Failure {
     error: ServeError,
     /// Whether it may be different a little later.
     may_pass: bool,
-    /// Tells whether the queue has to be declared for that.
+    /// Tells whether a passive queue does not exist: that passes only if the queue is declared elsewhere.
     is_missing: bool,
 }
 

@@ -146,7 +146,7 @@ impl Lines {
             }
         };
         match publish(&*channel, queue, message.clone()).await {
-            // That closed the channel for all messages on their way, and may have been for another of them.
+            // The refusal closed the channel for all messages on their way, and may be meant for another of them.
             Err(TransportError::Refused(_)) => {
                 let alone = self.link.open_channel(ChannelMode::Confirm).await?;
                 publish(&*alone, queue, message).await

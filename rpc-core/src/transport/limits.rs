@@ -45,7 +45,7 @@ pub(crate) fn check(message: &Content, frame_max: usize) -> Result<(), Transport
         check_short(what, text)?;
         len += 1 + text.len();
     }
-    // What every frame has room for is not counted.
+    // Every frame has room for the properties alone.
     if message.headers.is_empty() {
         return Ok(());
     }

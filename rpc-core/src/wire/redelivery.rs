@@ -122,7 +122,7 @@ pub(crate) fn made_to_fit(
         .headers
         .iter()
         .map(|(name, value)| (size(name, value), name.to_owned()))
-        // What no server has written may be of any size.
+        // A stranger's header of such a name may be of any size.
         .filter(|(size, name)| *size > 512 || !OF_A_SERVER.contains(&name.as_str()))
         .collect();
     others.sort_unstable();

@@ -3,9 +3,9 @@
 //! An address that RabbitMQ 3 cannot read, or of a node that it does not know, makes it close the whole connection of the one
 //! that publishes to it, and any caller can put one into a request. (RabbitMQ 4.3 ignores it.) So these replies go through a connection
 //! of their own and are confirmed, and what no broker can have made is dropped. An address names its node by a hash. The first
-//! reply to a node goes alone, with nothing else on its connection; only once one has arrived do those to the same node share a
-//! connection. Few nodes are tried at a time, and few fail before others have to wait, so that a flood of forged addresses neither holds up a server nor
-//! keeps the broker busy with connections. What is dropped is counted, and logged now and then.
+//! reply to a node goes alone, with nothing else on its connection. Once one has arrived, those to the same node share a connection.
+//! Few nodes are tried at a time, and few fail before others have to wait, so that a flood of forged addresses neither holds up a
+//! server nor keeps the broker busy with connections. Dropped replies are counted, and logged now and then.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
@@ -370,7 +370,7 @@ struct Dropped {
 }
 
 impl Dropped {
-    /// Counts one. How many they are, if it is time to tell.
+    /// Counts one; the number of all, if it is time to tell.
     fn count(&mut self) -> Option<u64> {
         self.count += 1;
         let now = Instant::now();

@@ -24,7 +24,7 @@ pub(crate) fn message(data: &[u8]) -> Option<Message> {
 /// A message is written as it is read, or refused.
 pub(crate) fn published(mut message: Message) {
     if let Ok((written, body)) = properties::to_properties(message.clone()) {
-        // What only a publisher says.
+        // Only a publisher says this.
         message.mandatory = false;
         let again = properties::to_message(&written, body.to_vec());
         assert_eq!(format!("{again:?}"), format!("{message:?}"));

@@ -131,7 +131,7 @@ impl Entry {
             b'A' => Some(Nested::Array),
             _ => None,
         };
-        // What lapin knows, which is what RabbitMQ sends (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
+        // The types that lapin knows are those that RabbitMQ sends (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
         let length = match bytes[tag] {
             b'V' => 0,
             b't' | b'b' | b'B' => 1,

@@ -162,7 +162,7 @@ fn an_end_within_a_frame_is_an_end() {
         for length in 0..10 {
             let sent = [&whole[..], &begun[..length]].concat();
             let read = read([sent], 100);
-            // What has begun to pass has passed.
+            // A frame that has begun to pass has passed.
             assert!(read.starts_with(&whole) && read.len() <= whole.len() + length);
         }
     }
@@ -200,7 +200,7 @@ fn what_comes_before_a_broken_frame_is_read_before_the_error() {
         for at_once in [1, 100] {
             let sent = [&whole[..], &broken].concat();
             let (read, error) = read_to_end(None, [sent], at_once);
-            // What has begun to pass may have passed.
+            // A frame that has begun to pass may have passed.
             assert!(read.starts_with(&whole), "{reason}");
             let error = error.expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
