@@ -74,9 +74,14 @@ pub(crate) fn check(message: &Content, frame_max: usize) -> Result<(), Transport
 /// Refuses a text that is no short string of AMQP.
 pub(crate) fn check_short(what: &str, text: &str) -> Result<(), TransportError> {
     if text.len() > MAX_SHORT {
-        return Err(invalid(format!("{what} is longer than {MAX_SHORT} bytes")));
+        return Err(too_long(what));
     }
     Ok(())
+}
+
+/// The error of a text that is no short string of AMQP.
+pub(crate) fn too_long(what: &str) -> TransportError {
+    invalid(format!("{what} is longer than {MAX_SHORT} bytes"))
 }
 
 fn invalid(reason: String) -> TransportError {

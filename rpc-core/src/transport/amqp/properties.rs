@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use smol_str::SmolStr;
 
 use crate::headers::{HeaderValue, Headers};
+use crate::transport::limits::too_long;
 use crate::transport::{BATCHES_HEADER, Content, DEADLINE_HEADER, Message, TransportError};
 
 /// AMQP's delivery mode for messages that survive a restart of the broker.
@@ -83,8 +84,7 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
 
 /// A short string of AMQP holds 255 bytes, and lapin panics on more.
 pub(super) fn short(what: &str, text: impl Into<String>) -> Result<ShortString, TransportError> {
-    ShortString::try_new(text)
-        .map_err(|_| TransportError::Invalid(format!("{what} is longer than 255 bytes")))
+    ShortString::try_new(text).map_err(|_| too_long(what))
 }
 
 pub(super) fn to_table(headers: Headers) -> Result<FieldTable, TransportError> {
