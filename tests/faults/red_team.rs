@@ -2,7 +2,6 @@
 //!
 //! Each attack goes on for a fixed time, one message after the other, at a pace that leaves the broker room for the load.
 
-use std::fs;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,7 +10,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{BasicProperties, Channel};
 use rpc_tests::broker::Node;
 use rpc_tests::hostile;
-use rpc_tests::program::Program;
+use rpc_tests::program::{Program, peak_memory};
 use rpc_tests::raw::RawPublisher;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
@@ -211,13 +210,8 @@ fn memory_of(programs: &[Program]) -> Vec<u64> {
     programs.iter().map(memory).collect()
 }
 
-/// The most memory that a process has held, in bytes.
 fn memory(program: &Program) -> u64 {
-    let pid = program.pid().expect("a program that runs");
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.expect("a number of kilobytes") << 10
+    peak_memory(&program.pid().expect("a program that runs").to_string())
 }
 
 /// An attacker who may publish.

@@ -11,7 +11,7 @@ use lapin::types::ShortString;
 use rpc_core::Connection;
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::hostile;
-use rpc_tests::program::Program;
+use rpc_tests::program::{Program, peak_memory};
 use rpc_tests::{eventually, unique_queue};
 
 use super::peer::{DIRECT_REPLY_TO, Peer, parts};
@@ -240,10 +240,7 @@ fn junk() -> Vec<u8> {
 
 /// The most memory that this process ever took, in MiB.
 fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-    kilobytes.unwrap().parse::<u64>().unwrap() / 1024
+    peak_memory("self") >> 20
 }
 
 /// A client in a process of its own, for its memory: says where its replies go, calls, and tells how it fared.

@@ -177,3 +177,16 @@ async fn forward(output: impl AsyncRead + Unpin, printer: mpsc::UnboundedSender<
         let _ = printer.send(line);
     }
 }
+
+/// The most memory that a process has held, in bytes. `process` is its id, or `self`.
+///
+/// # Panics
+///
+/// If there is no such process, or no `/proc`.
+#[must_use]
+pub fn peak_memory(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a number of kilobytes") << 10
+}
