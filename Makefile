@@ -7,7 +7,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 broker := $(CARGO) run --quiet --package rpc-tests --features broker --bin broker --
 # rpc-core's features, each of which must do without the others.
-features := json metrics opentelemetry tls
+features := amqp json metrics opentelemetry tls
 
 help: ## Show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
@@ -17,6 +17,7 @@ test: rabbitmq pika ## Run all tests, on RabbitMQ too; installs it if there is n
 	$(CARGO) test --workspace --all-features
 	COALESCE=1 $(CARGO) test --workspace --all-features --test memory --test amqp
 	COALESCE=64 $(CARGO) test --workspace --all-features --test memory --test amqp
+	$(CARGO) test --package rpc-core --no-default-features --features json,tls --lib
 
 test-offline: ## Run the tests that need no broker
 	$(CARGO) test --workspace
@@ -34,13 +35,15 @@ fuzz-corpus: ## Run what is in fuzz/corpus through the targets, without cargo-fu
 	$(CARGO) test --package rpc-core --lib fuzzing
 	$(CARGO) test --package rpc-macros --lib fuzzing
 
-lint: ## Check formatting, let clippy check every feature alone and all together, and compile the fuzz targets
+lint: ## Check formatting, dependencies without amqp, clippy with every feature alone and all together, and compile the fuzz targets
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --package rpc-core --no-default-features -- -D warnings
 	set -e; for feature in $(features); do \
 	  $(CARGO) clippy --package rpc-core --no-default-features --features $$feature -- -D warnings; \
 	done
+	@! $(CARGO) tree --package rpc-core --no-default-features --features json,tls --edges normal --prefix none | grep -E '^(lapin|amq-protocol|async-rs|rustls|tokio-rustls) ' \
+	  || { echo "rpc-core without the feature amqp must not depend on these"; exit 1; }
 	RUSTFLAGS="--cfg fuzzing -D warnings" $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir $(target)/fuzz
 
 doc: ## Build the documentation; a broken link is an error

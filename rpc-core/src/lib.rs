@@ -208,10 +208,14 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `amqp` | yes | `amqp://` URLs: RabbitMQ, through lapin. Without it there is the embedded broker alone |
 //! | `json` | yes | JSON requests and replies, and the plain mode |
 //! | `metrics` | no | numbers of calls through the `metrics` facade: see [`telemetry`] |
 //! | `opentelemetry` | no | the spans of calls become OpenTelemetry's, through `tracing-opentelemetry` |
-//! | `tls` | yes | `amqps://` URLs, through rustls with ring and the platform's root certificates |
+//! | `tls` | yes | `amqps://` URLs where `amqp` is on, through rustls with ring and the platform's root certificates |
+//!
+//! A crate that only declares services, for their callers and servers to share, depends on `rpc-core` with `default-features = false`, and
+//! on nothing that talks to a broker. The programs turn on what they need: features add up.
 
 mod arguments;
 mod backoff;
@@ -224,7 +228,7 @@ mod definition;
 mod error;
 mod exchange;
 mod fast_hash;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), feature = "amqp"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guide;

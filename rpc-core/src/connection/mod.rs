@@ -14,6 +14,7 @@ use crate::error::{OpenError, RpcError};
 use crate::headers;
 use crate::task::Shared;
 use crate::telemetry::metrics;
+#[cfg(feature = "amqp")]
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
 use crate::transport::memory::{Broker, MemoryTransport};
 use crate::transport::{Link, Transport};
@@ -338,6 +339,16 @@ fn transport(
     {
         return Ok((Arc::new(MemoryTransport(Broker::open(broker))), url.clone()));
     }
+    amqp_transport(urls, name, root_certificates, heartbeat)
+}
+
+#[cfg(feature = "amqp")]
+fn amqp_transport(
+    urls: Vec<String>,
+    name: &str,
+    root_certificates: Option<String>,
+    heartbeat: Option<Duration>,
+) -> Result<(Arc<dyn Transport>, String), OpenError> {
     let mut endpoints = urls
         .iter()
         .map(|url| Endpoint::parse(url))
@@ -361,6 +372,18 @@ fn transport(
     Ok((Arc::new(AmqpTransport::new(logins)), place))
 }
 
+/// Names the missing feature.
+#[cfg(not(feature = "amqp"))]
+fn amqp_transport(
+    _urls: Vec<String>,
+    _name: &str,
+    _root_certificates: Option<String>,
+    _heartbeat: Option<Duration>,
+) -> Result<(Arc<dyn Transport>, String), OpenError> {
+    let reason = "amqp:// and amqps:// need the feature `amqp` of rpc-core; without it, a connection has one URL, memory: or memory:name";
+    Err(OpenError::InvalidUrl(reason.to_owned()))
+}
+
 impl fmt::Debug for ConnectionBuilder {
     /// Leaves out the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -376,4 +399,19 @@ fn program_name() -> String {
         .and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
         .filter(|name| name.len() <= 255)
         .unwrap_or_else(|| "rpc-core".to_owned())
+}
+
+#[cfg(all(test, not(feature = "amqp")))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_amqp_a_url_of_rabbitmq_names_the_missing_feature() {
+        for url in ["amqp://localhost", "amqps://ada:s3cret@broker/%2f"] {
+            let error = Connection::open(url).await.expect_err(url).to_string();
+            assert!(error.contains("need the feature `amqp`"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        Connection::open("memory:").await.unwrap();
+    }
 }

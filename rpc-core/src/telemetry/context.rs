@@ -115,7 +115,7 @@ fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
 }
 
 /// Has a span enter the trace that these headers name, if they do; for fuzzers.
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), feature = "amqp"))]
 pub(crate) fn fuzz(parent: &str, state: &str) {
     let mut headers = Headers::new();
     headers.insert(TRACEPARENT, parent);

@@ -83,7 +83,7 @@ mod trace;
 use tracing::{Instrument, Span};
 
 pub(crate) use self::context::TRACE_HEADERS;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), feature = "amqp"))]
 pub(crate) use self::context::fuzz;
 use self::metrics::Measured;
 use crate::definition::Method;

@@ -4,6 +4,7 @@
 //! acknowledge in the manner of AMQP 0-9-1, through the default exchange; notices go to all who listen, through another.
 //! [`amqp`] implements the contract with RabbitMQ, [`memory`] in this process; one suite of tests runs on both.
 
+#[cfg(feature = "amqp")]
 pub(crate) mod amqp;
 mod lazy;
 pub(crate) mod limits;
@@ -293,6 +294,10 @@ pub(crate) enum TransportError {
     Refused(Arc<BoxError>),
     /// The same, because the user lacks the permission.
     #[error("{0}")]
+    #[cfg_attr(
+        not(feature = "amqp"),
+        expect(dead_code, reason = "the embedded broker forbids nothing")
+    )]
     Forbidden(Arc<BoxError>),
     /// The same, for a queue that is not there, or not at the moment: the node that has it may be down.
     #[error("{0}")]
