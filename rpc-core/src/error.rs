@@ -241,12 +241,16 @@ impl RpcError {
         .not_executed()
     }
 
-    pub(crate) fn no_requester() -> Self {
+    pub(crate) fn no_runtime() -> Self {
         Self::new(
-            ErrorKind::Disconnected,
-            "the client's reply queue could not be set up",
+            ErrorKind::Closed,
+            "a call needs a Tokio runtime and was awaited outside of any: await it inside `Runtime::block_on`",
         )
         .not_executed()
+    }
+
+    pub(crate) fn runtime_ended() -> Self {
+        Self::new(ErrorKind::Closed, RUNTIME_ENDED).not_executed()
     }
 
     pub(crate) fn closed() -> Self {
@@ -257,6 +261,9 @@ impl RpcError {
         .not_executed()
     }
 }
+
+/// The cause of what happens to the users of a connection in other runtimes than the one that has opened it.
+pub(crate) const RUNTIME_ENDED: &str = "the runtime that opened the connection has ended, and the connection with it: open one in each runtime, or keep that runtime running";
 
 impl fmt::Display for RpcError {
     /// The message in one line: control characters are escaped, because the other side may have chosen them to forge lines of a
@@ -383,6 +390,11 @@ pub enum OpenError {
         /// The broker's own words.
         source: BoxError,
     },
+    /// The future was awaited outside of a Tokio runtime.
+    #[error(
+        "a connection needs a Tokio runtime and was opened outside of any: open it inside `Runtime::block_on`"
+    )]
+    NoRuntime,
     /// There is no broker, the connection could not be made or broke while it was being made.
     #[error("cannot connect to the broker at {endpoint}: is it running there?")]
     Unreachable {
@@ -437,9 +449,15 @@ pub enum ServeError {
         /// The broker's own words, which name the argument and both values.
         source: BoxError,
     },
-    /// The server ended with its connection, because the runtime is shutting down: otherwise it waits for another connection.
+    /// The server ended with its connection, because a runtime has ended: the server's, or the one that had opened the connection. After
+    /// any other loss the server waits for another connection.
     #[error("the server lost its connection to the broker")]
     Disconnected(#[source] BoxError),
+    /// The server was started outside of a Tokio runtime.
+    #[error(
+        "a server needs a Tokio runtime and was started outside of any: start it inside `Runtime::block_on`"
+    )]
+    NoRuntime,
     /// The connection was closed on this side while the server was running.
     #[error("the connection was closed by this process")]
     Closed,

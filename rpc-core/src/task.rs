@@ -2,8 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
+
+/// Tells code that would panic outside of a runtime that it is inside.
+pub(crate) fn in_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
 
 /// A task that ends when its owner is dropped.
 #[derive(Debug)]
@@ -11,7 +17,14 @@ pub(crate) struct Task(AbortHandle);
 
 impl Task {
     pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(future).abort_handle())
+        Self::spawn_on(&Handle::current(), future)
+    }
+
+    pub(crate) fn spawn_on(
+        runtime: &Handle,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self(runtime.spawn(future).abort_handle())
     }
 }
 
@@ -21,20 +34,26 @@ impl Drop for Task {
     }
 }
 
-/// Work that is done once for all who wait for it, and goes on when they give up.
+/// Work that is done once for all who wait for it, and goes on when they give up. It runs where its owner was made, so that what it
+/// starts lives as long as its owner, in whatever runtime the caller is.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Arc<Mutex<Option<Work<T>>>>);
+pub(crate) struct Shared<T> {
+    runtime: Handle,
+    work: Arc<Mutex<Option<Work<T>>>>,
+}
 
 /// The outcome is only there for those who wait when it comes.
 type Work<T> = JoinHandle<Option<T>>;
 
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
 impl<T: Send + 'static> Shared<T> {
+    /// Takes the runtime of the caller.
+    pub(crate) fn new() -> Self {
+        Self {
+            runtime: Handle::current(),
+            work: Arc::default(),
+        }
+    }
+
     /// Waits for the work under way, or starts it. One after the other: whoever comes next looks whether it is still needed.
     /// `None` if it ended without an outcome, because its runtime did.
     ///
@@ -44,14 +63,14 @@ impl<T: Send + 'static> Shared<T> {
         S: FnOnce() -> F,
         F: Future<Output = T> + Send + 'static,
     {
-        let mut work = self.0.lock().await;
+        let mut work = self.work.lock().await;
         if let Some(outcome) = is_done() {
             *work = None; // It may have been about to end, and then its outcome would stay.
             return Some(outcome);
         }
         let outcome = work.get_or_insert_with(|| {
-            let (doing, work) = (start(), self.0.clone());
-            tokio::spawn(async move {
+            let (doing, work) = (start(), self.work.clone());
+            self.runtime.spawn(async move {
                 let outcome = doing.await;
                 // Whoever waits holds the lock. If nobody does, nobody comes for the outcome, and it must not stay.
                 match work.try_lock() {
@@ -84,7 +103,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_goes_on_for_the_next_who_waits() {
-        let shared = Shared::default();
+        let shared = Shared::new();
         let first = shared.run(|| None, || slow(Arc::new(())));
         timeout(PAUSE / 2, first).await.unwrap_err();
         let again = || async { panic!("it is under way") };
@@ -93,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_outcome_that_nobody_waits_for_does_not_stay() {
-        let shared = Shared::default();
+        let shared = Shared::new();
         let outcome = Arc::new(());
         let first = shared.run(|| None, || slow(outcome.clone()));
         timeout(PAUSE / 2, first).await.unwrap_err();

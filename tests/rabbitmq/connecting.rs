@@ -177,3 +177,25 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
         story(&error)
     );
 }
+
+#[tokio::test]
+async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
+    let node = shared_node().await;
+    let name = unique_queue("runtime");
+    let other = tokio::runtime::Runtime::new().unwrap();
+    let builder = Connection::builder(node.url()).name(&name);
+    let connection = other.spawn(builder.open()).await.unwrap().unwrap();
+    let is_there = async || {
+        let listed = node
+            .ctl(&["list_connections", "client_properties", "--quiet"])
+            .await;
+        listed.contains(&name)
+    };
+    assert!(is_there().await);
+    other.shutdown_background();
+    rpc_tests::eventually("the broker has no such connection", async || {
+        (!is_there().await).then_some(())
+    })
+    .await;
+    drop(connection);
+}

@@ -19,6 +19,7 @@ mod queue_extremes;
 mod queue_options;
 mod queues;
 mod redelivery;
+mod runtimes;
 mod sharing;
 mod telemetry;
 mod values;

@@ -252,7 +252,7 @@ impl Gate {
             news: Notify::new(),
         });
         Arc::new(Self {
-            _task: Task::spawn(send(line.clone(), requester.gone())),
+            _task: Task::spawn_on(&requester.runtime, send(line.clone(), requester.gone())),
             line,
         })
     }

@@ -10,6 +10,7 @@ use super::DEFAULT_TIMEOUT;
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{Request, Response};
 use crate::service::{self, RpcService};
+use crate::task;
 
 /// What a call and the service behind its layers tell each other.
 #[derive(Clone, Debug)]
@@ -48,6 +49,9 @@ impl Journey {
         mut service: S,
         request: Request,
     ) -> Result<Response, RpcError> {
+        if !task::in_runtime() {
+            return Err(RpcError::no_runtime());
+        }
         let begun = Instant::now();
         let mut end = request.deadline_or(DEFAULT_TIMEOUT, begun);
         if end <= begun {

@@ -42,6 +42,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::message::{Outcome, Request, Response};
 use crate::middleware::{Attempts, RetryPolicy};
 use crate::service::ResponseFuture;
+use crate::task;
 use crate::telemetry;
 use crate::transport::{Channel, ChannelMode, Confirm, Message, Sending, TransportError};
 use crate::wire::{self, Envelope};
@@ -93,6 +94,9 @@ impl Client {
         self.0.defaults.complete(&mut request);
         // A block, as it keeps what it is given once; an `async fn` copies it.
         async move {
+            if !task::in_runtime() {
+                return Err(RpcError::no_runtime());
+            }
             let started = Instant::now();
             let deadline = request.deadline_or(self.0.timeout, started);
             if let Some(journey) = &request.0.journey {
@@ -218,6 +222,10 @@ impl Client {
             ConnectionState::Connected | ConnectionState::Closed => {
                 message += &format!(": is a server of {service} running, and fast enough?");
             }
+        }
+        if self.0.connection.is_of_another_runtime() {
+            message +=
+                "; the connection belongs to another runtime, which has to be running: is it?";
         }
         let error = RpcError::new(ErrorKind::Timeout, message);
         if sent { error } else { error.not_executed() }

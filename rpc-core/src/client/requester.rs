@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::StreamExt;
 use smol_str::{SmolStr, format_smolstr};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::coop::cooperative;
 use tokio::task::yield_now;
@@ -32,6 +33,8 @@ pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
     pub(crate) reply_to: SmolStr,
     pub(crate) in_flight: Arc<InFlight>,
+    /// The runtime that opened the connection, whatever runtime a call is made in.
+    pub(crate) runtime: Handle,
     pub(crate) canceller: Canceller,
     /// For requests that are not to be confirmed, and for replies.
     pub(crate) channel: Arc<dyn Channel>,
@@ -55,6 +58,7 @@ impl Requester {
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
         Ok(Arc::new(Self {
             canceller: Canceller::start(link.clone(), reply_to.clone()),
+            runtime: Handle::current(),
             reply_to,
             in_flight,
             channel,

@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use self::state::{ConnectionState, StateWatch};
-use self::supervisor::{Supervisor, connect_within};
+use self::supervisor::{Closed, Supervisor, connect_within};
 use crate::client::{Client, ClientBuilder, DropCounter, Requester};
 use crate::error::{OpenError, RpcError};
 use crate::headers;
-use crate::task::Shared;
+use crate::task::{self, Shared};
 use crate::telemetry::metrics;
 #[cfg(feature = "amqp")]
 use crate::transport::amqp::{AmqpTransport, Endpoint, Login};
 use crate::transport::memory::{Broker, MemoryTransport};
 use crate::transport::{Link, Transport};
 use smol_str::SmolStr;
+use tokio::runtime::Handle;
 
 /// The largest body, unless set: what RabbitMQ 4 accepts unless it is configured otherwise.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
@@ -39,6 +40,9 @@ const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 /// and are lengthened at random, to twice that at most. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
 /// [`state`](Self::state) tells.
 ///
+/// A connection belongs to the Tokio runtime that opens it, and ends with that runtime. Calls and servers in other runtimes may use the
+/// connection meanwhile; afterwards calls fail at once with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+///
 /// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default 30, at
 /// most 45, see [`ConnectionBuilder::heartbeat`]), `connection_timeout` in milliseconds for connecting and logging in together
 /// (default 10,000), `frame_max`, `channel_max`, `auth_mechanism`. URLs follow
@@ -56,6 +60,8 @@ struct Inner {
     requester: Mutex<Option<Arc<Requester>>>,
     dropped: Arc<DropCounter>,
     opening: Shared<Result<Arc<Requester>, RpcError>>,
+    /// The runtime that opened the connection.
+    runtime: Handle,
 }
 
 impl Connection {
@@ -119,8 +125,14 @@ impl Connection {
         if let Some(requester) = requester {
             requester.close();
         }
-        if let Some(link) = link {
+        let Some(link) = link else {
+            return;
+        };
+        if task::in_runtime() {
             link.close().await;
+        } else {
+            let closing = async move { link.close().await };
+            let _ = self.0.runtime.spawn(closing).await; // It has ended with the runtime, otherwise.
         }
     }
 
@@ -158,6 +170,16 @@ impl Connection {
         self.0.max_message_size
     }
 
+    /// Waits until the runtime that opened the connection has ended.
+    pub(crate) async fn ended_with_runtime(&self) {
+        self.0.supervisor.ended_with_runtime().await;
+    }
+
+    /// Tells code in one of several runtimes that the connection belongs to another.
+    pub(crate) fn is_of_another_runtime(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() != self.0.runtime.id())
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.0.supervisor.is_closed()
     }
@@ -166,8 +188,8 @@ impl Connection {
         self.0.supervisor.state()
     }
 
-    /// The link, as soon as there is one; `None` once the connection is closed.
-    pub(crate) async fn link(&self) -> Option<Arc<dyn Link>> {
+    /// The link, as soon as there is one.
+    pub(crate) async fn link(&self) -> Result<Arc<dyn Link>, Closed> {
         self.0.supervisor.link().await
     }
 
@@ -176,13 +198,16 @@ impl Connection {
         if let Some(requester) = self.live_requester() {
             return Ok(requester);
         }
-        let link = self.link().await.ok_or_else(RpcError::closed)?;
+        let link = self.link().await?;
         // On its own, so that it gets done even if every caller that waits for it gives up.
         let opened = self.0.opening.run(
             || self.live_requester().map(Ok),
             || self.clone().open_requester(link),
         );
-        opened.await.ok_or_else(RpcError::no_requester)?
+        // No outcome: the runtime has ended, the supervisor perhaps not yet.
+        opened
+            .await
+            .unwrap_or_else(|| Err(RpcError::runtime_ended()))
     }
 
     async fn open_requester(self, link: Arc<dyn Link>) -> Result<Arc<Requester>, RpcError> {
@@ -307,6 +332,9 @@ impl ConnectionBuilder {
     ///
     /// Dropping the future abandons the attempt.
     pub async fn open(self) -> Result<Connection, OpenError> {
+        if !task::in_runtime() {
+            return Err(OpenError::NoRuntime);
+        }
         let name = self.name.unwrap_or_else(program_name);
         if name.len() > 255 {
             return Err(OpenError::InvalidName);
@@ -322,7 +350,8 @@ impl ConnectionBuilder {
             max_message_size: self.max_message_size,
             requester: Mutex::new(None),
             dropped: Arc::default(),
-            opening: Shared::default(),
+            opening: Shared::new(),
+            runtime: Handle::current(),
         })))
     }
 }

@@ -3,7 +3,7 @@
 //! The supervisor knows nothing of channels, queues and calls. Those who use a link learn of its loss from their channel,
 //! and get the next one from [`Supervisor::link`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::state::ConnectionState;
 use crate::backoff::pauses;
-use crate::error::{BoxError, OpenError, with_causes};
+use crate::error::{BoxError, OpenError, RUNTIME_ENDED, RpcError, ServeError, with_causes};
 use crate::task::Task;
 use crate::telemetry::metrics;
 use crate::transport::{Link, LinkStatus, Transport};
@@ -24,8 +24,36 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The owner of a connection's link.
 #[derive(Debug)]
 pub(super) struct Supervisor {
+    /// Tells the task that it was ended by its owner. Dropped before the task.
+    _owner: Arc<()>,
     links: watch::Sender<Keeping>,
     _task: Task,
+}
+
+/// The reason for which a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    ByProgram,
+    /// The runtime that opened the connection has ended.
+    WithRuntime,
+}
+
+impl From<Closed> for RpcError {
+    fn from(reason: Closed) -> Self {
+        match reason {
+            Closed::ByProgram => Self::closed(),
+            Closed::WithRuntime => Self::runtime_ended(),
+        }
+    }
+}
+
+impl From<Closed> for ServeError {
+    fn from(reason: Closed) -> Self {
+        match reason {
+            Closed::ByProgram => Self::Closed,
+            Closed::WithRuntime => Self::Disconnected(RUNTIME_ENDED.into()),
+        }
+    }
 }
 
 /// What the supervisor has at the moment.
@@ -34,42 +62,57 @@ enum Keeping {
     Link(Arc<dyn Link>),
     Blocked(Arc<dyn Link>, String),
     Nothing(Arc<BoxError>),
-    Closed,
+    Closed(Closed),
 }
 
 impl Supervisor {
     /// Starts with a link that works.
     pub(super) fn start(transport: Arc<dyn Transport>, link: Arc<dyn Link>) -> Self {
         let (links, _) = watch::channel(Keeping::Link(link.clone()));
+        let owner = Arc::new(());
+        let last_words = LastWords {
+            links: links.clone(),
+            owner: Arc::downgrade(&owner),
+        };
+        let supervising = supervise(transport, link, links.clone());
         Self {
-            _task: Task::spawn(supervise(transport, link, links.clone())),
+            _owner: owner,
+            _task: Task::spawn(async move {
+                let _last_words = last_words;
+                supervising.await;
+            }),
             links,
         }
     }
 
-    /// The link, as soon as there is one; `None` once the connection is closed.
-    pub(super) async fn link(&self) -> Option<Arc<dyn Link>> {
+    /// The link, as soon as there is one.
+    pub(super) async fn link(&self) -> Result<Arc<dyn Link>, Closed> {
         let mut links = self.links.subscribe();
-        let keeping = links
-            .wait_for(|keeping| !matches!(keeping, Keeping::Nothing(_)))
-            .await
-            .ok()?;
-        match &*keeping {
-            Keeping::Link(link) | Keeping::Blocked(link, _) => Some(link.clone()),
-            Keeping::Nothing(_) | Keeping::Closed => None,
+        loop {
+            match &*links.borrow_and_update() {
+                Keeping::Link(link) | Keeping::Blocked(link, _) => return Ok(link.clone()),
+                Keeping::Closed(reason) => return Err(*reason),
+                Keeping::Nothing(_) => {}
+            }
+            // The sender is here.
+            let _ = links.changed().await;
         }
     }
 
     /// Ends it, and hands out the link to be closed.
     pub(super) fn close(&self) -> Option<Arc<dyn Link>> {
-        match self.links.send_replace(Keeping::Closed) {
-            Keeping::Link(link) | Keeping::Blocked(link, _) => Some(link),
-            Keeping::Nothing(_) | Keeping::Closed => None,
-        }
+        close(&self.links, Closed::ByProgram)
+    }
+
+    /// Waits until the connection was closed because its runtime has ended.
+    pub(super) async fn ended_with_runtime(&self) {
+        let ended = |keeping: &Keeping| matches!(keeping, Keeping::Closed(Closed::WithRuntime));
+        // The sender is here.
+        let _ = self.links.subscribe().wait_for(ended).await;
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(*self.links.borrow(), Keeping::Closed)
+        matches!(*self.links.borrow(), Keeping::Closed(_))
     }
 
     pub(super) fn state(&self) -> ConnectionState {
@@ -82,7 +125,33 @@ impl Supervisor {
     }
 }
 
+/// Closes the connection if its task ends with the runtime, so that what uses the connection elsewhere does not wait for it.
+#[derive(Debug)]
+struct LastWords {
+    links: watch::Sender<Keeping>,
+    owner: Weak<()>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if self.owner.strong_count() == 0 {
+            return;
+        }
+        let link = close(&self.links, Closed::WithRuntime);
+        if let Some(link) = link {
+            link.abandon();
+        }
+    }
+}
+
 impl Keeping {
+    fn link(&self) -> Option<&Arc<dyn Link>> {
+        match self {
+            Self::Link(link) | Self::Blocked(link, _) => Some(link),
+            Self::Nothing(_) | Self::Closed(_) => None,
+        }
+    }
+
     fn state(&self) -> ConnectionState {
         match self {
             Self::Link(_) => ConnectionState::Connected,
@@ -92,7 +161,7 @@ impl Keeping {
             Self::Nothing(error) => ConnectionState::Reconnecting {
                 error: with_causes(&***error),
             },
-            Self::Closed => ConnectionState::Closed,
+            Self::Closed(_) => ConnectionState::Closed,
         }
     }
 }
@@ -204,7 +273,7 @@ pub(super) async fn connect_within(
 fn replace(links: &watch::Sender<Keeping>, keeping: Keeping) -> bool {
     let mut open = true;
     links.send_if_modified(|current| match current {
-        Keeping::Closed => {
+        Keeping::Closed(_) => {
             open = false;
             false
         }
@@ -215,4 +284,18 @@ fn replace(links: &watch::Sender<Keeping>, keeping: Keeping) -> bool {
         }
     });
     open
+}
+
+/// Closes what is open. Hands out the link that there was.
+fn close(links: &watch::Sender<Keeping>, reason: Closed) -> Option<Arc<dyn Link>> {
+    let mut link = None;
+    links.send_if_modified(|current| {
+        let is_open = !matches!(current, Keeping::Closed(_));
+        if is_open {
+            link = current.link().cloned();
+            *current = Keeping::Closed(reason);
+        }
+        is_open
+    });
+    link
 }

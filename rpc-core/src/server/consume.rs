@@ -149,7 +149,7 @@ impl Serving {
         let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
         let mut told = String::new();
         loop {
-            let link = self.connection.link().await.ok_or(ServeError::Closed)?;
+            let link = self.connection.link().await?;
             match self.try_open(link).await {
                 Ok(session) => return Ok(session),
                 Err(failure) if may_pass(&failure) => {
@@ -293,6 +293,7 @@ impl Serving {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ServeError> {
         let mut stopping = std::pin::pin!(stopped(stop));
+        let mut ended = std::pin::pin!(self.connection.ended_with_runtime());
         loop {
             tokio::select! {
                 biased;
@@ -340,6 +341,8 @@ impl Serving {
                         }
                     }
                 },
+                // Deliveries do not end then, as nothing runs that would end them.
+                () = &mut ended => return Ok(Ended::Lost),
             }
         }
     }

@@ -32,6 +32,7 @@ pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Invocation};
 use self::workload::Workload;
 use crate::connection::Connection;
 use crate::error::ServeError;
+use crate::task;
 
 /// Serves one or more services: reads their queues, runs their handlers, replies, acknowledges.
 ///
@@ -137,6 +138,9 @@ impl Server {
     /// Dropping the future stops what was started; declared queues stay.
     pub async fn start(self) -> Result<ServerHandle, ServeError> {
         self.check()?;
+        if !task::in_runtime() {
+            return Err(ServeError::NoRuntime);
+        }
         let refused = Arc::default();
         let serving = Arc::new(Serving {
             connection: self.connection.clone(),

@@ -20,7 +20,7 @@ impl LazyChannel {
             link,
             mode,
             channel: Arc::default(),
-            opening: Shared::default(),
+            opening: Shared::new(),
         }
     }
 

@@ -196,6 +196,9 @@ pub(crate) trait Link: Debug + Send + Sync {
 
     /// Closes the link and waits until the broker knows.
     fn close(&self) -> BoxFuture<'_, ()>;
+
+    /// Ends the link when its runtime has ended.
+    fn abandon(&self);
 }
 
 /// A channel of a link.

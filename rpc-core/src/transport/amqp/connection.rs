@@ -242,6 +242,9 @@ impl Link for AmqpLink {
         }
         .boxed()
     }
+
+    /// Its socket belongs to the runtime and has ended with it.
+    fn abandon(&self) {}
 }
 
 /// Closes a connection and waits until the broker knows.

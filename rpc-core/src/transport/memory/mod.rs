@@ -100,14 +100,18 @@ impl Link for MemoryLink {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.broker.state().close_link(self.id);
+        self.abandon();
         ready(()).boxed()
+    }
+
+    fn abandon(&self) {
+        self.broker.state().close_link(self.id);
     }
 }
 
 impl Drop for MemoryLink {
     fn drop(&mut self) {
-        self.broker.state().close_link(self.id);
+        self.abandon();
     }
 }
 
