@@ -398,8 +398,9 @@ impl Serving {
         let Delivery {
             tag,
             redelivered,
-            message,
+            mut message,
         } = delivery;
+        let revived = wire::revive(&mut message);
         let Consumer {
             queue,
             lane,
@@ -412,6 +413,7 @@ impl Serving {
             lane,
             receipt: Some(Receipt::Whole(tag)),
             redelivered,
+            revived,
             method: self.queues[queue].method(&message),
             default_deadline: self.default_deadline(&message),
             last_attempt: match lane {

@@ -48,6 +48,8 @@ pub(super) struct Arrival {
     /// Until it is settled.
     pub(super) receipt: Option<Receipt>,
     pub(super) redelivered: bool,
+    /// Tells whether it was a dead letter: in an earlier life servers may have run it.
+    pub(super) revived: bool,
     /// The method that it is for, if there is one of that name.
     pub(super) method: Option<&'static Method>,
     /// The end of a request that comes without a deadline.
@@ -254,13 +256,14 @@ impl Arrival {
             queue,
             receipt,
             redelivered,
+            revived,
             method,
             default_deadline,
             message,
             ..
         } = &mut self;
         let entry = &serving.queues[*queue];
-        let redelivered = *redelivered;
+        let redelivered = *redelivered || *revived;
         let was_delivered = redelivered || deliveries > 0;
         let queue_name = &entry.queue;
         let observed = Observed::by_server(
@@ -272,8 +275,9 @@ impl Arrival {
             requests,
         );
         let registered = match &serving.calls {
-            Some(calls) => calls.register(message),
-            None => Registered::default(),
+            // The caller of its first life, who has dropped the call, does not decide about the second.
+            Some(calls) if !*revived => calls.register(message),
+            _ => Registered::default(),
         };
         let arrived = Arrived {
             redelivered,
