@@ -108,7 +108,7 @@ pub(super) struct QueueEntry {
 impl QueueEntry {
     /// Whether the last of so many attempts is made alone; the only one is not.
     pub(super) fn isolates(&self, deliveries: Option<u32>) -> bool {
-        deliveries.is_some_and(|limit| limit > 1) && !self.options.passive
+        deliveries.is_some_and(|limit| limit > 1) && !self.options.is_passive()
     }
 
     /// The method that a message is for, if there is one of that name; a batch is for none.
@@ -123,7 +123,7 @@ impl QueueEntry {
     /// Tells whether the broker counts the deliveries of a request, as quorum queues do. A queue that was declared by others counts as
     /// one that does not.
     pub(super) fn counts(&self) -> bool {
-        self.options.kind == QueueType::Quorum && !self.options.passive
+        self.options.kind == QueueType::Quorum && !self.options.is_passive()
     }
 
     /// Whether a name is that of one of its queues.

@@ -23,7 +23,6 @@ use crate::backoff::pauses;
 use crate::connection::Connection;
 use crate::error::{ServeError, with_causes};
 use crate::message::deadline_after;
-use crate::queue::QueueOptions;
 use crate::task::Task;
 use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
 use crate::wire;
@@ -226,26 +225,24 @@ impl Serving {
 
     async fn subscribe(&self, session: &mut Session, consumer: Consumer) -> Result<(), Failure> {
         let entry = &self.queues[consumer.queue];
-        let deliveries = match consumer.lane {
-            Lane::Main => {
-                let prefetch = self.limits.prefetch;
-                session
-                    .lines
-                    .consume(&entry.queue, &entry.options, &consumer.name(), prefetch)
-                    .await
-            }
-            // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
-            Lane::Retry => {
-                let options = QueueOptions {
-                    kind: entry.options.kind,
-                    ..QueueOptions::default()
-                };
-                session
-                    .lines
-                    .consume(&entry.retry_queue, &options, &consumer.name(), 1)
-                    .await
-            }
+        let lines = &session.lines;
+        let opening = async {
+            let (queue, prefetch) = match consumer.lane {
+                Lane::Main => {
+                    let queue = &*entry.queue;
+                    lines.declare_requests(queue, &entry.options).await?;
+                    (queue, self.limits.prefetch)
+                }
+                // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
+                Lane::Retry => {
+                    let queue = entry.retry_queue.as_str();
+                    lines.declare_retries(queue, &entry.options).await?;
+                    (queue, 1)
+                }
+            };
+            lines.consume(queue, &consumer.name(), prefetch).await
         };
+        let deliveries = opening.await;
         let deliveries = deliveries.map_err(|error| self.failure(Some(entry), error))?;
         session.arrivals.push(Arrivals {
             consumer,
@@ -270,7 +267,7 @@ impl Serving {
                 let may_pass = matches!(error, TransportError::Unavailable(_));
                 Failure {
                     may_pass,
-                    is_missing: may_pass && entry.options.passive,
+                    is_missing: may_pass && entry.options.is_passive(),
                     error: ServeError::QueueRefused {
                         queue: entry.queue.to_string(),
                         source: error.into(),

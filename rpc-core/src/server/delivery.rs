@@ -432,7 +432,7 @@ impl Arrival {
             &entry.queue,
         );
         let method = telemetry::name_of(self.method);
-        let declares = !entry.options.passive;
+        let declares = !entry.options.is_passive();
         let kept = self.lines.offer(dead_letter_queue, letter, declares).await;
         let fate = match kept {
             Ok(()) => format!("it is in queue '{dead_letter_queue}'"),
