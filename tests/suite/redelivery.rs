@@ -218,7 +218,7 @@ async fn a_request_that_no_dead_letter_queue_takes_is_dropped_and_its_caller_tol
 #[tokio::test]
 async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
     let connection = broker().await.connect().await;
-    let queue = rpc_tests::unique_queue("full");
+    let queue = unique_queue("full");
     let probe = Probe::default();
     let serve = async || {
         let dispatcher = BenchDispatcher::new(probe.clone())
@@ -233,7 +233,7 @@ async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
     probe.until_begun(1).await;
     let waiting = tokio::spawn(bench.add(1, 1).into_future());
     // Nothing tells that it is in the queue.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     drop(server);
     let server = serve().await;
     probe.until_begun(2).await;
@@ -353,7 +353,7 @@ async fn an_at_most_once_request_that_a_dead_server_had_not_begun_is_given_up() 
     mortal.probe.until_begun(1).await;
     let second = tokio::spawn(mortal.bench.hold_once().into_future());
     // Nothing tells that it has been delivered.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     mortal.die_and_rise().await;
     let error = second.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");

@@ -90,7 +90,11 @@
 //! # Rolling upgrades
 //!
 //! Of servers: start the new one, then stop the old one with [`shutdown`](crate::ServerHandle::shutdown), or by ending the signal
-//! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. Give the process more time to stop than its
+//! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. With one exception: a
+//! quorum queue takes back what is on its way to a server at the moment when that stops to read. Requests of `at_most_once` methods are
+//! then given up, and their callers are told [`Cancelled`](crate::ErrorKind::Cancelled). A stopping server reads on for a quarter of a
+//! second until its prefetch is full and nothing can be on its way, so this happens only where fewer requests come than that, and then
+//! hardly ever: one of those that come within some hundred microseconds. Give the process more time to stop than its
 //! [`drain_timeout`](crate::ServerBuilder::drain_timeout), which is 30 seconds. Of RabbitMQ's nodes: one after the other, with
 //! quorum queues; calls in flight through a node fail once, so make methods `idempotent` where they can be.
 //!

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::definition::{Method, Service as Definition};
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
-use crate::queue::{QueueOptions, QueueType};
+use crate::queue::{Declares, QueueOptions, QueueType};
 use crate::service::ResponseFuture;
 use crate::transport::Message;
 use crate::wire::{self, NOTICE_PREFIX};
@@ -124,6 +124,11 @@ impl QueueEntry {
     /// one that does not.
     pub(super) fn counts(&self) -> bool {
         self.options.kind == QueueType::Quorum && !self.options.is_passive()
+    }
+
+    /// Tells whether the queue may be a quorum queue: it is one, or others have declared it.
+    pub(super) fn may_be_quorum(&self) -> bool {
+        self.options.kind == QueueType::Quorum || self.options.declares != Declares::Always
     }
 
     /// Whether a name is that of one of its queues.

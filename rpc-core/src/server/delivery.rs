@@ -168,6 +168,11 @@ impl Arrival {
         (is_first || verdict == Verdict::Run).then_some(history.deliveries)
     }
 
+    /// Tells whether it takes one of the places that the prefetch of a queue gives.
+    pub(super) fn fills(&self, queue: usize) -> bool {
+        self.queue == queue && self.lane == Lane::Main && !self.is_batched()
+    }
+
     /// Gives back what has not started.
     pub(super) async fn give_back(mut self) {
         let history = self.history();
