@@ -84,8 +84,51 @@
 //! - **Reply queues** are exclusive to their client's connection and go with it, which does no harm: the calls that wait on them
 //!   have failed with the connection, and a new one has a reply queue of another name.
 //!
-//! Changing a queue's type takes another queue: start servers with `with_queue("name-2")` beside the old ones, move the clients,
-//! stop the old servers once the old queue is empty.
+//! Changing a queue's type takes another queue, and so does every other change of its options:
+//!
+//! 1. Start servers with the new options and `with_queue_prefix("v2.")`, beside the old ones. A prefix moves all queues of a service,
+//!    those that methods name for themselves too; `with_queue` moves only the service's own.
+//! 2. Move the clients: `with_queue_prefix("v2.")`.
+//! 3. Stop the old servers once the old queues and their `.retry` are empty.
+//! 4. Look at what is in the old dead-letter queues, and delete the old queues.
+//!
+//! ```
+//! use rpc_core::{Connection, QueueOptions, Server, rpc};
+//!
+//! #[rpc]
+//! pub trait Reports {
+//!     async fn count() -> u64;
+//!     #[rpc(queue = "rpc.Reports.slow")]
+//!     async fn render(n: u64) -> String;
+//! }
+//!
+//! #[derive(Clone)]
+//! struct Printer;
+//!
+//! impl Reports for Printer {
+//!     async fn count(&self) -> u64 {
+//!         1
+//!     }
+//!
+//!     async fn render(&self, n: u64) -> String {
+//!         format!("report {n}")
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! let old = Server::builder(&connection).service(ReportsDispatcher::new(Printer)).build().start().await?;
+//! let dispatcher = ReportsDispatcher::new(Printer).with_queue_prefix("v2.").with_queue_options(QueueOptions::quorum());
+//! let new = Server::builder(&connection).service(dispatcher).build().start().await?;
+//!
+//! let reports = ReportsClient::new(connection.client()).with_queue_prefix("v2.");
+//! old.shutdown().await?;
+//! assert_eq!(reports.render(1).await?, "report 1");
+//! # new.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Rolling upgrades
 //!
