@@ -68,7 +68,7 @@ deny: ## Check dependencies for licences, advisories and duplicates, with cargo-
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "cargo-deny is not installed: cargo install cargo-deny"; exit 1; }
 	$(CARGO) deny --all-features check
 
-broker: rabbitmq ## Start a private RabbitMQ node to play with and print its URL
+broker: rabbitmq ## Start a private RabbitMQ node to play with, print its URL and how to run rabbitmqctl
 	@$(broker) start
 
 broker-stop: ## End that node

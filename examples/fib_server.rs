@@ -1,24 +1,29 @@
 //! The server of RabbitMQ's RPC tutorial, in Rust: it answers `fib_client`, the tutorial's own client, and typed ones.
 //!
 //! ```text
-//! cargo run --example fib_server -- [--url URL] [--queue NAME] [--prefetch N]
+//! cargo run --example fib_server -- [--url URL] [--queue NAME] [--prefetch N] [--quorum | --existing]
 //! ```
 //!
 //! It prints `[x] Awaiting RPC requests`, then a line for each request, until it is told to stop (Ctrl-C or SIGTERM).
 //! The URL is that of `AMQP_URL`, else `amqp://guest:guest@127.0.0.1:5672/%2f`; the queue is `rpc_queue`.
+//!
+//! Unless it is told otherwise, the server declares a durable classic queue. With `--quorum` it declares a quorum queue, as the tutorial
+//! does. With `--existing` it uses the queue as it is where it exists, and declares a classic one otherwise.
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
-use rpc_core::{Connection, Server};
+use rpc_core::{Connection, QueueOptions, Server};
 use rpc_examples::{Calculator, Fib, FibDispatcher, FibError, default_url, exit_code};
 
-const USAGE: &str = "usage: fib_server [--url URL] [--queue NAME] [--prefetch N]";
+const USAGE: &str =
+    "usage: fib_server [--url URL] [--queue NAME] [--prefetch N] [--quorum | --existing]";
 
 struct Options {
     url: String,
     queue: String,
+    queue_options: QueueOptions,
     prefetch: u16,
 }
 
@@ -43,8 +48,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .name("fib_server")
         .open()
         .await?;
+    let dispatcher = FibDispatcher::new(Announcing(Calculator))
+        .with_queue(&options.queue)
+        .with_queue_options(options.queue_options);
     let mut server = Server::builder(&connection)
-        .service(FibDispatcher::new(Announcing(Calculator)).with_queue(&options.queue))
+        .service(dispatcher)
         .prefetch(options.prefetch)
         .build()
         .start()
@@ -63,6 +71,7 @@ fn options() -> Result<Options, lexopt::Error> {
     let mut options = Options {
         url: default_url(),
         queue: "rpc_queue".to_owned(),
+        queue_options: QueueOptions::classic(),
         prefetch: 1,
     };
     let mut arguments = lexopt::Parser::from_env();
@@ -74,6 +83,8 @@ fn options() -> Result<Options, lexopt::Error> {
             }
             Long("url") => options.url = arguments.value()?.string()?,
             Long("queue") => options.queue = arguments.value()?.string()?,
+            Long("quorum") => options.queue_options = QueueOptions::quorum(),
+            Long("existing") => options.queue_options = QueueOptions::existing(),
             Long("prefetch") => options.prefetch = arguments.value()?.parse()?,
             other => return Err(other.unexpected()),
         }

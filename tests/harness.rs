@@ -385,6 +385,27 @@ async fn publish_to_durable_queue(node: &Node, queue: &str) {
     connection.close(200, "done".into()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_script_asks_a_node_from_any_shell() {
+    let node = shared_node().await;
+    let script = std::env::temp_dir().join(unique_queue("it's-ctl"));
+    fs::write(&script, node.ctl_script()).unwrap();
+    let asking = Command::new("/bin/sh")
+        .arg(&script)
+        .args(["-q", "eval", "node()."])
+        .env_clear()
+        .output()
+        .await;
+    fs::remove_file(&script).unwrap();
+    let output = asking.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        said.trim(),
+        node.ctl(&["-q", "eval", "node()."]).await.trim()
+    );
+}
+
 /// The processes that belong to a node, name to id: all of them have its folder in their environment.
 fn processes_of(folder: &Path) -> HashMap<String, u32> {
     let needle = folder.as_os_str().as_encoded_bytes();

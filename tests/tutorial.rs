@@ -12,25 +12,64 @@ use tokio::sync::OnceCell;
 #[tokio::test]
 async fn tutorial_client_is_answered_by_our_server() {
     let queue = unique_queue("rpc_queue");
-    let _server = fib_server(&queue).await;
+    let _server = fib_server(&queue, &[]).await;
     assert_gets_832040(python("rpc_client.py", &queue, &["30"]).await).await;
+}
+
+/// The servers of both sides take the requests of one queue in turn, whoever declares it.
+#[tokio::test]
+async fn our_server_and_the_tutorials_share_a_queue_of_any_type() {
+    for queue_type in [&[][..], &["quorum"]] {
+        let queue = unique_queue("rpc_queue");
+        let theirs = tutorial_server(&queue, queue_type).await;
+        let ours = fib_server(&queue, &["--existing"]).await;
+        both_answer_all_clients(&queue, ours, theirs).await;
+    }
+    let queue = unique_queue("rpc_queue");
+    let ours = fib_server(&queue, &["--quorum"]).await;
+    let theirs = tutorial_server(&queue, &["quorum"]).await;
+    both_answer_all_clients(&queue, ours, theirs).await;
+}
+
+/// Four requests, of which each server gets two.
+async fn both_answer_all_clients(queue: &str, mut ours: Program, mut theirs: Program) {
+    assert_gets_832040(python("rpc_client.py", queue, &["30"]).await).await;
+    assert_gets_832040(python("rpc_client_direct.py", queue, &["30"]).await).await;
+    for _ in 0..2 {
+        assert_gets_832040(fib_client(queue).await).await;
+    }
+    for server in [&mut ours, &mut theirs] {
+        server.line("[.] fib(30)").await;
+        server.line("[.] fib(30)").await;
+    }
+}
+
+#[tokio::test]
+async fn our_server_says_what_to_do_about_a_queue_of_another_type() {
+    let queue = unique_queue("rpc_queue");
+    let _theirs = tutorial_server(&queue, &["quorum"]).await;
+    let server = fib_server_command(&queue, &[]).await.output().await;
+    let output = server.expect("it runs");
+    assert!(!output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr);
+    for part in ["'quorum'", "'classic'", "`QueueOptions::existing()`"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(told.matches("inequivalent").count(), 1, "{told}");
 }
 
 #[tokio::test]
 async fn our_client_is_answered_by_the_tutorial_server() {
     let queue = unique_queue("rpc_queue");
-    let mut server = python("rpc_server.py", &queue, &[]).await;
-    server.line("[x] Awaiting RPC requests").await;
-    let mut client = example("fib_client").await;
-    client.args(["--url", &shared_node().await.url(), "--queue", &queue, "30"]);
-    assert_gets_832040(Program::start(client)).await;
+    let mut server = tutorial_server(&queue, &[]).await;
+    assert_gets_832040(fib_client(&queue).await).await;
     server.line("[.] fib(30)").await;
 }
 
 #[tokio::test]
 async fn tutorial_client_with_direct_reply_to_is_answered_by_our_server() {
     let queue = unique_queue("rpc_queue");
-    let _server = fib_server(&queue).await;
+    let _server = fib_server(&queue, &[]).await;
     assert_gets_832040(python("rpc_client_direct.py", &queue, &["30"]).await).await;
 }
 
@@ -52,17 +91,29 @@ async fn assert_gets_832040(client: Program) {
     );
 }
 
-async fn fib_server(queue: &str) -> Program {
+async fn fib_server(queue: &str, arguments: &[&str]) -> Program {
+    let mut server = Program::start(fib_server_command(queue, arguments).await);
+    server.line("[x] Awaiting RPC requests").await;
+    server
+}
+
+async fn fib_server_command(queue: &str, arguments: &[&str]) -> Command {
     let mut server = example("fib_server").await;
-    server.args([
-        "--url",
-        &shared_node().await.url(),
-        "--queue",
-        queue,
-        "--prefetch",
-        "1",
-    ]);
-    let mut server = Program::start(server);
+    server
+        .args(["--url", &shared_node().await.url(), "--queue", queue])
+        .args(["--prefetch", "1"])
+        .args(arguments);
+    server
+}
+
+async fn fib_client(queue: &str) -> Program {
+    let mut client = example("fib_client").await;
+    client.args(["--url", &shared_node().await.url(), "--queue", queue, "30"]);
+    Program::start(client)
+}
+
+async fn tutorial_server(queue: &str, arguments: &[&str]) -> Program {
+    let mut server = python("rpc_server.py", queue, arguments).await;
     server.line("[x] Awaiting RPC requests").await;
     server
 }

@@ -8,6 +8,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::queue::Refusal;
+
 /// Any error, as tower's middleware passes it on.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -442,11 +444,13 @@ pub enum ServeError {
     #[error("the server has no service: add one with `service`")]
     NoService,
     /// The broker refused to declare or consume a queue: it exists with other arguments, or the user lacks the right.
-    #[error("the broker refused queue '{queue}'")]
+    ///
+    /// The message names the argument, both values and the remedy, as far as the broker tells them.
+    #[error("{}", Refusal::new(queue, &source.to_string()))]
     QueueRefused {
         /// The queue.
         queue: String,
-        /// The broker's own words, which name the argument and both values.
+        /// The broker's own words.
         source: BoxError,
     },
     /// The server ended with its connection, because a runtime has ended: the server's, or the one that had opened the connection. After

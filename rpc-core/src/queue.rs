@@ -1,14 +1,17 @@
 //! What a request queue is declared with.
 
+mod refusal;
+
 use std::time::Duration;
 
+pub(crate) use self::refusal::Refusal;
 use crate::headers::{HeaderValue, Headers};
 
 /// How a service's request queue is declared: `FibDispatcher::new(handler).with_queue_options(options)`.
 ///
 /// Without options it is a durable classic queue with no arguments. All servers of a queue, and whoever else declares it,
 /// have to agree: a queue that exists with other arguments is an error ([`ServeError::QueueRefused`](crate::ServeError))
-/// that names the queue, the argument and both values. The arguments are RabbitMQ's
+/// that names the queue, the argument and both values, unless it is used as it is ([`existing`](Self::existing)). The arguments are RabbitMQ's
 /// (<https://www.rabbitmq.com/docs/queues#optional-arguments>).
 ///
 /// # Examples
@@ -45,7 +48,7 @@ use crate::headers::{HeaderValue, Headers};
 #[must_use = "options do nothing until they are given to a dispatcher"]
 pub struct QueueOptions {
     pub(crate) kind: QueueType,
-    pub(crate) passive: bool,
+    pub(crate) declares: Declares,
     pub(crate) max_length: Option<u32>,
     pub(crate) message_ttl: Option<Duration>,
     pub(crate) expires: Option<Duration>,
@@ -59,6 +62,17 @@ pub(crate) enum QueueType {
     #[default]
     Classic,
     Quorum,
+}
+
+/// When a server declares a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Declares {
+    /// Every time; one that exists has to be the same.
+    #[default]
+    Always,
+    /// If there is none of that name.
+    IfMissing,
+    Never,
 }
 
 impl QueueOptions {
@@ -81,9 +95,37 @@ impl QueueOptions {
     /// for users without the right to declare. The other options then say nothing.
     pub fn passive() -> Self {
         Self {
-            passive: true,
+            declares: Declares::Never,
             ..Self::default()
         }
+    }
+
+    /// Uses the queue as it is where it exists, whatever its type and its arguments, and declares it otherwise: as
+    /// [`classic`](Self::classic) does, with the other options that are set. For a queue that other programs declare as well, in their
+    /// own way, such as the `rpc_queue` of RabbitMQ's tutorial.
+    ///
+    /// The other options say nothing about a queue that exists, but for [`dead_letter_queue`](Self::dead_letter_queue), where the server
+    /// puts what was delivered too often. Deliveries are counted as on a classic queue, by publishing requests anew, on a quorum
+    /// queue too: the server cannot know that the queue is one. `<queue>.retry` is a classic queue. Servers that use
+    /// [`quorum`](Self::quorum) for the same queue may run beside this one.
+    pub fn existing() -> Self {
+        Self {
+            declares: Declares::IfMissing,
+            ..Self::default()
+        }
+    }
+
+    /// Of the queue where requests wait for their last attempt.
+    pub(crate) fn of_retries(&self) -> Self {
+        Self {
+            kind: self.kind,
+            expires: self.expires,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_passive(&self) -> bool {
+        self.declares == Declares::Never
     }
 
     /// The most requests that may wait in the queue (`x-max-length`, with `x-overflow` as `reject-publish`:
@@ -110,6 +152,9 @@ impl QueueOptions {
 
     /// Removes the queue, and what is in it, when it was not used for this long: no consumer, no declaration (`x-expires`,
     /// at least a millisecond, at most ten years: <https://www.rabbitmq.com/docs/ttl#queue-ttl>). Default: never.
+    ///
+    /// `<queue>.retry`, which servers declare beside it, goes in the same way, unless it existed before without this option. A
+    /// dead-letter queue stays until somebody deletes it: what is in it is to be looked at.
     pub fn expires(mut self, after: Duration) -> Self {
         self.expires = Some(whole_millis(after.max(Duration::from_millis(1))));
         self

@@ -1,10 +1,11 @@
 //! Getting in, or being told why not.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use rpc_core::{Connection, OpenError, ServeError, Server};
+use rpc_core::{Connection, OpenError, QueueOptions, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::unique_queue;
 use tokio::net::TcpListener;
@@ -12,7 +13,7 @@ use tokio::net::TcpListener;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
 /// Everything that an error says, with its causes.
-fn story(error: &dyn std::error::Error) -> String {
+fn story(error: &dyn Error) -> String {
     let mut story = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -145,6 +146,60 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
             .await
             .unwrap(),
         3
+    );
+}
+
+#[tokio::test]
+async fn a_refused_queue_says_why_and_what_to_do() {
+    let node = Node::start().await;
+    node.ctl(&["add_user", "limited", "secret"]).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("refused");
+    let told = async |connection: &Connection, queue: &str, options: QueueOptions| {
+        let dispatcher = AdderDispatcher::new(Abacus::default())
+            .with_queue(queue)
+            .with_queue_options(options);
+        let server = Server::builder(connection).service(dispatcher).build();
+        let error = server.start().await.unwrap_err();
+        // The broker's words follow once.
+        let whole = format!("{error:?}");
+        let words = error.source().unwrap().to_string();
+        assert_eq!(whole.matches(&words).count(), 1, "{whole}");
+        assert!(!whole.contains("soft error"), "{whole}");
+        error.to_string()
+    };
+    let _server = serve(&connection, &queue).await;
+    let type_of = told(&connection, &queue, QueueOptions::quorum()).await;
+    assert_eq!(
+        type_of,
+        format!(
+            "the broker refused queue '{queue}': it exists with x-queue-type 'classic', and this server declares 'quorum'; declare it with the same options, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
+        )
+    );
+    let missing = told(&connection, "nowhere", QueueOptions::passive()).await;
+    assert!(
+        missing.contains("'nowhere': it does not exist; declare it"),
+        "{missing}"
+    );
+    let invalid = QueueOptions::quorum().max_priority(3);
+    let invalid = told(&connection, &unique_queue("invalid"), invalid).await;
+    assert!(invalid.contains("it takes no x-max-priority"), "{invalid}");
+    let reserved = told(&connection, "amq.rpc", QueueOptions::classic()).await;
+    assert!(reserved.contains("choose another name"), "{reserved}");
+
+    node.ctl(&["set_permissions", "limited", "^$", ".*", ".*"])
+        .await;
+    let url = node.url_with("limited", "secret", "%2f");
+    let limited = Connection::open(&url).await.unwrap();
+    let forbidden = told(
+        &limited,
+        &unique_queue("forbidden"),
+        QueueOptions::existing(),
+    )
+    .await;
+    assert!(
+        forbidden.contains("user 'limited' lacks a permission; grant `configure` and `read`"),
+        "{forbidden}"
     );
 }
 

@@ -1,12 +1,14 @@
 //! Requests that are given up, or published anew, and what must not come of that.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use rpc_core::{Connection, ConnectionState, ServeError, Server, ServerBuilder, ServerHandle};
+use rpc_core::{
+    Connection, ConnectionState, QueueOptions, ServeError, Server, ServerBuilder, ServerHandle,
+};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::hostile;
 use rpc_tests::{eventually, unique_queue};
@@ -322,11 +324,22 @@ async fn a_forged_count_does_not_dodge_the_limit() {
         ("x-delivery-count", AMQPValue::LongInt(0)),
         ("x-acquired-count", AMQPValue::LongInt(0)),
     ]);
-    let mut server = serve(&connection, &queue).await;
-    peer.request(&queue, request("stick").with_headers(headers), b"{}")
-        .await;
+    let request = request("stick").with_headers(headers);
+    given_up_after_three_deaths(node, &connection, &mut peer, &queue, request).await;
+}
+
+/// Sends a request whose server dies, and the next two.
+async fn given_up_after_three_deaths(
+    node: &Node,
+    connection: &Connection,
+    peer: &mut Peer,
+    queue: &str,
+    request: BasicProperties,
+) {
+    let mut server = serve(connection, queue).await;
+    peer.request(queue, request, b"{}").await;
     for _ in 0..3 {
-        let held = [queue.clone(), format!("{queue}.retry")];
+        let held = [queue.to_owned(), format!("{queue}.retry")];
         eventually("a server has it", async || {
             let census = node.census().await?.queues;
             let mut counted = census.iter().filter(|counted| held.contains(&counted.name));
@@ -338,11 +351,153 @@ async fn a_forged_count_does_not_dodge_the_limit() {
         })
         .await;
         drop(server);
-        server = serve(&connection, &queue).await;
+        server = serve(connection, queue).await;
     }
     let fault = peer.receive().await;
     assert_eq!(parts(&fault).0, "fault");
     assert!(parts(&fault).1.contains("delivered 3 times"));
+}
+
+/// Moves a message as a shovel does: with its properties, its headers and its body as they are.
+async fn move_back(peer: &Peer, queue: &str, letter: &lapin::message::Delivery) {
+    peer.publish(queue, letter.properties.clone(), &letter.data)
+        .await;
+}
+
+/// A deadline that passes soon.
+fn soon() -> (Duration, AMQPValue) {
+    let limit = Duration::from_secs(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let deadline = i64::try_from((now + limit).as_millis()).unwrap();
+    (limit, AMQPValue::LongLongInt(deadline))
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_moved_back_as_it_is_runs_though_its_deadline_has_passed() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("moved");
+    let _server = serve(&connection, &queue).await;
+    let mut peer = Peer::with_queue(node).await;
+    let (limit, deadline) = soon();
+    let headers = table([
+        ("rpc-delivery-count", AMQPValue::LongInt(3)),
+        ("rpc-deadline", deadline.clone()),
+    ]);
+    let batch = hostile::batch(&[hostile::expired_call(b"1", b"add")]);
+    for (properties, body) in [
+        (request("add"), &br#"{"a":1,"b":2}"#[..]),
+        (hostile::batched(), &batch),
+    ] {
+        let fault = peer
+            .call(&queue, properties.with_headers(headers.clone()), body)
+            .await;
+        assert!(parts(&fault).1.contains("panicked"), "{:?}", parts(&fault));
+    }
+    tokio::time::sleep(limit).await;
+    let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
+    for kind in ["result", "batch"] {
+        let letter = undertaker.receive().await;
+        let headers = letter.properties.headers().as_ref().unwrap().inner();
+        assert!(headers.contains_key("rpc-death-reason"));
+        assert_eq!(headers["rpc-deadline"], deadline);
+        move_back(&peer, &queue, &letter).await;
+        let reply = peer.receive().await;
+        assert_eq!(parts(&reply).0, kind);
+        let text = String::from_utf8_lossy(&reply.data);
+        assert!(!text.contains("deadline_exceeded"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_was_a_dead_letter_is_counted_and_does_not_expire() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("batch");
+    let mut peer = Peer::with_queue(node).await;
+    let headers = table([
+        (
+            "rpc-death-reason",
+            AMQPValue::LongString("delivery-limit".into()),
+        ),
+        ("rpc-delivery-count", AMQPValue::LongInt(3)),
+        ("rpc-deadline", AMQPValue::LongLongInt(1)),
+    ]);
+    let batch = hostile::batch(&[hostile::expired_call(b"1", b"wait")]);
+    // Held by somebody who does not settle it, so that its server gets it as a redelivery.
+    let dying = node.connect().await;
+    let channel = dying.create_channel().await.unwrap();
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(queue.as_str().into(), durable, FieldTable::default())
+        .await
+        .unwrap();
+    let properties = hostile::batched().with_headers(headers);
+    peer.request(&queue, properties, &batch).await;
+    eventually("it is delivered", async || {
+        let got = channel.basic_get(
+            queue.as_str().into(),
+            lapin::options::BasicGetOptions::default(),
+        );
+        got.await.unwrap()
+    })
+    .await;
+    dying.close(200, "OK".into()).await.unwrap();
+    let _server = serve(&connection, &queue).await;
+    // Once it is counted, its requests go alone.
+    let reply = peer.receive().await;
+    assert_eq!(parts(&reply).0, "result", "{:?}", parts(&reply));
+    assert_eq!(reply.data, [0xc3], "it knows that it was delivered before");
+}
+
+#[tokio::test]
+async fn a_request_that_expired_in_its_queue_runs_when_it_is_moved_back() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("expired");
+    let dead = format!("{queue}-given-up");
+    let dispatcher = AdderDispatcher::new(Abacus::default())
+        .with_queue(&queue)
+        .with_queue_options(QueueOptions::classic().dead_letter_queue(&dead));
+    let serve = async || {
+        let server = Server::builder(&connection).service(dispatcher.clone());
+        server.build().start().await.unwrap()
+    };
+    serve().await.shutdown().await.unwrap();
+    let mut peer = Peer::with_queue(node).await;
+    let (_, deadline) = soon();
+    let late = request("add")
+        .with_headers(table([("rpc-deadline", deadline)]))
+        .with_expiration("1000".into());
+    peer.request(&queue, late, br#"{"a":1,"b":2}"#).await;
+    let mut undertaker = Peer::serving(node, &dead).await;
+    let letter = undertaker.receive().await;
+    let headers = letter.properties.headers().as_ref().unwrap().inner();
+    assert!(headers.contains_key("x-death"));
+    move_back(&peer, &queue, &letter).await;
+    let _server = serve().await;
+    assert_eq!(parts(&peer.receive().await), ("result", "3"));
+}
+
+#[tokio::test]
+async fn a_forged_death_does_not_dodge_the_limit() {
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("forged");
+    let mut peer = Peer::with_queue(node).await;
+    let headers = table([
+        (
+            "rpc-death-reason",
+            AMQPValue::LongString("delivery-limit".into()),
+        ),
+        ("rpc-delivery-count", AMQPValue::LongInt(-5)),
+        ("rpc-deadline", AMQPValue::LongLongInt(1)),
+    ]);
+    let request = request("stick").with_headers(headers);
+    given_up_after_three_deaths(node, &connection, &mut peer, &queue, request).await;
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! What is promised when things break, as far as only a real RabbitMQ can show it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use rpc_core::{Connection, Context, ErrorKind, Server, ServerHandle, rpc};
+use rpc_core::{Connection, Context, ErrorKind, QueueOptions, Server, ServerHandle, rpc};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::{eventually, unique_queue};
 use tokio::sync::Notify;
@@ -126,6 +127,63 @@ async fn an_at_most_once_request_runs_once_even_if_the_broker_forgets_that_it_di
     assert!(entries.len() >= 50);
     let twice: Vec<_> = entries.iter().filter(|(_, runs)| **runs > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
+}
+
+/// Servers are replaced under load, and no call is lost or runs twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_servers_of_a_quorum_queue_lose_no_at_most_once_call() {
+    const STOPS: usize = 30;
+    const CALLERS: usize = 64;
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("stops");
+    let book = Book::default();
+    let serve = async || {
+        let dispatcher = LedgerDispatcher::new(book.clone())
+            .with_queue(&queue)
+            .with_queue_options(QueueOptions::quorum());
+        let connection = Connection::open(&node.url()).await.unwrap();
+        let server = Server::builder(&connection).service(dispatcher);
+        server.prefetch(16).build().start().await.unwrap()
+    };
+    let mut server = serve().await;
+    let ledger = LedgerClient::new(connection.client()).with_queue(&queue);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let ids = Arc::new(AtomicU64::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..CALLERS {
+        let (ledger, stopped, ids) = (ledger.clone(), stopped.clone(), ids.clone());
+        callers.spawn(async move {
+            let mut errors = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let id = ids.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = ledger.once(id).await {
+                    errors.push((id, error));
+                }
+            }
+            errors
+        });
+    }
+    for _ in 0..STOPS {
+        let next = serve().await;
+        book.until(book.entries().len() + 100).await;
+        std::mem::replace(&mut server, next)
+            .shutdown()
+            .await
+            .unwrap();
+    }
+    stopped.store(true, Ordering::Relaxed);
+    let lost: Vec<_> = callers.join_all().await.into_iter().flatten().collect();
+    server.shutdown().await.unwrap();
+    let entries = book.entries();
+    assert!(
+        lost.is_empty(),
+        "{} of {}: {:?}",
+        lost.len(),
+        entries.len(),
+        lost.first()
+    );
+    assert!(entries.values().all(|runs| *runs == 1));
 }
 
 #[tokio::test]

@@ -18,6 +18,20 @@ fn text(text: &[u8]) -> Vec<u8> {
 /// If the id or the method is longer than 65,535 bytes.
 #[must_use]
 pub fn call(id: &[u8], method: &[u8], headers: &[u8]) -> Vec<u8> {
+    call_until(id, method, &[0xc0], headers)
+}
+
+/// A call in a batch of requests whose deadline has passed.
+///
+/// # Panics
+///
+/// If the id or the method is longer than 65,535 bytes.
+#[must_use]
+pub fn expired_call(id: &[u8], method: &[u8]) -> Vec<u8> {
+    call_until(id, method, &[1], &[0xc0])
+}
+
+fn call_until(id: &[u8], method: &[u8], deadline: &[u8], headers: &[u8]) -> Vec<u8> {
     let arguments = b"\xc4\x07\x82\xa1a\x01\xa1b\x02";
     let content_type = text(b"application/msgpack");
     [
@@ -25,7 +39,7 @@ pub fn call(id: &[u8], method: &[u8], headers: &[u8]) -> Vec<u8> {
         &text(id)[..],
         &text(method),
         &content_type,
-        &[0xc0],
+        deadline,
         headers,
         arguments,
     ]

@@ -99,8 +99,85 @@ async fn a_queue_that_exists_with_other_arguments_is_named_with_the_argument() {
     for part in ["x-max-length", "5", "6"] {
         assert!(reason.contains(part), "{reason}");
     }
+    let told = format!(
+        "the broker refused queue '{}': it exists with x-max-length '5', and this server declares '6'; declare it with the same options, use it as it is with `QueueOptions::existing()`, or delete it once it is empty",
+        bed.queue
+    );
+    assert_eq!(error.to_string(), told);
+    let whole = format!("{error:?}");
+    assert_eq!(whole, format!("{told}: {reason}"));
+    assert_eq!(whole.matches("PRECONDITION").count(), 1, "{whole}");
     assert!(error.source().is_some());
     // The first server goes on.
+    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_queue_of_another_type_is_told_with_both_and_the_remedy() {
+    for (there, wanted, told) in [
+        (
+            QueueOptions::quorum(),
+            QueueOptions::classic(),
+            "x-queue-type 'quorum', and this server declares 'classic'; declare it with `QueueOptions::quorum()`",
+        ),
+        (
+            QueueOptions::classic(),
+            QueueOptions::quorum(),
+            "x-queue-type 'classic', and this server declares 'quorum'; declare it with the same options",
+        ),
+    ] {
+        let bed = Bed::new().await;
+        let _server = bed.serve(there).await.unwrap();
+        let error = bed.serve(wanted).await.unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+        assert!(error.contains("`QueueOptions::existing()`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_exists_is_used_as_it_is_whatever_its_type() {
+    for there in [
+        QueueOptions::classic(),
+        QueueOptions::quorum(),
+        QueueOptions::classic().max_length(5).max_priority(3),
+    ] {
+        let bed = Bed::new().await;
+        let first = bed.serve(there).await.unwrap();
+        let second = bed.serve(QueueOptions::existing()).await.unwrap();
+        first.shutdown().await.unwrap();
+        assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+        second.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_does_not_exist_is_declared_as_a_classic_one() {
+    let bed = Bed::new().await;
+    let options = QueueOptions::existing().max_length(5);
+    let _server = bed.serve(options).await.unwrap();
+    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    let error = bed.serve(QueueOptions::classic()).await.unwrap_err();
+    assert!(error.to_string().contains("x-max-length '5'"), "{error}");
+    let same = QueueOptions::classic().max_length(5);
+    let _second = bed.serve(same).await.unwrap();
+}
+
+#[tokio::test]
+async fn deliveries_of_a_quorum_queue_that_others_have_declared_are_counted() {
+    let bed = Bed::new().await;
+    let first = bed.serve(QueueOptions::quorum()).await.unwrap();
+    first.shutdown().await.unwrap();
+    let mut server = bed.serve(QueueOptions::existing()).await.unwrap();
+    let call = bed.bench().hold().timeout(Duration::from_secs(60));
+    let call = tokio::spawn(call.into_future());
+    for begun in 1..=3 {
+        bed.probe.until_begun(begun).await;
+        drop(server);
+        server = bed.serve(QueueOptions::existing()).await.unwrap();
+    }
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+    assert_eq!(bed.probe.deliveries(), [0, 1, 2]);
     assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
 }
 
@@ -112,6 +189,7 @@ async fn a_passive_server_declares_nothing() {
         matches!(&error, ServeError::QueueRefused { queue, .. } if *queue == bed.queue),
         "{error}"
     );
+    assert!(error.to_string().contains("it does not exist"), "{error}");
     let unroutable = bed.bench().add(1, 1).await.unwrap_err();
     assert_eq!(unroutable.kind(), ErrorKind::Unroutable);
     bed.serve(QueueOptions::classic().max_length(5))
@@ -207,10 +285,25 @@ async fn an_unused_queue_expires() {
     let bench = bed.bench();
     assert_eq!(bench.add(1, 1).await.unwrap(), 2);
     server.shutdown().await.unwrap();
-    eventually("it has expired", async || {
-        let call = bench.add(1, 1).timeout(Duration::from_millis(100));
-        let error = call.await.unwrap_err();
-        (error.kind() == ErrorKind::Unroutable).then_some(())
-    })
-    .await;
+    for queue in [bed.queue.clone(), format!("{}.retry", bed.queue)] {
+        let bench = BenchClient::new(client(&bed.connection)).with_queue(queue);
+        eventually("it has expired", async || {
+            let call = bench.add(1, 1).timeout(Duration::from_millis(100));
+            let error = call.await.unwrap_err();
+            (error.kind() == ErrorKind::Unroutable).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_queue_of_last_attempts_that_exists_is_used_as_it_is() {
+    let bed = Bed::new().await;
+    let retries = format!("{}.retry", bed.queue);
+    let dispatcher = BenchDispatcher::new(bed.probe.clone()).with_queue(&retries);
+    let declaring = super::start(&bed.connection, dispatcher).await;
+    declaring.shutdown().await.unwrap();
+    let options = QueueOptions::classic().expires(Duration::from_secs(60));
+    let _server = bed.serve(options).await.unwrap();
+    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
 }

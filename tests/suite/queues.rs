@@ -56,6 +56,39 @@ async fn serve(connection: &Connection, dispatcher: WorkshopDispatcher<Probe>) -
         .expect("the server starts")
 }
 
+/// The steps of the guide.
+#[tokio::test]
+async fn a_service_moves_to_queues_of_another_type_with_those_of_its_methods() {
+    let connection = broker().await.connect().await;
+    let probe = Probe::default();
+    let (first, second) = (unique_queue("v1."), unique_queue("v2."));
+    let dispatcher = || WorkshopDispatcher::new(probe.clone());
+    let old = serve(&connection, dispatcher().with_queue_prefix(&first)).await;
+    let workshop = WorkshopClient::new(client(&connection));
+    let former = workshop.clone().with_queue_prefix(&first);
+    let held = tokio::spawn(former.hold().into_future());
+    probe.until_begun(1).await;
+
+    // The same queues cannot be declared otherwise.
+    let quorum = || dispatcher().with_queue_options(QueueOptions::quorum());
+    let refused = Server::builder(&connection).service(quorum().with_queue_prefix(&first));
+    let refused = refused.build().start().await.unwrap_err();
+    assert!(refused.to_string().contains("'quorum'"), "{refused}");
+
+    let new = serve(&connection, quorum().with_queue_prefix(&second)).await;
+    let moved = workshop.with_queue_prefix(&second);
+    let other = tokio::spawn(moved.hold().into_future());
+    probe.until_begun(2).await;
+    assert_eq!(former.add(1, 2).await.unwrap(), 3);
+    assert_eq!(moved.add(1, 2).await.unwrap(), 3);
+    probe.release(2);
+    held.await.unwrap().unwrap();
+    other.await.unwrap().unwrap();
+    old.shutdown().await.unwrap();
+    assert_eq!(moved.double(2).await.unwrap(), 4);
+    new.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_slow_method_with_a_queue_of_its_own_does_not_hold_up_fast_ones() {
     let connection = broker().await.connect().await;

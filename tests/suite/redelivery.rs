@@ -1,7 +1,12 @@
 //! Servers that die: what is run again, how often, and what is not.
 
+use std::time::Duration;
+
 use rpc_core::{Connection, ErrorKind, QueueOptions, Server, ServerBuilder, ServerHandle};
 
+use rpc_tests::{eventually, unique_queue};
+
+use super::queue_options::Bed;
 use super::{BenchClient, BenchDispatcher, Probe, Setup, client, serve, start};
 use crate::broker;
 
@@ -34,9 +39,24 @@ impl Mortal {
 
     /// Ends the server where it stands, and starts another.
     async fn die_and_rise(&mut self) {
+        self.die_and_rise_with(|server| server).await;
+    }
+
+    async fn die_and_rise_with(&mut self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) {
         // What it had is given back with its channel, before another server is there to be given it.
         self.server = None;
-        self.server = Some(self.serve(|server| server).await);
+        self.server = Some(self.serve(options).await);
+    }
+
+    /// Waits until the broker has moved a held call back from a dead-letter queue, and that many have begun.
+    async fn until_moved_back(&self, dead_letters: &str, begun: usize) {
+        let other = BenchClient::new(client(&self.connection)).with_queue(dead_letters);
+        eventually("it comes back", async || {
+            // The embedded broker looks at a queue when something happens there.
+            other.note("one more".to_owned()).await.unwrap();
+            (self.probe.begun() >= begun).then_some(())
+        })
+        .await;
     }
 
     async fn serve(&self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ServerHandle {
@@ -79,14 +99,102 @@ async fn a_request_that_keeps_killing_its_server_is_given_up() {
         "the service goes on"
     );
 
-    // It has not been lost: whoever serves the dead-letter queue without a limit gets it.
+    // It has not been lost: a server of the dead-letter queue gets it.
     let late = Probe::default();
-    let _server = serve(&mortal.connection, &dead_letters, &late, |server| {
-        server.delivery_limit(0)
-    })
-    .await;
+    let _server = serve(&mortal.connection, &dead_letters, &late, |server| server).await;
     late.until_begun(1).await;
-    assert_eq!(late.deliveries(), [3]);
+    assert_eq!(late.deliveries(), [0], "a new life");
+    assert_eq!(late.redelivered(), 1, "it may have run before");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_run_by_a_server_of_its_queue_although_its_deadline_has_passed() {
+    const LIMIT: Duration = Duration::from_secs(3);
+    let mut mortal = Mortal::new().await;
+    let dead_letters = format!("{}.dead", mortal.queue);
+    let once = |server: ServerBuilder| server.delivery_limit(1).concurrency(1);
+    mortal.die_and_rise_with(once).await;
+    let sent = tokio::time::Instant::now();
+    let call = tokio::spawn(mortal.bench.hold().timeout(LIMIT).into_future());
+    mortal.probe.until_begun(1).await;
+    let once_call = tokio::spawn(mortal.bench.hold_once().timeout(LIMIT).into_future());
+    // Nothing tells that it has been delivered.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    mortal.die_and_rise_with(once).await;
+    for (call, kind) in [
+        (call, ErrorKind::Panicked),
+        (once_call, ErrorKind::Cancelled),
+    ] {
+        assert_eq!(call.await.unwrap().unwrap_err().kind(), kind);
+    }
+    tokio::time::sleep_until(sent + LIMIT).await;
+
+    let late = Probe::default();
+    let _server = serve(&mortal.connection, &dead_letters, &late, |server| server).await;
+    late.until_begun(2).await;
+    late.release(2);
+    assert_eq!(late.deliveries(), [0, 0]);
+    assert_eq!(mortal.probe.begun(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_comes_back_has_one_more_life() {
+    const LIMIT: Duration = Duration::from_secs(4);
+    let mut mortal = Mortal::new().await;
+    let dead_letters = format!("{}.dead", mortal.queue);
+    // The broker moves what is in the dead-letter queue back, as a person might, once the deadline has passed.
+    let back = BenchDispatcher::new(Probe::default())
+        .with_queue(&dead_letters)
+        .with_queue_options(
+            QueueOptions::classic()
+                .message_ttl(LIMIT)
+                .dead_letter_queue(&mortal.queue),
+        );
+    let declaring = start(&mortal.connection, back).await;
+    declaring.shutdown().await.unwrap();
+    let twice = |server: ServerBuilder| server.delivery_limit(2);
+    mortal.die_and_rise_with(twice).await;
+    let call = tokio::spawn(mortal.bench.hold().timeout(LIMIT).into_future());
+    for begun in 1..=2 {
+        mortal.probe.until_begun(begun).await;
+        mortal.die_and_rise_with(twice).await;
+    }
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+    mortal.until_moved_back(&dead_letters, 3).await;
+    for begun in 3..=4 {
+        mortal.probe.until_begun(begun).await;
+        mortal.die_and_rise_with(twice).await;
+    }
+    // It was given up again, and comes back again.
+    mortal.until_moved_back(&dead_letters, 5).await;
+    mortal.probe.release(1);
+    assert_eq!(mortal.probe.deliveries(), [0, 1, 0, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_request_that_expired_in_its_queue_is_run_by_a_server_of_the_dead_letter_queue() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let bed = Bed::new().await;
+    let dead_letters = unique_queue("expired");
+    let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
+    let server = bed.serve_and_hold(options).await;
+    let bench = bed.bench();
+    for error in [
+        bench.hold().timeout(LIMIT).await.unwrap_err(),
+        bench.hold_once().timeout(LIMIT).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    }
+    // The embedded broker looks at the queue when something happens there.
+    bed.probe.release(1);
+    server.shutdown().await.unwrap();
+    let late = Probe::default();
+    let _server = serve(&bed.connection, &dead_letters, &late, |server| server).await;
+    late.until_begun(2).await;
+    late.release(2);
+    assert_eq!(late.deliveries(), [0, 0]);
+    assert_eq!(bed.probe.begun(), 1);
 }
 
 #[tokio::test]
@@ -110,7 +218,7 @@ async fn a_request_that_no_dead_letter_queue_takes_is_dropped_and_its_caller_tol
 #[tokio::test]
 async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
     let connection = broker().await.connect().await;
-    let queue = rpc_tests::unique_queue("full");
+    let queue = unique_queue("full");
     let probe = Probe::default();
     let serve = async || {
         let dispatcher = BenchDispatcher::new(probe.clone())
@@ -125,7 +233,7 @@ async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
     probe.until_begun(1).await;
     let waiting = tokio::spawn(bench.add(1, 1).into_future());
     // Nothing tells that it is in the queue.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     drop(server);
     let server = serve().await;
     probe.until_begun(2).await;
@@ -245,7 +353,7 @@ async fn an_at_most_once_request_that_a_dead_server_had_not_begun_is_given_up() 
     mortal.probe.until_begun(1).await;
     let second = tokio::spawn(mortal.bench.hold_once().into_future());
     // Nothing tells that it has been delivered.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     mortal.die_and_rise().await;
     let error = second.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");

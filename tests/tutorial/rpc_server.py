@@ -1,16 +1,19 @@
-"""A server of the form that RabbitMQ's RPC tutorial teaches: rpc_server.py URL QUEUE
+"""A server of the form that RabbitMQ's RPC tutorial teaches: rpc_server.py URL QUEUE [quorum]
 
-It knows nothing of rpc-core: it takes the body for a number, and replies with the bare result and the request's
+With `quorum` it declares the queue as the tutorial does now, without as it used to. It knows nothing of rpc-core: it takes the body for a number, and replies with the bare result and the request's
 correlation_id, nothing else.
 """
 import sys
 
 import pika
 
-url, queue = sys.argv[1:]
+url, queue, *queue_type = sys.argv[1:]
 connection = pika.BlockingConnection(pika.URLParameters(url))
 channel = connection.channel()
-channel.queue_declare(queue=queue)
+if queue_type == ["quorum"]:
+    channel.queue_declare(queue=queue, durable=True, arguments={"x-queue-type": "quorum"})
+else:
+    channel.queue_declare(queue=queue)
 
 
 def fib(n):

@@ -214,12 +214,14 @@ impl Context {
         self.lock_reply_headers().clone()
     }
 
-    /// Whether the broker handed the request out before, to a server that did not finish it: it may have run already.
+    /// Whether the broker handed the request out before, to a server that did not finish it: it may have run already. So may one that was
+    /// moved back from a dead-letter queue, which says `true` at its first delivery, too.
     pub fn redelivered(&self) -> bool {
         self.0.delivery.redelivered
     }
 
-    /// How often the request was delivered before this time, to servers that did not finish it: 0 for a new one.
+    /// How often the request was delivered before this time, to servers that did not finish it: 0 for a new one, and for one that was
+    /// moved back from a dead-letter queue.
     ///
     /// What a stopping server gives back unrun does not count, but for requests that were on their way from a quorum queue of
     /// RabbitMQ 3 when the server stopped to read it.

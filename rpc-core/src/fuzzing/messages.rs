@@ -29,6 +29,7 @@ pub fn batch(body: &[u8]) {
     let message = Message::from(Content {
         reply_to: Some("replies".into()),
         content_type: Some("application/vnd.rpc-batch+msgpack".into()),
+        deadline: Some(i64::MAX),
         body: body.clone(),
         ..Content::default()
     });
@@ -65,6 +66,7 @@ fn comes_out_as_it_goes_in(requests: &[Message]) {
     }
     let mut message = batch.into_message();
     message.reply_to = Some("replies".into());
+    message.deadline = Some(i64::MAX);
     let received = requests_of(&message).expect("it was just written");
     assert_eq!(format!("{received:?}"), format!("{sent:?}"));
 }

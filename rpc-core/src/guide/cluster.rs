@@ -84,13 +84,60 @@
 //! - **Reply queues** are exclusive to their client's connection and go with it, which does no harm: the calls that wait on them
 //!   have failed with the connection, and a new one has a reply queue of another name.
 //!
-//! Changing a queue's type takes another queue: start servers with `with_queue("name-2")` beside the old ones, move the clients,
-//! stop the old servers once the old queue is empty.
+//! Changing a queue's type takes another queue, and so does every other change of its options:
+//!
+//! 1. Start servers with the new options and `with_queue_prefix("v2.")`, beside the old ones. A prefix moves all queues of a service,
+//!    those that methods name for themselves too; `with_queue` moves only the service's own.
+//! 2. Move the clients: `with_queue_prefix("v2.")`.
+//! 3. Stop the old servers once the old queues and their `.retry` are empty.
+//! 4. Look at what is in the old dead-letter queues, and delete the old queues.
+//!
+//! ```
+//! use rpc_core::{Connection, QueueOptions, Server, rpc};
+//!
+//! #[rpc]
+//! pub trait Reports {
+//!     async fn count() -> u64;
+//!     #[rpc(queue = "rpc.Reports.slow")]
+//!     async fn render(n: u64) -> String;
+//! }
+//!
+//! #[derive(Clone)]
+//! struct Printer;
+//!
+//! impl Reports for Printer {
+//!     async fn count(&self) -> u64 {
+//!         1
+//!     }
+//!
+//!     async fn render(&self, n: u64) -> String {
+//!         format!("report {n}")
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let connection = Connection::open("memory:").await?;
+//! let old = Server::builder(&connection).service(ReportsDispatcher::new(Printer)).build().start().await?;
+//! let dispatcher = ReportsDispatcher::new(Printer).with_queue_prefix("v2.").with_queue_options(QueueOptions::quorum());
+//! let new = Server::builder(&connection).service(dispatcher).build().start().await?;
+//!
+//! let reports = ReportsClient::new(connection.client()).with_queue_prefix("v2.");
+//! old.shutdown().await?;
+//! assert_eq!(reports.render(1).await?, "report 1");
+//! # new.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Rolling upgrades
 //!
 //! Of servers: start the new one, then stop the old one with [`shutdown`](crate::ServerHandle::shutdown), or by ending the signal
-//! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. Give the process more time to stop than its
+//! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. With one exception: a
+//! quorum queue takes back what is on its way to a server at the moment when that stops to read. Requests of `at_most_once` methods are
+//! then given up, and their callers are told [`Cancelled`](crate::ErrorKind::Cancelled). A stopping server reads on for a quarter of a
+//! second until its prefetch is full and nothing can be on its way, so this happens only where fewer requests come than that, and then
+//! hardly ever: one of those that come within some hundred microseconds. Give the process more time to stop than its
 //! [`drain_timeout`](crate::ServerBuilder::drain_timeout), which is 30 seconds. Of RabbitMQ's nodes: one after the other, with
 //! quorum queues; calls in flight through a node fail once, so make methods `idempotent` where they can be.
 //!

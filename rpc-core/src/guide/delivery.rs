@@ -85,8 +85,14 @@
 //! time from the queue `<queue>.retry`, of which a server takes one at a time, or one more for each that runs for longer than five
 //! seconds. Then it is moved to `<queue>.dead`, with headers
 //! that say why, and its caller is told [`Panicked`](crate::ErrorKind::Panicked). (A panic itself kills nobody: it is answered and
-//! acknowledged.) Nothing consumes the dead-letter queue: monitor it, and remove or replay its messages. Before a message
-//! is moved back, remove `rpc-deadline`, `rpc-delivery-count` and the `rpc-death-` headers: a request whose deadline has passed is not run.
+//! acknowledged.) Nothing consumes the dead-letter queue: monitor it, and remove or replay its messages.
+//!
+//! To replay a message, move it back to its request queue as it is, by hand or with a shovel, or serve the dead-letter queue itself with
+//! a dispatcher. It starts afresh: its old deadline and the old number of deliveries are ignored, it has the
+//! [`default_deadline`](crate::ServerBuilder::default_deadline), and it is given up again if servers die of it again. The same holds
+//! for requests that expired in a queue with a [`dead_letter_queue`](crate::QueueOptions::dead_letter_queue).
+//! [`Context::redelivered`](crate::Context::redelivered) tells the handler that it may have run before. Its caller has long been told,
+//! so the reply is dropped.
 //!
 //! Every delivery counts that ended with its server's death or lost connection. Where several deadly requests are about, what
 //! runs beside them may be given up with them: the dead-letter queue has it, and running it again is safe as far as it ever was.

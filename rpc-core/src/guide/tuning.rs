@@ -40,6 +40,11 @@
 //! | a `queue` of its own for a method | the service's | slow methods do not hold up fast ones | |
 //! | `blocking`, for a method that computes or blocks | off | the async runtime stays free for others; each call costs a thread's wake-up | |
 //!
+//! Requests of `at_most_once` methods are acknowledged before they run, and take no place of the prefetch while they do: with a prefetch of 4
+//! a busy server holds 8 of them, 4 that run and 4 that wait for one of those to end. What waits, another server cannot take, even if
+//! that is idle. If the server stops, they go back to the queue; if it dies, they are given up: they may have run. A small prefetch keeps
+//! those few.
+//!
 //! A handler that calls another service keeps its place meanwhile. If that service comes back to the same queue, directly or through
 //! others, and the places are all taken by those who wait, nobody goes on until a deadline passes: give the inner method a queue of its
 //! own, and set no `concurrency` that the waiting ones can use up.

@@ -1,5 +1,6 @@
 //! The delivery loop of a server: its queues, read through one channel, for as long as the server runs.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +24,6 @@ use crate::backoff::pauses;
 use crate::connection::Connection;
 use crate::error::{ServeError, with_causes};
 use crate::message::deadline_after;
-use crate::queue::QueueOptions;
 use crate::task::Task;
 use crate::transport::{ChannelMode, Deliveries, Delivery, Link, Message, TransportError};
 use crate::wire;
@@ -34,6 +34,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause before a server replaces a channel that the broker closed because of what was sent on it.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a stopping server reads on for its prefetch to fill up.
+const FILL_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long a stopping server waits for its broker before it turns to its handlers.
 const BROKER_LIMIT: Duration = Duration::from_secs(5);
@@ -226,26 +229,24 @@ impl Serving {
 
     async fn subscribe(&self, session: &mut Session, consumer: Consumer) -> Result<(), Failure> {
         let entry = &self.queues[consumer.queue];
-        let deliveries = match consumer.lane {
-            Lane::Main => {
-                let prefetch = self.limits.prefetch;
-                session
-                    .lines
-                    .consume(&entry.queue, &entry.options, &consumer.name(), prefetch)
-                    .await
-            }
-            // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
-            Lane::Retry => {
-                let options = QueueOptions {
-                    kind: entry.options.kind,
-                    ..QueueOptions::default()
-                };
-                session
-                    .lines
-                    .consume(&entry.retry_queue, &options, &consumer.name(), 1)
-                    .await
-            }
+        let lines = &session.lines;
+        let opening = async {
+            let (queue, prefetch) = match consumer.lane {
+                Lane::Main => {
+                    let queue = &*entry.queue;
+                    lines.declare_requests(queue, &entry.options).await?;
+                    (queue, self.limits.prefetch)
+                }
+                // One at a time, as long as that does not take long: whatever ends a server then, it was not another of these.
+                Lane::Retry => {
+                    let queue = entry.retry_queue.as_str();
+                    lines.declare_retries(queue, &entry.options).await?;
+                    (queue, 1)
+                }
+            };
+            lines.consume(queue, &consumer.name(), prefetch).await
         };
+        let deliveries = opening.await;
         let deliveries = deliveries.map_err(|error| self.failure(Some(entry), error))?;
         session.arrivals.push(Arrivals {
             consumer,
@@ -270,7 +271,7 @@ impl Serving {
                 let may_pass = matches!(error, TransportError::Unavailable(_));
                 Failure {
                     may_pass,
-                    is_missing: may_pass && entry.options.passive,
+                    is_missing: may_pass && entry.options.is_passive(),
                     error: ServeError::QueueRefused {
                         queue: entry.queue.to_string(),
                         source: error.into(),
@@ -401,8 +402,9 @@ impl Serving {
         let Delivery {
             tag,
             redelivered,
-            message,
+            mut message,
         } = delivery;
+        let revived = wire::revive(&mut message);
         let Consumer {
             queue,
             lane,
@@ -415,6 +417,7 @@ impl Serving {
             lane,
             receipt: Some(Receipt::Whole(tag)),
             redelivered,
+            revived,
             method: self.queues[queue].method(&message),
             default_deadline: self.default_deadline(&message),
             last_attempt: match lane {
@@ -438,6 +441,9 @@ impl Serving {
     async fn give_back(self: &Arc<Self>, session: &mut Session, workload: &mut Workload) {
         let mut unstarted = workload.take_backlog();
         let giving_back = async {
+            let filling = self.fill_up(session, &mut unstarted);
+            // Where fewer requests come in that time than the prefetch, hardly one is on its way just then.
+            tokio::time::timeout(FILL_LIMIT, filling).await.ok();
             let channel = &session.lines.channel;
             let consumers = (0..self.queues.len()).flat_map(|queue| {
                 let first = move |lane| Consumer::first(queue, lane);
@@ -468,6 +474,38 @@ impl Serving {
             warn!(
                 "requests that had not started could not be given back: the broker does not answer"
             );
+        }
+    }
+
+    /// Reads on, and starts nothing, until the prefetch of each quorum queue is used up, so that nothing is on its way when its
+    /// consumer is cancelled. That would be taken back by the broker as delivered, and requests of `at_most_once` methods then
+    /// given up (<https://github.com/rabbitmq/rabbitmq-server/issues/3729>). Classic queues take nothing back.
+    async fn fill_up(self: &Arc<Self>, session: &mut Session, unstarted: &mut VecDeque<Arrival>) {
+        let prefetch = usize::from(self.limits.prefetch);
+        // The places that are left, for each queue that others are waited for.
+        let left = self.queues.iter().enumerate().map(|(queue, entry)| {
+            let held = unstarted.iter().filter(|arrival| arrival.fills(queue));
+            match entry.may_be_quorum() {
+                true => prefetch.saturating_sub(held.count()),
+                false => 0,
+            }
+        });
+        let mut left: Vec<usize> = left.collect();
+        while left.iter().any(|left| *left > 0)
+            && let Some((consumer, arrival)) = session.arrivals.next().await
+        {
+            let queue = consumer.queue;
+            match arrival {
+                Ok(delivery) => {
+                    let arrival = self.arrival(session, consumer, delivery);
+                    if arrival.fills(queue) {
+                        left[queue] = left[queue].saturating_sub(1);
+                    }
+                    unstarted.push_back(arrival);
+                }
+                Err(_) if consumer.lane == Lane::Main => left[queue] = 0,
+                Err(_) => {}
+            }
         }
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Arrival {
     /// Until it is settled.
     pub(super) receipt: Option<Receipt>,
     pub(super) redelivered: bool,
+    /// Tells whether it was a dead letter: in an earlier life servers may have run it.
+    pub(super) revived: bool,
     /// The method that it is for, if there is one of that name.
     pub(super) method: Option<&'static Method>,
     /// The end of a request that comes without a deadline.
@@ -166,6 +168,11 @@ impl Arrival {
         (is_first || verdict == Verdict::Run).then_some(history.deliveries)
     }
 
+    /// Tells whether it takes one of the places that the prefetch of a queue gives.
+    pub(super) fn fills(&self, queue: usize) -> bool {
+        self.queue == queue && self.lane == Lane::Main && !self.is_batched()
+    }
+
     /// Gives back what has not started.
     pub(super) async fn give_back(mut self) {
         let history = self.history();
@@ -254,13 +261,14 @@ impl Arrival {
             queue,
             receipt,
             redelivered,
+            revived,
             method,
             default_deadline,
             message,
             ..
         } = &mut self;
         let entry = &serving.queues[*queue];
-        let redelivered = *redelivered;
+        let redelivered = *redelivered || *revived;
         let was_delivered = redelivered || deliveries > 0;
         let queue_name = &entry.queue;
         let observed = Observed::by_server(
@@ -272,8 +280,9 @@ impl Arrival {
             requests,
         );
         let registered = match &serving.calls {
-            Some(calls) => calls.register(message),
-            None => Registered::default(),
+            // The caller of its first life, who has dropped the call, does not decide about the second.
+            Some(calls) if !*revived => calls.register(message),
+            _ => Registered::default(),
         };
         let arrived = Arrived {
             redelivered,
@@ -428,7 +437,7 @@ impl Arrival {
             &entry.queue,
         );
         let method = telemetry::name_of(self.method);
-        let declares = !entry.options.passive;
+        let declares = !entry.options.is_passive();
         let kept = self.lines.offer(dead_letter_queue, letter, declares).await;
         let fate = match kept {
             Ok(()) => format!("it is in queue '{dead_letter_queue}'"),

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use super::receipt::{Receipt, Settlement};
 use super::replies::Replies;
-use crate::queue::QueueOptions;
+use crate::queue::{Declares, QueueOptions};
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Deliveries, LazyChannel, Link, Message, QueueKind,
     TransportError,
@@ -121,7 +121,7 @@ impl Lines {
     async fn declare(&self, queue: &str, times: Option<u64>) -> Result<(), TransportError> {
         let mut declared = self.declared.lock().await;
         if declared.get(queue).copied() == times {
-            ensure_queue(&*self.link, queue).await?;
+            ensure_queue(&*self.link, queue, &QueueOptions::classic()).await?;
             *declared.entry(queue.to_owned()).or_default() += 1;
         }
         Ok(())
@@ -169,22 +169,43 @@ impl Lines {
         }
     }
 
-    /// Declares a queue and reads from it.
-    pub(super) async fn consume(
+    /// Declares a request queue as its options say, and the queue for what expires in it.
+    pub(super) async fn declare_requests(
         &self,
         queue: &str,
         options: &QueueOptions,
+    ) -> Result<(), TransportError> {
+        let link = &*self.link;
+        if let (Some(target), false) = (&options.dead_letter_queue, options.is_passive()) {
+            ensure_queue(link, target, &QueueOptions::classic()).await?;
+        }
+        if options.declares != Declares::IfMissing {
+            return declare(link, queue, options).await;
+        }
+        // Asked for first: to declare it otherwise than it is would be logged as an error, each time.
+        match declare(link, queue, &QueueOptions::passive()).await {
+            Err(TransportError::Unavailable(_)) => ensure_queue(link, queue, options).await,
+            outcome => outcome,
+        }
+    }
+
+    /// Declares the queue where requests wait for their last attempt. One that exists is used as it is: an earlier version of a server
+    /// may have declared it with other options.
+    pub(super) async fn declare_retries(
+        &self,
+        queue: &str,
+        options: &QueueOptions,
+    ) -> Result<(), TransportError> {
+        ensure_queue(&*self.link, queue, &options.of_retries()).await
+    }
+
+    /// Reads from a queue.
+    pub(super) async fn consume(
+        &self,
+        queue: &str,
         consumer: &str,
         prefetch: u16,
     ) -> Result<Deliveries, TransportError> {
-        if let (Some(target), false) = (&options.dead_letter_queue, options.passive) {
-            ensure_queue(&*self.link, target).await?;
-        }
-        // A refusal closes the channel that it happens on, so not on the one that others already use.
-        let declaring = self.link.open_channel(ChannelMode::Plain).await?;
-        declaring
-            .declare_queue(queue, QueueKind::Durable(options))
-            .await?;
         let acknowledge = Acknowledge::Each { prefetch };
         self.channel.consume(queue, consumer, acknowledge).await
     }
@@ -207,21 +228,32 @@ pub(super) fn may_pass(error: &TransportError) -> bool {
     )
 }
 
-/// Declares a durable queue without arguments, unless there is one of that name, whatever its arguments.
+/// Declares a queue on a channel of its own: a refusal closes it.
+async fn declare(
+    link: &dyn Link,
+    queue: &str,
+    options: &QueueOptions,
+) -> Result<(), TransportError> {
+    let declaring = link.open_channel(ChannelMode::Plain).await?;
+    declaring
+        .declare_queue(queue, QueueKind::Durable(options))
+        .await
+}
+
+/// Declares a queue, unless there is one of that name, whatever its type and its arguments.
 ///
 /// lapin logs an error for each refusal. There is none when the queue is new or was declared like this before; there is one if it
 /// has other arguments, and there are up to two if the user may not declare it.
-pub(super) async fn ensure_queue(link: &dyn Link, queue: &str) -> Result<(), TransportError> {
-    let declare = async |options: QueueOptions| {
-        let declaring = link.open_channel(ChannelMode::Plain).await?;
-        declaring
-            .declare_queue(queue, QueueKind::Durable(&options))
-            .await
-    };
-    match declare(QueueOptions::classic()).await {
+pub(super) async fn ensure_queue(
+    link: &dyn Link,
+    queue: &str,
+    options: &QueueOptions,
+) -> Result<(), TransportError> {
+    match declare(link, queue, options).await {
         // It has other arguments, or the user may only use it.
         Err(refusal @ (TransportError::Refused(_) | TransportError::Forbidden(_))) => {
-            declare(QueueOptions::passive()).await.map_err(|_| refusal)
+            let passive = QueueOptions::passive();
+            declare(link, queue, &passive).await.map_err(|_| refusal)
         }
         outcome => outcome,
     }

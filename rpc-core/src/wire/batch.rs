@@ -231,14 +231,16 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
     }
     let owned = |text: Option<&str>| text.map(SmolStr::from);
     let requests = entries.into_iter().map(|entry| {
+        // A batch that was a dead letter has lost its deadline, and with it those of its requests have no meaning.
+        let deadline = entry.deadline.filter(|_| batch.deadline.is_some());
         Message::from(Content {
             correlation_id: Some(entry.correlation_id.into()),
             reply_to: batch.reply_to.clone(),
             kind: owned(entry.kind),
             content_type: owned(entry.content_type),
             // Of those without a deadline of their own, for which it is the only one.
-            expiration: batch.expiration.filter(|_| entry.deadline.is_none()),
-            deadline: entry.deadline,
+            expiration: batch.expiration.filter(|_| deadline.is_none()),
+            deadline,
             batches: true,
             app_id: batch.app_id.clone(),
             user_id: batch.user_id.clone(),
@@ -621,6 +623,7 @@ mod tests {
         let batch = Message::from(Content {
             body: example("request batch"),
             reply_to: Some("replies".into()),
+            deadline: Some(4_102_444_800_000),
             ..Content::default()
         });
         let requests = requests_of(&batch).unwrap();
@@ -632,6 +635,11 @@ mod tests {
         assert_eq!(subtract.kind.as_deref(), Some("subtract"));
         assert_eq!(subtract.content_type, json);
         assert_eq!(subtract.deadline, None);
+
+        let mut of_a_dead_letter = batch;
+        of_a_dead_letter.deadline = None;
+        let requests = requests_of(&of_a_dead_letter).unwrap();
+        assert!(requests.iter().all(|request| request.deadline.is_none()));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) use self::batch::{Batch, BatchedReply, is_batch, replies_of, requests
 pub(crate) use self::notice::{CancelNotice, NOTICE_PREFIX, notices_for};
 pub(crate) use self::redelivery::{
     History, count_as_delivered, dead_letter, is_expired, made_to_fit, redirected,
-    remove_forged_counts,
+    remove_forged_counts, revive,
 };
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};

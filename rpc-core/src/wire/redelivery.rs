@@ -15,6 +15,11 @@ pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 const DEATH_REASON_HEADER: &str = "rpc-death-reason";
 const DEATH_QUEUE_HEADER: &str = "rpc-death-queue";
 const DEATH_TIME_HEADER: &str = "rpc-death-time";
+const DEATH_HEADERS: [&str; 3] = [DEATH_REASON_HEADER, DEATH_QUEUE_HEADER, DEATH_TIME_HEADER];
+
+/// Set by the broker on a message that it moved to a dead-letter queue: a list of tables
+/// (<https://www.rabbitmq.com/docs/dlx#effects>).
+const BROKERS_DEATHS_HEADER: &str = "x-death";
 
 /// Set on a message from which headers were dropped to make it fit: their names, or how many they were.
 const DROPPED_HEADER: &str = "rpc-headers-dropped";
@@ -65,6 +70,29 @@ impl History {
     }
 }
 
+/// Makes a dead letter that was moved to a queue of requests a new request, and tells whether the message is one. Its deadline, its
+/// expiration and the count of its deliveries belong to its first life. What marks it stays until it is published anew, so the
+/// second life is its last one.
+pub(crate) fn revive(message: &mut Message) -> bool {
+    if !is_dead_letter(message) {
+        return false;
+    }
+    message.deadline = None;
+    message.expiration = None;
+    message.headers.remove(DELIVERIES_HEADER);
+    true
+}
+
+/// Tells a message that a server gave up, or that the broker moved while a deadline of this protocol was in it.
+fn is_dead_letter(message: &Message) -> bool {
+    message.headers.iter().any(|(name, value)| {
+        DEATH_HEADERS.contains(&name)
+            || (name == BROKERS_DEATHS_HEADER
+                && message.deadline.is_some()
+                && matches!(value, HeaderValue::List(deaths) if !deaths.is_empty()))
+    })
+}
+
 /// Whether nobody waits for the request any more.
 pub(crate) fn is_expired(message: &Message) -> bool {
     let deadline = deadline(message.deadline, message.expiration);
@@ -80,7 +108,7 @@ pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
     // Only the user itself may state it; that the request loses its author's name is better than that it is believed a false one.
     message.user_id = None;
     remove_those_of_the_broker(&mut message.headers);
-    for name in [DEATH_REASON_HEADER, DEATH_QUEUE_HEADER, DEATH_TIME_HEADER] {
+    for name in DEATH_HEADERS {
         message.headers.remove(name);
     }
     message.headers.insert(DELIVERIES_HEADER, deliveries);
@@ -219,6 +247,55 @@ mod tests {
             let message = message(&[(DELIVERIES_HEADER, absurd)]);
             assert_eq!(History::of(&message, false, true), history(0, true));
         }
+    }
+
+    /// A request that has had a life: its deadline has passed, and it was delivered three times.
+    fn letter_with(name: &str, value: HeaderValue) -> Message {
+        let mut letter = message(&[(DELIVERIES_HEADER, 3)]);
+        letter.headers.insert(name, value);
+        letter.deadline = Some(1);
+        letter.expiration = Some(1);
+        letter
+    }
+
+    fn death() -> HeaderValue {
+        HeaderValue::List(vec![HeaderValue::Table(Headers::new())])
+    }
+
+    #[test]
+    fn a_dead_letter_starts_afresh_until_it_is_published_anew() {
+        for (name, value) in [
+            (DEATH_REASON_HEADER, "delivery-limit".into()),
+            (BROKERS_DEATHS_HEADER, death()),
+        ] {
+            let mut letter = letter_with(name, value);
+            assert!(is_expired(&letter));
+            assert!(revive(&mut letter));
+            assert!(!is_expired(&letter));
+            assert_eq!(History::of(&letter, false, false), history(0, true));
+            let mut moved = redirected(letter, 1);
+            assert!(!revive(&mut moved));
+            assert_eq!(History::of(&moved, false, false), history(1, true));
+            assert_eq!((moved.deadline, moved.expiration), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_request_that_has_not_died_does_not_start_afresh() {
+        let mut others = [
+            letter_with("rpc-delivery-count", 3.into()),
+            letter_with("x-death", true.into()),
+            letter_with("x-death", HeaderValue::List(Vec::new())),
+            letter_with("x-request-id", death()),
+        ];
+        for other in &mut others {
+            assert!(!revive(other));
+            assert!(is_expired(other));
+        }
+        // A request of somebody who knows nothing of deadlines.
+        let mut plain = letter_with("x-death", death());
+        plain.deadline = None;
+        assert!(!revive(&mut plain));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A private RabbitMQ node for a person or a script: `make broker`, `make broker-stop`.
 //!
 //! ```text
-//! broker start             starts a node in the background, if none runs, and prints its URL
+//! broker start             starts a node in the background, if none runs, and prints its URL and how to run rabbitmqctl
 //! broker stop              ends it
 //! broker run COMMAND…      runs a command with AMQP_URL set to a node that ends with it
 //! ```
@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 use std::{env, future, process};
 
 use rpc_tests::broker::Node;
+
+/// The script that runs `rabbitmqctl` against the node.
+const TOOL: &str = "rabbitmqctl";
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -65,7 +69,14 @@ fn start() -> Outcome {
             sleep(POLL);
         }
     }
-    println!("{}", state.await_file("url")?);
+    // Written after the script, and the only line on the standard output, for programs that read it.
+    let url = state.await_file("url")?;
+    let tool = state.file(TOOL);
+    eprintln!(
+        "Ask it with rabbitmqctl: {} list_queues name type messages",
+        tool.display()
+    );
+    println!("{url}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,6 +116,8 @@ async fn own() -> Outcome {
         .folder(state.node(&owner))
         .try_start()
         .await?;
+    state.write(TOOL, &node.ctl_script())?;
+    fs::set_permissions(state.file(TOOL), fs::Permissions::from_mode(0o700))?;
     state.write("url", &node.url())?;
     future::pending().await
 }
@@ -162,7 +175,7 @@ impl State {
 
     /// Forgets an owner that was killed.
     fn clear(&self) -> io::Result<()> {
-        ["url", "pid"]
+        ["url", "pid", TOOL]
             .iter()
             .try_for_each(|name| ignore_missing(fs::remove_file(self.file(name))))
     }

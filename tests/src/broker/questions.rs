@@ -159,6 +159,18 @@ impl Node {
         }
     }
 
+    /// A shell script that runs `rabbitmqctl` against the node, with the arguments that the script is given.
+    #[must_use]
+    pub fn ctl_script(&self) -> String {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+        let mut script = "#!/bin/sh\ncd / && exec env -i".to_owned();
+        for (name, value) in &self.environment {
+            script += &format!(" \\\n    {name}={}", quoted(value));
+        }
+        let tool = self.installation.tool("rabbitmqctl");
+        script + &format!(" \\\n    {} \"$@\"\n", quoted(&tool.to_string_lossy()))
+    }
+
     async fn tool_output(&self, arguments: &[&str]) -> Output {
         let mut tool = Command::new(self.installation.tool("rabbitmqctl"));
         tool.args(arguments)

@@ -223,7 +223,7 @@ impl Channel for AmqpChannel {
             match kind {
                 // Goes with its consumer, too: that may be replaced while the connection lives.
                 QueueKind::Exclusive => (options.exclusive, options.auto_delete) = (true, true),
-                QueueKind::Durable(queue) if queue.passive => options.passive = true,
+                QueueKind::Durable(queue) if queue.is_passive() => options.passive = true,
                 QueueKind::Durable(queue) => {
                     options.durable = true;
                     arguments = to_table(queue.arguments())?;

@@ -39,11 +39,15 @@ async fn within_limit(what: &str, closing: impl Future<Output = ()> + Send) {
     }
 }
 
-/// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text.
+/// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text, and before what the broker says it
+/// puts the name of the error, with which the broker itself begins.
 fn cause(error: &lapin::Error) -> BoxError {
     match error.kind() {
         lapin::ErrorKind::IOError(cause) => {
             std::io::Error::new(cause.kind(), cause.to_string()).into()
+        }
+        lapin::ErrorKind::ProtocolError(refusal) if !refusal.get_message().as_str().is_empty() => {
+            refusal.get_message().as_str().into()
         }
         _ => error.to_string().into(),
     }

@@ -142,12 +142,12 @@ impl MemoryChannel {
             QueueKind::Exclusive => (Some(self.link), QueueOptions::default()),
         };
         let Some(queue) = state.queue(name) else {
-            if options.passive {
+            if options.is_passive() {
                 state.close_channel(self.id);
-                return Err(unavailable(format!("there is no queue '{name}'")));
+                return Err(unavailable(arguments::missing(name)));
             }
-            let problem =
-                arguments::name_problem(name).or_else(|| arguments::argument_problem(&options));
+            let problem = arguments::name_problem(name)
+                .or_else(|| arguments::argument_problem(name, &options));
             if let Some(problem) = problem {
                 state.close_channel(self.id);
                 return Err(refused(problem));
@@ -158,17 +158,17 @@ impl MemoryChannel {
             return Ok(());
         };
         queue.touch();
-        let problem = if queue.owner != owner {
-            "is exclusive to another connection, or is not exclusive".to_owned()
-        } else if options.passive {
+        let refusal = if queue.owner != owner {
+            unavailable(arguments::locked(name))
+        } else if options.is_passive() {
             return Ok(());
-        } else if let Some(argument) = arguments::difference(&queue.options, &options) {
-            format!("has other arguments: {argument}")
+        } else if let Some(difference) = arguments::difference(name, &queue.options, &options) {
+            refused(difference)
         } else {
             return Ok(());
         };
         state.close_channel(self.id);
-        Err(refused(format!("queue '{name}' exists and {problem}")))
+        Err(refusal)
     }
 
     fn try_consume(
@@ -181,13 +181,11 @@ impl MemoryChannel {
         let id = state.next_id();
         let Some(target) = state.queue(queue) else {
             state.close_channel(self.id);
-            return Err(unavailable(format!("there is no queue '{queue}'")));
+            return Err(unavailable(arguments::missing(queue)));
         };
         if target.owner.is_some_and(|owner| owner != self.link) {
             state.close_channel(self.id);
-            return Err(refused(format!(
-                "queue '{queue}' is exclusive to another connection"
-            )));
+            return Err(unavailable(arguments::locked(queue)));
         }
         // Bounded by the consumer's prefetch, or, without acknowledgements, by the calls in flight.
         let (sender, receiver) = mpsc::unbounded_channel();
