@@ -7,11 +7,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::MAX_DEPTH;
+use super::sending::Rules;
+use super::{MAX_DEPTH, TOO_DEEP};
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-    super::write(|body| Ok(serde_json::to_writer(body, value)?))
+    super::write(|body| {
+        serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(|error| match error.is_syntax() {
+            // The only such error of a writer is about the keys of a map.
+            true => format!(
+                "JSON has only texts as the keys of maps ({error}): use MessagePack, a list of pairs, or keys of another type"
+            ).into(),
+            false => error.into(),
+        })
+    })
 }
 
 pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
@@ -36,7 +45,7 @@ fn check_depth(body: &[u8]) -> Result<(), BoxError> {
             _ => {}
         }
         if depth >= MAX_DEPTH {
-            return Err(format!("it is nested more than {MAX_DEPTH} deep").into());
+            return Err(TOO_DEEP.into());
         }
     }
     Ok(())
