@@ -8,6 +8,8 @@
 mod json;
 mod message_pack;
 mod sending;
+#[cfg(test)]
+mod values;
 
 use std::cell::Cell;
 use std::fmt;
