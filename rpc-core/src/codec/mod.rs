@@ -47,6 +47,8 @@ struct Room {
 }
 
 /// What the bytes of a body are.
+///
+/// Values have one form in all of them, serde's human-readable one: addresses, UUIDs and times are text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContentType {
