@@ -15,6 +15,8 @@ mod hostile_headers;
 mod log_lines;
 #[path = "rabbitmq/losing.rs"]
 mod losing;
+#[path = "rabbitmq/nesting.rs"]
+mod nesting;
 #[path = "rabbitmq/peer.rs"]
 mod peer;
 #[path = "rabbitmq/protocol.rs"]
@@ -26,7 +28,20 @@ mod strangers;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 
+use std::net::IpAddr;
+
 use rpc_core::{Connection, Context, Server, ServerHandle, rpc};
+use serde::{Deserialize, Serialize};
+
+/// A value whose address is text in both formats, and whose bytes stay bytes in one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+enum Event {
+    Login {
+        ip: IpAddr,
+        key: serde_bytes::ByteBuf,
+    },
+}
 
 /// A service small enough to be called by hand.
 #[rpc]
@@ -34,6 +49,7 @@ trait Adder {
     async fn add(a: u64, b: u64) -> u64;
     #[rpc(default)]
     async fn negate(n: i64) -> Result<i64, String>;
+    async fn replay(event: Event) -> Event;
     async fn wait(#[ctx] context: Context) -> bool;
     async fn stick();
     async fn wait_for_release();
@@ -52,6 +68,10 @@ impl Adder for Abacus {
 
     async fn negate(&self, n: i64) -> Result<i64, String> {
         n.checked_neg().ok_or_else(|| "too small".to_owned())
+    }
+
+    async fn replay(&self, event: Event) -> Event {
+        event
     }
 
     async fn wait(&self, context: Context) -> bool {

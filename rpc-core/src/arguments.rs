@@ -47,7 +47,7 @@ impl<'a> Arguments<'a> {
         Ok(Self {
             form,
             left,
-            rest: MessagePack::inside(rest),
+            rest: MessagePack::inside(rest)?,
         })
     }
 
@@ -74,10 +74,6 @@ impl<'de> Deserializer<'de> for &mut Arguments<'de> {
             Form::Map => visitor.visit_map(self),
             Form::Array => visitor.visit_seq(self),
         }
-    }
-
-    fn is_human_readable(&self) -> bool {
-        false
     }
 
     forward_to_deserialize_any! {
@@ -175,10 +171,6 @@ impl<'de> Deserializer<'de> for Name<'de> {
         visitor.visit_borrowed_str(self.0)
     }
 
-    fn is_human_readable(&self) -> bool {
-        false
-    }
-
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
         seq tuple tuple_struct map struct enum identifier ignored_any
@@ -188,7 +180,10 @@ impl<'de> Deserializer<'de> for Name<'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{self, ContentType};
     use serde::{Deserialize, Serialize};
+
+    const MESSAGE_PACK: ContentType = ContentType::MessagePack;
 
     #[derive(Serialize, Deserialize, Debug, PartialEq)]
     struct Transfer {
@@ -250,7 +245,7 @@ mod tests {
             if body.first() == Some(&0xc4) || has_another_name(&body) {
                 continue;
             }
-            let expected = crate::codec::decode_message_pack::<A>(&body).ok();
+            let expected = codec::decode::<A>(&body, MESSAGE_PACK).ok();
             assert_eq!(decode::<A>(&body).ok(), expected, "{body:x?}");
         }
     }
@@ -324,7 +319,7 @@ mod tests {
         };
         for depth in [0, 1, 100, 120, 125, 126, 127, 128, 129, 1_000, 100_000] {
             let body = body(depth);
-            let expected = crate::codec::decode_message_pack::<Deep>(&body).is_ok();
+            let expected = codec::decode::<Deep>(&body, MESSAGE_PACK).is_ok();
             assert_eq!(decode::<Deep>(&body).is_ok(), expected, "{depth}");
         }
     }

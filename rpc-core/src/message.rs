@@ -87,7 +87,7 @@ impl Request {
         arguments: &A,
     ) -> Result<Self, RpcError> {
         let body = codec::encode(arguments, ContentType::MessagePack)
-            .map_err(|cause| encode_error(service.name, method.name, cause))?;
+            .map_err(|cause| encode_error(service.name, method.name, &cause))?;
         let recode = codec::recode_arguments::<A>;
         Ok(Self::with_body(service, method, queue.into(), body, recode))
     }
@@ -232,17 +232,17 @@ impl Request {
             )
             .into()),
         };
-        recoded
-            .map_err(|cause| encode_error(self.0.service, self.method().unwrap_or_default(), cause))
+        recoded.map_err(|cause| {
+            encode_error(self.0.service, self.method().unwrap_or_default(), &cause)
+        })
     }
 }
 
-fn encode_error(service: &str, method: &str, cause: BoxError) -> RpcError {
+fn encode_error(service: &str, method: &str, cause: &BoxError) -> RpcError {
     RpcError::new(
         ErrorKind::Encode,
-        format!("the arguments of {service}.{method} could not be encoded"),
+        format!("the arguments of {service}.{method} could not be encoded: {cause}"),
     )
-    .with_source(cause)
 }
 
 impl fmt::Debug for Request {
@@ -353,7 +353,10 @@ impl Response {
     /// Decodes the body.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, RpcError> {
         codec::decode(&self.body, self.content_type).map_err(|cause| {
-            RpcError::new(ErrorKind::BadReply, "the reply could not be decoded").with_source(cause)
+            RpcError::new(
+                ErrorKind::BadReply,
+                format!("the reply could not be decoded: {cause}"),
+            )
         })
     }
 

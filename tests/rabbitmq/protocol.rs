@@ -13,7 +13,7 @@ use rpc_tests::broker::shared_node;
 use rpc_tests::unique_queue;
 
 use super::peer::Peer;
-use super::{AdderClient, serve};
+use super::{AdderClient, Event, serve};
 
 #[rpc]
 trait Shelf {
@@ -41,7 +41,7 @@ impl Example {
                 (title.to_owned(), Self::parse(message))
             })
             .collect();
-        assert_eq!(examples.len(), 11, "two examples have one title");
+        assert_eq!(examples.len(), 13, "two examples have one title");
         examples
     }
 
@@ -144,7 +144,7 @@ async fn a_server_answers_the_requests_of_the_protocol_with_its_replies() {
     let _server = serve(&connection, &queue).await;
     let mut peer = Peer::with_queue(node).await;
     let examples = Example::all();
-    for name in ["add", "negate", "unknown", "plain"] {
+    for name in ["add", "negate", "replay", "unknown", "plain"] {
         let request = &examples[&format!("request {name}")];
         let reply = peer.call(&queue, request.properties(), &request.body).await;
         let mut reply = Example::of(&reply);
@@ -309,6 +309,17 @@ async fn a_client_speaks_the_protocol_and_understands_it() {
         Err(CallError::App(error)) => assert_eq!(error, "too small"),
         other => panic!("{other:?}"),
     }
+    let event = Event::Login {
+        ip: [10, 0, 0, 1].into(),
+        key: vec![0, 0xff].into(),
+    };
+    let sent = event.clone();
+    let replayed = exchange(
+        "replay",
+        async |connection| connection.client(),
+        async |adder| adder.replay(sent).await,
+    );
+    assert_eq!(replayed.await.unwrap(), event);
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Values of every shape, in every content type.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::fmt::Debug;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use rpc_core::{ClientBuilder, ErrorKind, RpcError, rpc};
+use rpc_core::{CallError, ClientBuilder, ErrorKind, RpcError, Server, rpc};
 use rpc_tests::unique_queue;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,12 @@ trait Mirror<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
     async fn reflect(value: T) -> T;
 }
 
+/// A service of its own, since a plain request names no method.
+#[rpc]
+trait Critic<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
+    async fn refuse(value: T) -> Result<(), T>;
+}
+
 struct Glass;
 
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Mirror<T> for Glass {
@@ -25,29 +32,79 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Mirror<T> for Glas
     }
 }
 
-/// What comes back in MessagePack, in JSON and as a plain message.
-async fn reflect<T>(value: T) -> [Result<T, RpcError>; 3]
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Critic<T> for Glass {
+    async fn refuse(&self, value: T) -> Result<(), T> {
+        Err(value)
+    }
+}
+
+/// A value that was sent to a service and back.
+#[derive(Debug)]
+struct Reflected<T> {
+    result: Result<T, RpcError>,
+    error: Result<(), CallError<T>>,
+}
+
+/// The answers in MessagePack, in JSON and to a plain message, of a service that returns what it is sent, and fails with it.
+async fn reflect<T>(value: T) -> [Reflected<T>; 3]
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let connection = broker().await.connect().await;
-    let queue = unique_queue("mirror");
-    let mirror = MirrorDispatcher::<T, Glass>::new(Glass).with_queue(&queue);
-    let server = start(&connection, mirror).await;
-    let client = |builder: ClientBuilder| MirrorClient::new(builder.build()).with_queue(&queue);
+    let queues = [unique_queue("mirror"), unique_queue("critic")];
+    let server = Server::builder(&connection)
+        .service(MirrorDispatcher::<T, Glass>::new(Glass).with_queue(&queues[0]))
+        .service(CriticDispatcher::<T, Glass>::new(Glass).with_queue(&queues[1]))
+        .build()
+        .start()
+        .await
+        .expect("the server starts");
+    let reflected = async |builder: ClientBuilder| {
+        let client = builder.build();
+        let mirror = MirrorClient::new(client.clone()).with_queue(&queues[0]);
+        let critic = CriticClient::new(client).with_queue(&queues[1]);
+        Reflected {
+            result: mirror.reflect(value.clone()).await,
+            error: critic.refuse(value.clone()).await,
+        }
+    };
     let reflected = [
-        client(client_builder(&connection))
-            .reflect(value.clone())
-            .await,
-        client(client_builder(&connection).json())
-            .reflect(value.clone())
-            .await,
-        client(client_builder(&connection).plain())
-            .reflect(value)
-            .await,
+        reflected(client_builder(&connection)).await,
+        reflected(client_builder(&connection).json()).await,
+        reflected(client_builder(&connection).plain()).await,
     ];
     server.shutdown().await.unwrap();
     reflected
+}
+
+/// Makes sure that a value arrives as an argument, as a result and as the service's own error, in every content type.
+async fn arrives<T>(value: T)
+where
+    T: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Send + Sync + 'static,
+{
+    for reflected in reflect(value.clone()).await {
+        assert_eq!(reflected.result.unwrap(), value);
+        match reflected.error {
+            Err(CallError::App(error)) => assert_eq!(error, value),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Makes sure that a value is refused where it would be sent from, for a reason.
+fn is_not_sent<T: Debug>(reflected: &Reflected<T>, reason: &str) {
+    let Reflected {
+        result: Err(result),
+        error: Err(CallError::Rpc(error)),
+    } = reflected
+    else {
+        panic!("{reflected:?}");
+    };
+    for error in [result, error] {
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(!error.may_have_executed());
+        assert!(error.to_string().contains(reason), "{error}");
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,37 +193,227 @@ fn everything() -> Everything {
 
 #[tokio::test]
 async fn values_of_every_shape_arrive_as_they_were_sent() {
-    for reflected in reflect(everything()).await {
-        assert_eq!(reflected.unwrap(), everything());
+    arrives(everything()).await;
+    arrives(i128::MIN).await;
+}
+
+#[tokio::test]
+async fn floating_point_numbers_arrive_to_the_last_bit() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut numbers = vec![117.633_311_394_000_17, 0.1, -0.0, 5e-324, f64::MAX];
+    numbers.extend(std::iter::repeat_with(|| f64::from_bits(random.u64(..))).take(2_000));
+    numbers.extend(std::iter::repeat_with(|| 1_000.0 * random.f64()).take(2_000));
+    numbers.retain(|number| number.is_finite());
+    let bits: Vec<u64> = numbers.iter().map(|number| number.to_bits()).collect();
+    for reflected in reflect(numbers).await {
+        let numbers = reflected.result.unwrap();
+        assert!(
+            numbers
+                .into_iter()
+                .map(f64::to_bits)
+                .eq(bits.iter().copied())
+        );
     }
-    for reflected in reflect(i128::MIN).await {
-        assert_eq!(reflected.unwrap(), i128::MIN);
+    let narrow = Vec::from_iter((0..2_000).map(|n| f32::from_bits(n * 1_000_003)));
+    arrives(narrow).await;
+}
+
+/// Types of which serde has one form for people and one for machines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Session {
+    ip: IpAddr,
+    port: SocketAddr,
+    id: uuid::Uuid,
+    chrono: chrono::DateTime<chrono::Utc>,
+    time: time::OffsetDateTime,
+    jiff: jiff::Timestamp,
+    key: serde_bytes::ByteBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+enum Event {
+    Login { ip: IpAddr },
+    Begun(Session),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "value")]
+enum Adjacent {
+    Login { ip: IpAddr },
+    Begun(Session),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Address(IpAddr),
+    Session(Session),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Logged {
+    line: u64,
+    #[serde(flatten)]
+    event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Labelled {
+    line: u64,
+    #[serde(flatten)]
+    labels: BTreeMap<String, Either>,
+}
+
+fn session() -> Session {
+    let seconds = 1_700_000_000;
+    Session {
+        ip: "2001:db8::1".parse().unwrap(),
+        port: "10.0.0.1:5672".parse().unwrap(),
+        id: uuid::Uuid::from_u128(7),
+        chrono: chrono::DateTime::from_timestamp(seconds, 8).unwrap(),
+        time: time::OffsetDateTime::from_unix_timestamp(seconds).unwrap(),
+        jiff: jiff::Timestamp::from_second(seconds).unwrap(),
+        key: serde_bytes::ByteBuf::from(vec![0, 0xff]),
     }
+}
+
+#[tokio::test]
+async fn addresses_ids_and_times_arrive_in_tagged_untagged_and_flattened_types() {
+    let ip = IpAddr::from([10, 0, 0, 1]);
+    arrives(session()).await;
+    arrives(vec![Event::Login { ip }, Event::Begun(session())]).await;
+    arrives(vec![Adjacent::Login { ip }, Adjacent::Begun(session())]).await;
+    arrives(vec![Either::Address(ip), Either::Session(session())]).await;
+    arrives(Labelled {
+        line: 1,
+        labels: [("from".to_owned(), Either::Address(ip))].into(),
+    })
+    .await;
+    arrives(Logged {
+        line: 2,
+        event: Event::Login { ip },
+    })
+    .await;
+    arrives(Logged {
+        line: 3,
+        event: Event::Begun(session()),
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_none_within_some_is_written_as_none() {
     for reflected in reflect(Some(None::<u8>)).await {
-        assert_eq!(reflected.unwrap(), None);
+        assert_eq!(reflected.result.unwrap(), None);
     }
     for reflected in reflect(Some(())).await {
-        assert_eq!(reflected.unwrap(), None);
+        assert_eq!(reflected.result.unwrap(), None);
     }
 }
 
 #[tokio::test]
-async fn what_json_cannot_hold_is_null_or_an_error() {
-    let [message_pack, json, plain] = reflect(f64::INFINITY).await;
-    assert_eq!(message_pack.unwrap(), f64::INFINITY);
-    assert_eq!(json.unwrap_err().kind(), ErrorKind::BadRequest);
-    assert_eq!(plain.unwrap_err().kind(), ErrorKind::BadRequest);
-    for reflected in &reflect(Some(f64::NEG_INFINITY)).await[1..] {
-        assert_eq!(reflected.as_ref().unwrap(), &None);
+async fn what_json_cannot_hold_is_not_sent() {
+    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let [message_pack, json, plain] = reflect(Some(number)).await;
+        let arrived = message_pack.result.unwrap().unwrap();
+        assert_eq!(arrived.to_bits(), number.to_bits());
+        is_not_sent(&json, "JSON has no NaN and no infinity");
+        is_not_sent(&plain, "JSON has no NaN and no infinity");
     }
-
     let pairs = BTreeMap::from([((1, 2), 3)]);
     let [message_pack, json, plain] = reflect(pairs.clone()).await;
-    assert_eq!(message_pack.unwrap(), pairs);
-    assert_eq!(json.unwrap_err().kind(), ErrorKind::Encode);
-    assert_eq!(plain.unwrap_err().kind(), ErrorKind::Encode);
+    assert_eq!(message_pack.result.unwrap(), pairs);
+    is_not_sent(&json, "JSON has only texts as the keys of maps");
+    is_not_sent(&plain, "JSON has only texts as the keys of maps");
+}
+
+/// Nested as deep as one likes, with nothing but variants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Chain {
+    End,
+    Link(Box<Chain>),
+}
+
+impl Chain {
+    fn of(levels: usize) -> Self {
+        (1..levels).fold(Self::End, |inner, _| Self::Link(inner.into()))
+    }
+}
+
+#[rpc]
+trait Source {
+    async fn number() -> f64;
+    async fn failing_number() -> Result<(), f64>;
+    async fn chain(levels: usize) -> Chain;
+    async fn failing_chain(levels: usize) -> Result<(), Chain>;
+}
+
+struct Spring;
+
+impl Source for Spring {
+    async fn number(&self) -> f64 {
+        f64::NAN
+    }
+
+    async fn failing_number(&self) -> Result<(), f64> {
+        Err(f64::INFINITY)
+    }
+
+    async fn chain(&self, levels: usize) -> Chain {
+        Chain::of(levels)
+    }
+
+    async fn failing_chain(&self, levels: usize) -> Result<(), Chain> {
+        Err(Chain::of(levels))
+    }
+}
+
+#[tokio::test]
+async fn an_argument_nested_too_deep_is_not_sent() {
+    // The arguments themselves are a level.
+    arrives(Chain::of(127)).await;
+    for levels in [128, 1_000] {
+        for reflected in reflect(Chain::of(levels)).await {
+            is_not_sent(&reflected, "nested deeper than 128 levels");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_sent_is_a_fault_that_says_why() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("source");
+    let server = start(
+        &connection,
+        SourceDispatcher::new(Spring).with_queue(&queue),
+    )
+    .await;
+    let client = |builder: ClientBuilder| SourceClient::new(builder.build()).with_queue(&queue);
+    let message_pack = client(client_builder(&connection));
+    let json = client(client_builder(&connection).json());
+    let fault = |error: RpcError, reason: &str| {
+        assert_eq!(error.kind(), ErrorKind::BadReply);
+        assert!(error.may_have_executed());
+        assert!(error.to_string().contains(reason), "{error}");
+    };
+    fn own<T: Debug, E: Debug>(answer: Result<T, CallError<E>>) -> RpcError {
+        match answer {
+            Err(CallError::Rpc(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    assert!(message_pack.number().await.unwrap().is_nan());
+    fault(json.number().await.unwrap_err(), "JSON has no NaN");
+    fault(own(json.failing_number().await), "JSON has no NaN");
+    for source in [message_pack, json] {
+        assert_eq!(source.chain(128).await.unwrap(), Chain::of(128));
+        for levels in [129, 1_000] {
+            let reason = "nested deeper than 128 levels";
+            fault(source.chain(levels).await.unwrap_err(), reason);
+            fault(own(source.failing_chain(levels).await), reason);
+        }
+    }
+    server.shutdown().await.unwrap();
 }

@@ -63,6 +63,7 @@ enum Tree {
     Leaf(u64),
     Node(Vec<Tree>),
     Named(BTreeMap<String, Tree>),
+    One(Box<Tree>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -233,7 +234,11 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
             .unwrap_or_else(|error| panic!("{names:?} as {other}: {error}: {recoded:?}"));
         assert_eq!(message_pack(&again), encoded, "{names:?} as {other}");
     }
-    let array = rmp_serde::to_vec(&decoded).expect("it was written with names");
+    let mut array = Vec::new();
+    let mut writer = rmp_serde::Serializer::new(&mut array).with_human_readable();
+    decoded
+        .serialize(&mut writer)
+        .expect("it was written with names");
     let again = arguments::decode::<A>(&array)
         .unwrap_or_else(|error| panic!("{names:?} as an array: {error}: {array:?}"));
     assert_eq!(message_pack(&again), encoded, "{names:?} as an array");

@@ -95,10 +95,19 @@
 //! `#[serde(with = "serde_bytes")]`: a plain `Vec<u8>` is a list of numbers to serde, slow and up to twice as large. A body may have
 //! [16 MiB](crate::ConnectionBuilder::max_message_size).
 //!
-//! A few values are not told apart or not held by the formats, as serde writes them. `Some(x)` is written as `x`, so `Some(None)` and
-//! `Some(())` arrive as `None`: where these mean something, use an enum. JSON writes NaN and the infinities as `null`, which arrives
-//! as `None` or is refused, and has only texts, numbers, `bool`s, `char`s and names of variants as a map's keys; other maps are an
-//! error of whoever sends them. Integers of 128 bits cannot be read in what is `untagged`, internally tagged or flattened.
+//! Both formats have one form of values, the one that serde calls human-readable: addresses, UUIDs and the times of chrono, time
+//! and jiff are text, as other languages expect. (`time` needs its feature `serde-human-readable`.) Bytes stay bytes in MessagePack.
+//!
+//! Values arrive as they were sent. A few cannot, because of serde or a format:
+//!
+//! - NaN and infinity do not exist in JSON, nor do maps with keys such as tuples: keys are texts, numbers, `bool`s, `char`s and names
+//!   of variants. A client does not send such arguments ([`Encode`](crate::ErrorKind::Encode)); in place of such an answer its caller
+//!   gets [`BadReply`](crate::ErrorKind::BadReply).
+//! - `Some(x)` is written as `x`, so `Some(None)` and `Some(())` arrive as `None`: where these mean something, use an enum.
+//! - Integers of 128 bits cannot be read in what is `untagged`, internally tagged or flattened; neither can, in JSON, maps there whose
+//!   keys are no texts.
+//! - Values are nested at most 128 deep. Deeper ones are refused where they are sent from. Send a tree without such a limit as a list of
+//!   nodes that name each other.
 //!
 //! # Queues
 //!

@@ -209,7 +209,7 @@ pub(crate) struct BatchedReply<'a> {
 pub(crate) fn replies_of(
     batch: &Bytes,
 ) -> Result<(u16, impl Iterator<Item = BatchedReply<'_>>), BoxError> {
-    let Contents(takes, entries) = codec::decode_message_pack(batch)?;
+    let Contents(takes, entries) = codec::decode_own(batch)?;
     let replies = entries.into_iter().map(|entry| BatchedReply {
         correlation_id: entry.correlation_id,
         kind: entry.kind,
@@ -225,7 +225,7 @@ pub(crate) fn requests_of(batch: &Message) -> Result<Vec<Message>, BoxError> {
     if let Some(reason) = unreadable(&batch.headers) {
         return Err(reason.into());
     }
-    let Contents(_, entries) = codec::decode_message_pack(&batch.body)?;
+    let Contents(_, entries) = codec::decode_own(&batch.body)?;
     for entry in &entries {
         check_request(entry)?;
     }

@@ -57,7 +57,7 @@ impl CancelNotice {
             return None;
         }
         // Borrowed until it is known how many they are.
-        let ids: Vec<&str> = codec::decode_message_pack(&message.body).ok()?;
+        let ids: Vec<&str> = codec::decode_own(&message.body).ok()?;
         if ids.len() > Self::MAX_CALLS {
             return None;
         }

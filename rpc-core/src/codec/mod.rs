@@ -1,20 +1,32 @@
 //! Bodies: MessagePack or JSON, chosen by the message's content type.
 //!
-//! Values go through serde. MessagePack is written with names (`rmp_serde`'s "named" form), so that arguments can be
-//! added and reordered; what is read may hold maps or arrays. Nothing may follow a value, and nesting is limited.
+//! Values go through serde, in one form for both: the one that serde calls human-readable, in which addresses, UUIDs and times
+//! are text. MessagePack is written with names (`rmp_serde`'s "named" form), so that arguments can be added and reordered; what
+//! is read may hold maps or arrays. Nothing may follow a value, and nesting is limited.
+
+#[cfg(feature = "json")]
+mod json;
+mod message_pack;
+mod sending;
+#[cfg(test)]
+mod values;
 
 use std::cell::Cell;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned};
+use serde::de::DeserializeOwned;
 
+pub(crate) use self::message_pack::{MessagePack, decode_own};
 use crate::arguments;
 use crate::error::BoxError;
 
 /// The deepest nesting of values, a value that holds no other included.
 const MAX_DEPTH: usize = 128;
+
+/// The refusal of a value that is nested deeper than [`MAX_DEPTH`].
+const TOO_DEEP: &str = "a value is nested deeper than 128 levels, the limit: send it flat, such as a list whose items name each other";
 
 /// Up to how many bytes a body is copied to where others are, which costs less than to allocate it.
 const SMALL: usize = 256;
@@ -35,6 +47,8 @@ struct Room {
 }
 
 /// What the bytes of a body are.
+///
+/// Values have one form in all of them, serde's human-readable one: addresses, UUIDs and times are text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContentType {
@@ -95,7 +109,7 @@ pub(crate) fn encode<T: Serialize>(
     content_type: ContentType,
 ) -> Result<Bytes, BoxError> {
     match content_type {
-        ContentType::MessagePack => write(|body| Ok(rmp_serde::encode::write_named(body, value)?)),
+        ContentType::MessagePack => message_pack::encode(value),
         ContentType::Json | ContentType::Plain => json::encode(value),
     }
 }
@@ -127,7 +141,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
     content_type: ContentType,
 ) -> Result<T, BoxError> {
     match content_type {
-        ContentType::MessagePack => decode_message_pack(body),
+        ContentType::MessagePack => message_pack::decode(body),
         ContentType::Json | ContentType::Plain => json::decode(body),
     }
 }
@@ -148,7 +162,7 @@ pub(crate) fn decode_arguments<A: DeserializeOwned>(
 /// Turns arguments that were encoded as MessagePack into another content type.
 ///
 /// The stub always writes MessagePack, which costs nothing for clients that send it. A client that speaks JSON re-encodes,
-/// through the arguments' own type, because types may serialize differently for people than for machines.
+/// through the arguments' own type: MessagePack does not tell a number of 128 bits from bytes.
 pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     body: &[u8],
     content_type: ContentType,
@@ -158,128 +172,6 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     match content_type {
         ContentType::Plain if names.len() == 1 => json::encode_bare(&arguments),
         _ => encode(&arguments, content_type),
-    }
-}
-
-/// Decodes a value, which may borrow from the body.
-pub(crate) fn decode_message_pack<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BoxError> {
-    let mut body = MessagePack::new(body, MAX_DEPTH);
-    let value = T::deserialize(body.value())?;
-    body.end()?;
-    Ok(value)
-}
-
-/// MessagePack that is being read.
-pub(crate) struct MessagePack<'a>(Reader<'a>);
-
-type Reader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
-
-impl<'a> MessagePack<'a> {
-    fn new(body: &'a [u8], max_depth: usize) -> Self {
-        let mut reader = rmp_serde::Deserializer::from_read_ref(body);
-        reader.set_max_depth(max_depth);
-        Self(reader)
-    }
-
-    /// What a map or an array consists of, and whatever follows it.
-    pub(crate) fn inside(rest: &'a [u8]) -> Self {
-        Self::new(rest, MAX_DEPTH - 1)
-    }
-
-    /// The next value.
-    pub(crate) fn value(&mut self) -> &mut Reader<'a> {
-        &mut self.0
-    }
-
-    /// Makes sure that there is no other.
-    pub(crate) fn end(mut self) -> Result<(), BoxError> {
-        // A `bool` is a marker and nothing else, so only the end of the body fails to give one.
-        match bool::deserialize(&mut self.0) {
-            Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(()),
-            _ => Err("there are bytes after the value".into()),
-        }
-    }
-}
-
-#[cfg(feature = "json")]
-mod json {
-    use std::collections::BTreeMap;
-
-    use bytes::Bytes;
-    use serde::Serialize;
-    use serde::de::DeserializeOwned;
-    use serde_json::value::RawValue;
-
-    use super::MAX_DEPTH;
-    use crate::error::BoxError;
-
-    pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-        super::write(|body| Ok(serde_json::to_writer(body, value)?))
-    }
-
-    pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
-        check_depth(body)?;
-        Ok(serde_json::from_slice(body)?)
-    }
-
-    /// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
-    fn check_depth(body: &[u8]) -> Result<(), BoxError> {
-        // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
-        let opening = body.iter().filter(|byte| matches!(byte, b'[' | b'{'));
-        if body.len() < MAX_DEPTH || opening.count() < MAX_DEPTH {
-            return Ok(());
-        }
-        let mut depth = 0_usize;
-        let mut bytes = body.iter();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' => depth = depth.saturating_sub(1),
-                b'"' => skip_text(&mut bytes),
-                _ => {}
-            }
-            if depth >= MAX_DEPTH {
-                return Err(format!("it is nested more than {MAX_DEPTH} deep").into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes on to the end of a text, from behind its beginning.
-    fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'"' => return,
-                b'\\' => {
-                    bytes.next();
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The value of a one-field struct, without the field's name.
-    pub(super) fn encode_bare<A: Serialize>(arguments: &A) -> Result<Bytes, BoxError> {
-        // The text itself is kept: `serde_json::Value` would write some numbers otherwise, and holds none of 128 bits.
-        let body = encode(arguments)?;
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body)?;
-        match fields.into_values().collect::<Vec<_>>()[..] {
-            [argument] => Ok(body.slice_ref(argument.get().as_bytes())),
-            _ => Err("a plain request needs its one argument".into()),
-        }
-    }
-
-    pub(super) fn decode_bare<A: DeserializeOwned>(
-        body: &[u8],
-        arguments: usize,
-    ) -> Result<A, BoxError> {
-        match arguments {
-            // An array of one is read like any arguments in declaration order. No body can smuggle in a second
-            // element: the reader refuses arrays of the wrong length and whatever follows them.
-            1 => decode(&[b"[", body, b"]"].concat()),
-            _ if body.is_empty() => decode(b"{}"),
-            _ => decode(body),
-        }
     }
 }
 
@@ -416,6 +308,88 @@ mod tests {
         let read = |body: &[u8]| arguments::decode::<IgnoredAny>(body);
         read(&argument(MAX_DEPTH - 2)).unwrap();
         read(&argument(MAX_DEPTH - 1)).unwrap_err();
+    }
+
+    /// A type whose values are nested as deep as they like, each level in another way.
+    #[derive(Serialize, Deserialize)]
+    enum Tree {
+        Leaf,
+        Variant(Box<Tree>),
+        Tuple(u8, Box<Tree>),
+        Struct { inner: Box<Tree> },
+        List(Vec<Tree>),
+        Map(std::collections::BTreeMap<u8, Tree>),
+        Maybe(Option<Box<Tree>>),
+    }
+
+    impl Tree {
+        /// A value of that many levels, the innermost one included.
+        fn nested(levels: usize, level: impl Fn(Box<Tree>) -> Tree, levels_each: usize) -> Self {
+            (0..(levels - 1) / levels_each).fold(Self::Leaf, |inner, _| level(Box::new(inner)))
+        }
+    }
+
+    /// The formats that this build has.
+    fn formats() -> impl Iterator<Item = ContentType> {
+        let all = [ContentType::MessagePack, ContentType::Json];
+        all.into_iter().filter(|format| format.is_supported())
+    }
+
+    #[test]
+    fn values_nested_too_deep_are_refused_by_their_sender() {
+        type Level = fn(Box<Tree>) -> Tree;
+        let ways: [(Level, usize); 6] = [
+            (Tree::Variant, 1),
+            (|inner| Tree::Tuple(0, inner), 2),
+            (|inner| Tree::Struct { inner }, 2),
+            (|inner| Tree::List(vec![*inner]), 2),
+            (|inner| Tree::Map([(0, *inner)].into()), 2),
+            (|inner| Tree::Maybe(Some(inner)), 1),
+        ];
+        for (way, (level, levels_each)) in ways.into_iter().enumerate() {
+            let tree = |levels| Tree::nested(levels, level, levels_each);
+            for format in formats() {
+                let body = encode(&tree(MAX_DEPTH), format).unwrap();
+                decode::<Tree>(&body, format).unwrap_or_else(|error| panic!("{way}: {error}"));
+                for levels in [MAX_DEPTH + levels_each, 100_000] {
+                    // To drop it would take as much stack as to write it.
+                    let tree = std::mem::ManuallyDrop::new(tree(levels));
+                    let error = encode(&*tree, format).unwrap_err();
+                    assert_eq!(error.to_string(), TOO_DEEP, "{way}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn variants_nested_too_deep_are_refused_by_their_receiver() {
+        let nested = |variant: &[u8], levels| [variant.repeat(levels), vec![0xc0]].concat();
+        for variant in [
+            &b"\x81\xa7Variant"[..],
+            b"\x81\x01",
+            b"\xde\0\x01\x01",
+            b"\xdf\0\0\0\x01\x01",
+        ] {
+            for levels in [MAX_DEPTH, 1_000_000] {
+                let body = nested(variant, levels);
+                let error = decode::<Tree>(&body, ContentType::MessagePack)
+                    .err()
+                    .unwrap();
+                assert_eq!(error.to_string(), TOO_DEEP);
+                let arguments = [&b"\x81\xa1n"[..], &body].concat();
+                let error = arguments::decode::<(Tree,)>(&arguments).err().unwrap();
+                assert_eq!(error.to_string(), TOO_DEEP);
+            }
+        }
+        let body = [&b"\x81\x01".repeat(MAX_DEPTH - 1)[..], b"\xa4Leaf"].concat();
+        decode::<Tree>(&body, ContentType::MessagePack).unwrap();
+        let body = [
+            &b"\x91"[..],
+            &b"\x81\x01".repeat(MAX_DEPTH - 2),
+            b"\xa4Leaf",
+        ]
+        .concat();
+        arguments::decode::<(Tree,)>(&body).unwrap();
     }
 
     #[test]

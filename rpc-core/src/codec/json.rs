@@ -1,0 +1,89 @@
+//! JSON, written and read by `serde_json`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::sending::Rules;
+use super::{MAX_DEPTH, TOO_DEEP};
+use crate::error::BoxError;
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
+    super::write(|body| {
+        serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(|error| match error.is_syntax() {
+            // The only such error of a writer is about the keys of a map.
+            true => format!(
+                "JSON has only texts as the keys of maps ({error}): use MessagePack, a list of pairs, or keys of another type"
+            ).into(),
+            false => error.into(),
+        })
+    })
+}
+
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
+    check_depth(body)?;
+    Ok(serde_json::from_slice(body)?)
+}
+
+/// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
+fn check_depth(body: &[u8]) -> Result<(), BoxError> {
+    // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
+    let opening = body.iter().filter(|byte| matches!(byte, b'[' | b'{'));
+    if body.len() < MAX_DEPTH || opening.count() < MAX_DEPTH {
+        return Ok(());
+    }
+    let mut depth = 0_usize;
+    let mut bytes = body.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_text(&mut bytes),
+            _ => {}
+        }
+        if depth >= MAX_DEPTH {
+            return Err(TOO_DEEP.into());
+        }
+    }
+    Ok(())
+}
+
+/// Goes on to the end of a text, from behind its beginning.
+fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The value of a one-field struct, without the field's name.
+pub(super) fn encode_bare<A: Serialize>(arguments: &A) -> Result<Bytes, BoxError> {
+    // The text itself is kept: `serde_json::Value` would write some numbers otherwise, and holds none of 128 bits.
+    let body = encode(arguments)?;
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body)?;
+    match fields.into_values().collect::<Vec<_>>()[..] {
+        [argument] => Ok(body.slice_ref(argument.get().as_bytes())),
+        _ => Err("a plain request needs its one argument".into()),
+    }
+}
+
+pub(super) fn decode_bare<A: DeserializeOwned>(
+    body: &[u8],
+    arguments: usize,
+) -> Result<A, BoxError> {
+    match arguments {
+        // An array of one is read like any arguments in declaration order. No body can smuggle in a second
+        // element: the reader refuses arrays of the wrong length and whatever follows them.
+        1 => decode(&[b"[", body, b"]"].concat()),
+        _ if body.is_empty() => decode(b"{}"),
+        _ => decode(body),
+    }
+}
