@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
 /// Everything that an error says, with its causes.
-fn story(error: &dyn std::error::Error) -> String {
+pub(super) fn story(error: &dyn std::error::Error) -> String {
     let mut story = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -21,6 +21,7 @@ mod queues;
 mod redelivery;
 mod sharing;
 mod telemetry;
+mod user_id;
 mod values;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

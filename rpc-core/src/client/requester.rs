@@ -31,6 +31,8 @@ use crate::wire;
 pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
     pub(crate) reply_to: SmolStr,
+    /// The user that requests state, if they do.
+    pub(crate) user_id: Option<SmolStr>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) canceller: Canceller,
     /// For requests that are not to be confirmed, and for replies.
@@ -47,6 +49,7 @@ pub(crate) struct Requester {
 impl Requester {
     pub(crate) async fn open(
         link: Arc<dyn Link>,
+        user_id: Option<SmolStr>,
         dropped: Arc<DropCounter>,
     ) -> Result<Arc<Self>, RpcError> {
         let reply_to = format_smolstr!("rpc.reply.{}", Uuid::new_v4());
@@ -54,8 +57,9 @@ impl Requester {
         let in_flight = Arc::new(InFlight::new(dropped));
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
         Ok(Arc::new(Self {
-            canceller: Canceller::start(link.clone(), reply_to.clone()),
+            canceller: Canceller::start(link.clone(), reply_to.clone(), user_id.clone()),
             reply_to,
+            user_id,
             in_flight,
             channel,
             confirming: LazyChannel::new(link, ChannelMode::Confirm),
