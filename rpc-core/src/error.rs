@@ -359,7 +359,8 @@ pub enum OpenError {
     InvalidName,
     /// The broker does not accept the user name or the password.
     #[error(
-        "the broker at {endpoint} refused the credentials of user {user:?}: check the user name and password{}",
+        "the broker at {endpoint} refused the credentials of user '{}': check the user name and password{}",
+        user.escape_debug(),
         guest_hint(user)
     )]
     CredentialsRefused {
@@ -440,7 +441,9 @@ pub enum OpenError {
     },
     /// The broker has no such virtual host, or the user may not enter it.
     #[error(
-        "the broker at {endpoint} does not open virtual host {virtual_host:?} to user {user:?}{hint}"
+        "the broker at {endpoint} does not open virtual host '{}' to user '{}'{hint}",
+        virtual_host.escape_debug(),
+        user.escape_debug()
     )]
     VirtualHostRefused {
         /// Host and port.

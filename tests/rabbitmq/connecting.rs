@@ -6,9 +6,10 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use rpc_core::{Connection, OpenError, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
-use rpc_tests::unique_queue;
+use rpc_tests::{eventually, unique_queue};
 use tokio::net::TcpListener;
 
+use super::log_lines::Log;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
 /// Everything that an error says, with its causes.
@@ -168,7 +169,7 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
     );
     let error = Connection::open(&node.tls_url()).await.unwrap_err();
     assert!(
-        matches!(error, OpenError::Unreachable { .. }),
+        matches!(error, OpenError::TlsRefused { .. }),
         "not trusted without it: {error:?}"
     );
     assert!(
@@ -176,4 +177,26 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
         "{}",
         story(&error)
     );
+}
+
+#[tokio::test]
+async fn the_log_says_why_a_connection_is_not_made_again() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    // For this thread, on which all of this test's tasks run.
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let node = Node::start().await;
+    let _connection = Connection::open(&node.url()).await.unwrap();
+    node.kill().await;
+    let line = eventually("an attempt fails", async || {
+        let said = log.text();
+        let line = said.lines().find(|line| line.contains("trying again"));
+        line.map(str::to_owned)
+    })
+    .await;
+    let place = format!("127.0.0.1:{}", node.port());
+    assert!(line.contains(&place) && line.contains("refused"), "{line}");
 }

@@ -55,7 +55,7 @@ async fn limits_of_connections_are_said_with_the_remedy() {
         let (error, story) = refusal(&node.url_with(user, user, virtual_host)).await;
         assert!(matches!(error, OpenError::LimitReached { .. }), "{story}");
         assert!(
-            story.contains(said) && story.contains("limit (0)"),
+            story.contains(said) && story.contains("limit (0) is reached"),
             "{story}"
         );
         assert!(story.contains("set_vhost_limits") && story.contains("set_user_limits"));
@@ -92,7 +92,7 @@ async fn a_limit_of_channels_is_said_with_the_remedy() {
         started = server.start() => panic!("it has a channel too few: {started:?}"),
     };
     assert!(
-        said.contains("limit of (1)") && said.contains("set_user_limits"),
+        said.contains("allowed user limit of") && said.contains("set_user_limits"),
         "{said}"
     );
 }

@@ -25,7 +25,7 @@ trait Vault {
 
 /// Holds what it is given until it dies.
 #[derive(Clone, Default)]
-struct Holding(std::sync::Arc<Notify>);
+struct Holding(Arc<Notify>);
 
 impl Vault for Holding {
     async fn put(&self, _secret: String) {

@@ -235,7 +235,7 @@ impl Login {
             }
             Some((AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), said)) => {
                 let said = said.as_str();
-                if said.contains("limit (") && said.contains("is reached") {
+                if said.contains("connection limit") && said.contains("reached") {
                     return OpenError::LimitReached { endpoint, source };
                 }
                 if said.contains("negotiated ") {
