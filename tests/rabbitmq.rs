@@ -3,6 +3,8 @@
 
 #[path = "rabbitmq/connecting.rs"]
 mod connecting;
+#[path = "rabbitmq/credentials.rs"]
+mod credentials;
 #[path = "rabbitmq/flooding.rs"]
 mod flooding;
 #[path = "rabbitmq/giving_up.rs"]
@@ -21,10 +23,14 @@ mod nesting;
 mod peer;
 #[path = "rabbitmq/protocol.rs"]
 mod protocol;
+#[path = "rabbitmq/refusals.rs"]
+mod refusals;
 #[path = "rabbitmq/secrets.rs"]
 mod secrets;
 #[path = "rabbitmq/strangers.rs"]
 mod strangers;
+#[path = "rabbitmq/tls.rs"]
+mod tls;
 #[path = "rabbitmq/wire.rs"]
 mod wire;
 

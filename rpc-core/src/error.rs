@@ -368,7 +368,9 @@ pub enum OpenError {
     InvalidName,
     /// The broker does not accept the user name or the password.
     #[error(
-        "the broker at {endpoint} refused the credentials of user '{user}': check the user name and password"
+        "the broker at {endpoint} refused the credentials of user '{}': check the user name and password{}",
+        user.escape_debug(),
+        guest_hint(user)
     )]
     CredentialsRefused {
         /// Host and port.
@@ -376,9 +378,81 @@ pub enum OpenError {
         /// The user name that was refused.
         user: String,
     },
+    /// The broker does not take the client certificate for a login, as `auth_mechanism=external` asks it to.
+    #[error(
+        "the broker at {endpoint} refused the client certificate as a login: check that a user exists with the name that the broker takes \
+         from the certificate, as its setting `ssl_cert_login_from` says"
+    )]
+    CertificateLoginRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The broker's own words.
+        source: BoxError,
+    },
+    /// The broker does not offer the URL's `auth_mechanism`.
+    #[error(
+        "the broker at {endpoint} does not offer the login mechanism {mechanism}, but {offered:?}: set `auth_mechanism` in the URL to \
+         one of those, or enable {mechanism} there, in `auth_mechanisms` (EXTERNAL needs the plugin rabbitmq_auth_mechanism_ssl)"
+    )]
+    MechanismRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The mechanism that was asked for.
+        mechanism: &'static str,
+        /// Those that there are, with spaces between them.
+        offered: String,
+    },
+    /// The callback of [`ConnectionBuilder::credentials`](crate::ConnectionBuilder::credentials) failed, panicked or gave no answer in
+    /// time.
+    #[error("the credentials callback gave no credentials")]
+    CredentialsUnavailable {
+        /// The callback's own error, or what else happened.
+        source: BoxError,
+    },
+    /// The connection is to state its user ([`ConnectionBuilder::state_user_id`](crate::ConnectionBuilder::state_user_id)), whose name
+    /// is not known on this side.
+    #[error(
+        "the user's name is not known on this side, so that messages cannot state it: log in with a name and a password, or do not call \
+         `state_user_id`"
+    )]
+    UnknownUser,
+    /// A certificate or a key that was given cannot be used.
+    #[error("{0}")]
+    InvalidCertificate(String),
+    /// TLS failed: one side does not accept the other's certificate, or only one side speaks TLS.
+    #[error("no TLS connection with the broker at {endpoint}: {reason}")]
+    TlsRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The reason, and a way out where one is known.
+        reason: &'static str,
+        /// The cause, in the words of TLS.
+        source: BoxError,
+    },
+    /// A limit of the broker, of the virtual host or of the user leaves no room for another connection.
+    #[error(
+        "the broker at {endpoint} has no room for another connection: close others, or raise the limit that it names (`rabbitmqctl \
+         set_vhost_limits`, `rabbitmqctl set_user_limits`, `connection_max`)"
+    )]
+    LimitReached {
+        /// Host and port.
+        endpoint: String,
+        /// The broker's own words.
+        source: BoxError,
+    },
+    /// The broker does not accept an option of the URL.
+    #[error("the broker at {endpoint} refused an option of the URL: change the one that it names")]
+    OptionRefused {
+        /// Host and port.
+        endpoint: String,
+        /// The broker's own words.
+        source: BoxError,
+    },
     /// The broker has no such virtual host, or the user may not enter it.
     #[error(
-        "the broker at {endpoint} does not open virtual host '{virtual_host}' to user '{user}'{hint}"
+        "the broker at {endpoint} does not open virtual host '{}' to user '{}'{hint}",
+        virtual_host.escape_debug(),
+        user.escape_debug()
     )]
     VirtualHostRefused {
         /// Host and port.
@@ -398,10 +472,12 @@ pub enum OpenError {
     )]
     NoRuntime,
     /// There is no broker, the connection could not be made or broke while it was being made.
-    #[error("cannot connect to the broker at {endpoint}: is it running there?")]
+    #[error("cannot connect to the broker at {endpoint}: {hint}")]
     Unreachable {
         /// Host and port.
         endpoint: String,
+        /// What to look at.
+        hint: &'static str,
         /// The cause.
         source: BoxError,
     },
@@ -478,6 +554,15 @@ impl fmt::Debug for OpenError {
 impl fmt::Debug for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&with_causes(self))
+    }
+}
+
+/// A reason why RabbitMQ refuses its default user, beside a wrong password
+/// (<https://www.rabbitmq.com/docs/access-control#loopback-users>).
+fn guest_hint(user: &str) -> &'static str {
+    match user {
+        "guest" => " (a broker lets its default user log in from its own machine only)",
+        _ => "",
     }
 }
 

@@ -190,6 +190,7 @@
 //! - [`guide::observability`]: logs, traces and metrics
 //! - [`guide::testing`]: a service without RabbitMQ
 //! - [`guide::evolution`]: which changes of a trait its deployed clients and servers survive
+//! - [`guide::credentials`]: passwords that change, tokens that expire, certificates
 //! - [`guide::cluster`]: several nodes, and what happens when one dies
 //! - [`guide::tuning`]: which settings matter
 //!
@@ -224,6 +225,8 @@ mod client;
 mod codec;
 mod connection;
 mod context;
+#[cfg(feature = "amqp")]
+mod credentials;
 mod definition;
 mod error;
 mod exchange;
@@ -255,6 +258,8 @@ pub use crate::client::{Call, CallFuture, Client, ClientBuilder, DroppedReplies}
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::{Context, ContextBuilder};
+#[cfg(feature = "amqp")]
+pub use crate::credentials::{Credentials, IntoCredentials};
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};

@@ -7,13 +7,14 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use rpc_core::{Connection, OpenError, QueueOptions, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
-use rpc_tests::unique_queue;
+use rpc_tests::{eventually, unique_queue};
 use tokio::net::TcpListener;
 
+use super::log_lines::Log;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
 /// Everything that an error says, with its causes.
-fn story(error: &dyn Error) -> String {
+pub(super) fn story(error: &dyn Error) -> String {
     let mut story = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -223,7 +224,7 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
     );
     let error = Connection::open(&node.tls_url()).await.unwrap_err();
     assert!(
-        matches!(error, OpenError::Unreachable { .. }),
+        matches!(error, OpenError::TlsRefused { .. }),
         "not trusted without it: {error:?}"
     );
     assert!(
@@ -253,4 +254,26 @@ async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
     })
     .await;
     drop(connection);
+}
+
+#[tokio::test]
+async fn the_log_says_why_a_connection_is_not_made_again() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    // For this thread, on which all of this test's tasks run.
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let node = Node::start().await;
+    let _connection = Connection::open(&node.url()).await.unwrap();
+    node.kill().await;
+    let line = eventually("an attempt fails", async || {
+        let said = log.text();
+        let line = said.lines().find(|line| line.contains("trying again"));
+        line.map(str::to_owned)
+    })
+    .await;
+    let place = format!("127.0.0.1:{}", node.port());
+    assert!(line.contains(&place) && line.contains("refused"), "{line}");
 }

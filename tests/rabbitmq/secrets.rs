@@ -1,12 +1,17 @@
-//! The log of a program with a default `tracing_subscriber`: it has no headers, no bodies and no passwords, whatever fails.
+//! The log of a program with a default `tracing_subscriber`: it has no headers, no bodies and no passwords, whatever fails. At TRACE,
+//! it still has no passwords and no keys.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rpc_core::{Connection, ErrorKind, Server, ServerHandle, rpc};
-use rpc_tests::broker::Node;
-use rpc_tests::unique_queue;
+use rpc_core::{Connection, Credentials, ErrorKind, Server, ServerHandle, rpc};
+use rpc_tests::broker::{Identity, Node};
+use rpc_tests::{eventually, unique_queue};
 use tokio::sync::Notify;
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 const TOKEN: &str = "Bearer t0ken-of-ada";
@@ -20,7 +25,7 @@ trait Vault {
 
 /// Holds what it is given until it dies.
 #[derive(Clone, Default)]
-struct Holding(std::sync::Arc<Notify>);
+struct Holding(Arc<Notify>);
 
 impl Vault for Holding {
     async fn put(&self, _secret: String) {
@@ -119,4 +124,109 @@ async fn headers_and_bodies_are_not_logged() {
             assert!(!line.contains(secret) && !line.contains(bytes), "{line}");
         }
     }
+}
+
+/// The passwords of the program at TRACE: the third and later ones are told to the broker in renewals.
+const PASSWORDS: [&str; 3] = ["passw0rd-in-url", "passw0rd-given", "passw0rd-renewed"];
+
+/// Where the program at TRACE finds its broker: a URL up to the user, the rest of it, and the client's certificate, key and authority.
+const SETTINGS: [&str; 4] = [
+    "TRACED_URL",
+    "TRACED_CERTIFICATE",
+    "TRACED_KEY",
+    "TRACED_CA",
+];
+
+#[tokio::test]
+async fn passwords_and_keys_are_not_logged_at_trace() {
+    let strict = super::tls::strict().await;
+    let Identity { certificate, key } = strict.authority.identity("ada", &[]);
+    let place = format!("localhost:{}/%2f", strict.node.tls_port());
+    strict.node.ctl(&["add_user", "traced", PASSWORDS[0]]).await;
+    strict
+        .node
+        .ctl(&["set_permissions", "traced", ".*", ".*", ".*"])
+        .await;
+    // A process of its own, as the whole log at TRACE is slow and long.
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program
+        .args([
+            "--exact",
+            "secrets::program_at_trace",
+            "--ignored",
+            "--nocapture",
+        ])
+        .envs(
+            SETTINGS
+                .into_iter()
+                .zip([&place, &certificate, &key, &strict.authority.pem()]),
+        );
+    let output = tokio::task::spawn_blocking(move || program.output());
+    let output = output.await.unwrap().unwrap();
+    let log = String::from_utf8_lossy(&output.stdout).into_owned();
+    let tail = |log: &str| log[log.len().saturating_sub(4000)..].to_owned();
+    assert!(output.status.success(), "{}", tail(&log));
+
+    // The methods with passwords were logged, without them.
+    for heard in ["StartOk", "UpdateSecret", "the vault is sealed"] {
+        assert!(log.contains(heard), "{heard}: {}", tail(&log));
+    }
+    let key_lines = key.lines().filter(|line| !line.starts_with("-----"));
+    for secret in PASSWORDS.into_iter().chain(key_lines) {
+        let bytes = format!("{:?}", secret.as_bytes());
+        let bytes = bytes.trim_matches(['[', ']']);
+        for line in log.lines() {
+            assert!(!line.contains(secret) && !line.contains(bytes), "{line}");
+        }
+    }
+}
+
+/// Logs in with all kinds of secrets, logs everything, and prints what there is to print.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a part of another test"]
+async fn program_at_trace() {
+    let [place, certificate, key, ca] = SETTINGS.map(|name| std::env::var(name).unwrap());
+    tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .init();
+    let [first, given, renewed] = PASSWORDS;
+    let url = |password: &str, option: &str| format!("amqps://traced:{password}@{place}{option}");
+    let builder = |url: String| {
+        Connection::builder(url)
+            .root_certificates(&*ca)
+            .identity(&*certificate, &*key)
+    };
+
+    // In the URL, right and wrong.
+    for option in ["", "?auth_mechanism=amqplain"] {
+        let right = builder(url(first, option));
+        tracing::info!(?right, opened = ?right.clone().open().await.unwrap());
+        let wrong = builder(url(given, option)).open().await.unwrap_err();
+        tracing::info!(?wrong, %wrong);
+    }
+
+    // From a callback: wrong, right and renewed, and none.
+    let credentials = Credentials::new("traced", given);
+    tracing::info!(?credentials);
+    let wrong = builder(url(renewed, "")).credentials(async move || credentials);
+    tracing::info!(?wrong, refused = ?wrong.clone().open().await.unwrap_err());
+    let none = builder(url(renewed, ""))
+        .credentials(async || Err::<Credentials, _>("the vault is sealed"));
+    tracing::info!(?none, refused = ?none.clone().open().await.unwrap_err());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let renewing = builder(url(renewed, "")).credentials(async move || {
+        let password = match counted.fetch_add(1, Ordering::SeqCst) {
+            0 => first,
+            _ => renewed,
+        };
+        Credentials::new("traced", password).valid_for(Duration::from_millis(500))
+    });
+    let connection = renewing.open().await.unwrap();
+    eventually("the credentials are renewed", async || {
+        (asked.load(Ordering::SeqCst) > 3).then_some(())
+    })
+    .await;
+    tracing::info!(?connection);
+    connection.close().await;
 }

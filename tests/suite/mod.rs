@@ -22,6 +22,7 @@ mod redelivery;
 mod runtimes;
 mod sharing;
 mod telemetry;
+mod user_id;
 mod values;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

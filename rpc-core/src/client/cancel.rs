@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::task::Task;
-use crate::transport::{ChannelMode, LazyChannel, Link, TransportError};
+use crate::transport::{ChannelMode, LazyChannel, Link, Message, TransportError};
 use crate::wire::{self, CancelNotice};
 
 /// How many dropped calls may wait to be told of: as many as are in flight by default. Of more nothing is said.
@@ -34,11 +34,11 @@ struct DroppedCall {
 }
 
 impl Canceller {
-    pub(crate) fn start(link: Arc<dyn Link>, reply_to: SmolStr) -> Self {
+    pub(crate) fn start(link: Arc<dyn Link>, reply_to: SmolStr, user_id: Option<SmolStr>) -> Self {
         let (dropped, waiting) = mpsc::channel(MAX_WAITING);
         Self {
             dropped,
-            _task: Task::spawn(tell(link, reply_to, waiting)),
+            _task: Task::spawn(tell(link, reply_to, user_id, waiting)),
         }
     }
 
@@ -55,7 +55,12 @@ impl Canceller {
     }
 }
 
-async fn tell(link: Arc<dyn Link>, reply_to: SmolStr, mut waiting: mpsc::Receiver<DroppedCall>) {
+async fn tell(
+    link: Arc<dyn Link>,
+    reply_to: SmolStr,
+    user_id: Option<SmolStr>,
+    mut waiting: mpsc::Receiver<DroppedCall>,
+) {
     // Of its own: a user who may not publish notices loses this one, not the one with the requests.
     let channel = LazyChannel::new(link, ChannelMode::Plain);
     let mut batch = Vec::new();
@@ -73,6 +78,8 @@ async fn tell(link: Arc<dyn Link>, reply_to: SmolStr, mut waiting: mpsc::Receive
             notice.deadline = notice.deadline.max(call.deadline);
         }
         for (queue, notice) in notices {
+            let mut notice = notice.into_message();
+            notice.user_id = user_id.clone();
             if let Err(error) = notify(&channel, &queue, notice).await {
                 warn!(queue, %error, "servers could not be told of dropped calls");
             }
@@ -80,13 +87,7 @@ async fn tell(link: Arc<dyn Link>, reply_to: SmolStr, mut waiting: mpsc::Receive
     }
 }
 
-async fn notify(
-    channel: &LazyChannel,
-    queue: &str,
-    notice: CancelNotice,
-) -> Result<(), TransportError> {
+async fn notify(channel: &LazyChannel, queue: &str, notice: Message) -> Result<(), TransportError> {
     let channel = channel.get().await?;
-    channel
-        .notify(wire::notices_for(queue), notice.into_message())
-        .await
+    channel.notify(wire::notices_for(queue), notice).await
 }

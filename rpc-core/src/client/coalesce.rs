@@ -429,6 +429,7 @@ impl Line {
         };
         message.reply_to = Some(requester.reply_to.clone());
         message.app_id = Some(self.settings.app_id.clone());
+        message.user_id = requester.user_id.clone();
         message.mandatory = self.settings.mandatory;
         requester.in_flight.share(&ids, unanswered);
         let published = async {

@@ -325,6 +325,7 @@ impl Client {
         let mut message = self.message(request, &waiter, deadline, channel.frame_max())?;
         message.reply_to = (!request.0.oneway).then(|| requester.reply_to.clone());
         message.app_id = Some(self.0.connection.app_id());
+        message.user_id = requester.user_id.clone();
         Ok((
             waiter,
             channel.publish(request.0.queue.clone().into(), message),

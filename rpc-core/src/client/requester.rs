@@ -32,6 +32,8 @@ use crate::wire;
 pub(crate) struct Requester {
     /// The exclusive queue for replies; its name is fresh for each requester, so no old reply can reach a new call.
     pub(crate) reply_to: SmolStr,
+    /// The user that requests state, if they do.
+    pub(crate) user_id: Option<SmolStr>,
     pub(crate) in_flight: Arc<InFlight>,
     /// The runtime that opened the connection, whatever runtime a call is made in.
     pub(crate) runtime: Handle,
@@ -50,6 +52,7 @@ pub(crate) struct Requester {
 impl Requester {
     pub(crate) async fn open(
         link: Arc<dyn Link>,
+        user_id: Option<SmolStr>,
         dropped: Arc<DropCounter>,
     ) -> Result<Arc<Self>, RpcError> {
         let reply_to = format_smolstr!("rpc.reply.{}", Uuid::new_v4());
@@ -57,9 +60,10 @@ impl Requester {
         let in_flight = Arc::new(InFlight::new(dropped));
         let replies = Task::spawn(receive(in_flight.clone(), deliveries, channel.returns()));
         Ok(Arc::new(Self {
-            canceller: Canceller::start(link.clone(), reply_to.clone()),
+            canceller: Canceller::start(link.clone(), reply_to.clone(), user_id.clone()),
             runtime: Handle::current(),
             reply_to,
+            user_id,
             in_flight,
             channel,
             confirming: LazyChannel::new(link, ChannelMode::Confirm),

@@ -27,6 +27,7 @@ pub(super) struct Supervisor {
     /// Tells the task that it was ended by its owner. Dropped before the task.
     _owner: Arc<()>,
     links: watch::Sender<Keeping>,
+    moves: watch::Sender<()>,
     _task: Task,
 }
 
@@ -66,23 +67,47 @@ enum Keeping {
 }
 
 impl Supervisor {
-    /// Starts with a link that works.
-    pub(super) fn start(transport: Arc<dyn Transport>, link: Arc<dyn Link>) -> Self {
+    /// Starts with a link that works. Calls `moved` whenever another has taken the place of one that works.
+    pub(super) fn start(
+        transport: Arc<dyn Transport>,
+        link: Arc<dyn Link>,
+        moved: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         let (links, _) = watch::channel(Keeping::Link(link.clone()));
+        let (moves, _) = watch::channel(());
         let owner = Arc::new(());
         let last_words = LastWords {
             links: links.clone(),
             owner: Arc::downgrade(&owner),
         };
-        let supervising = supervise(transport, link, links.clone());
+        let keeper = Keeper {
+            transport,
+            links: links.clone(),
+            moves: moves.clone(),
+            moved: Box::new(moved),
+        };
         Self {
             _owner: owner,
             _task: Task::spawn(async move {
                 let _last_words = last_words;
-                supervising.await;
+                keeper.supervise(link).await;
             }),
             links,
+            moves,
         }
+    }
+
+    /// Sees when another link takes the place of one that works. Not when one was lost: its channels tell that.
+    pub(super) fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// Whether new work goes to this link.
+    pub(super) fn is_current(&self, link: &Arc<dyn Link>) -> bool {
+        let keeping = self.links.borrow();
+        keeping
+            .link()
+            .is_some_and(|current| Arc::ptr_eq(current, link))
     }
 
     /// The link, as soon as there is one.
@@ -181,33 +206,74 @@ impl StateReceiver {
     }
 }
 
-async fn supervise(
+/// The supervisor's task.
+struct Keeper {
     transport: Arc<dyn Transport>,
-    mut link: Arc<dyn Link>,
     links: watch::Sender<Keeping>,
-) {
-    let mut waits = pauses(MIN_PAUSE, MAX_PAUSE);
-    loop {
-        let connected = Instant::now();
-        // A link that is lost as soon as it is made, again and again, is no reason to hurry.
-        let Some(cause) = until_lost(&link, &links).await else {
-            return;
-        };
-        let cause = Arc::new(cause);
-        if !replace(&links, Keeping::Nothing(cause.clone())) {
-            return;
+    moves: watch::Sender<()>,
+    moved: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Keeper {
+    async fn supervise(self, mut link: Arc<dyn Link>) {
+        let mut waits = pauses(MIN_PAUSE, MAX_PAUSE);
+        loop {
+            let connected = Instant::now();
+            let lost = tokio::select! {
+                lost = until_lost(&link, &self.links) => lost,
+                next = self.successor(&link) => {
+                    link = next;
+                    if !replace(&self.links, Keeping::Link(link.clone())) {
+                        return;
+                    }
+                    (self.moved)();
+                    self.moves.send_replace(());
+                    info!("connected to the broker as another user; what is under way ends on the old connection");
+                    continue;
+                }
+            };
+            // A link that is lost as soon as it is made, again and again, is no reason to hurry.
+            let Some(cause) = lost else {
+                return;
+            };
+            let error = with_causes(&*cause);
+            if !replace(&self.links, Keeping::Nothing(Arc::new(cause))) {
+                return;
+            }
+            warn!(
+                ?error,
+                "the connection to the broker was lost; connecting again"
+            );
+            drop(link);
+            if connected.elapsed() > MAX_PAUSE {
+                waits = pauses(MIN_PAUSE, MAX_PAUSE);
+            }
+            link = match reconnect(&*self.transport, &self.links, &mut waits).await {
+                Some(link) => link,
+                None => return,
+            };
+            metrics::reconnected();
+            info!("connected to the broker again");
         }
-        warn!(%cause, "the connection to the broker was lost; connecting again");
-        drop(link);
-        if connected.elapsed() > MAX_PAUSE {
-            waits = pauses(MIN_PAUSE, MAX_PAUSE);
+    }
+
+    /// Another link, once this one should be replaced and as soon as there is one.
+    async fn successor(&self, link: &Arc<dyn Link>) -> Arc<dyn Link> {
+        link.outdated().await;
+        let mut waits = pauses(MIN_PAUSE, MAX_PAUSE);
+        loop {
+            match self.transport.connect().await {
+                Ok(next) => return next,
+                Err(error) => {
+                    let error = with_causes(&error);
+                    warn!(
+                        ?error,
+                        "could not connect to the broker as another user; the old connection goes on"
+                    );
+                }
+            }
+            tokio::time::sleep(waits.next().unwrap_or(MAX_PAUSE)).await;
         }
-        link = match reconnect(&*transport, &links, &mut waits).await {
-            Some(link) => link,
-            None => return,
-        };
-        metrics::reconnected();
-        info!("connected to the broker again");
     }
 }
 
@@ -242,17 +308,18 @@ async fn reconnect(
         match transport.connect().await {
             Ok(link) => return replace(links, Keeping::Link(link.clone())).then_some(link),
             Err(error) => {
-                warn!(%error, "could not connect to the broker");
+                let reason = with_causes(&error);
                 if !replace(links, Keeping::Nothing(Arc::new(error.into()))) {
                     return None;
                 }
+                warn!(error = ?reason, "could not connect to the broker; trying again");
             }
         }
     }
     None // There is always another pause.
 }
 
-/// Connects for the first time, again and again until `limit` if it is the broker that is missing.
+/// Connects for the first time, again and again until `limit` if it is the broker, or its credentials, that are missing.
 pub(super) async fn connect_within(
     transport: &dyn Transport,
     limit: Duration,
@@ -260,8 +327,11 @@ pub(super) async fn connect_within(
     let deadline = crate::message::deadline_after(limit);
     for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
         match transport.connect().await {
-            Err(OpenError::Unreachable { .. } | OpenError::TimedOut { .. })
-                if Instant::now() + pause < deadline => {}
+            Err(
+                OpenError::Unreachable { .. }
+                | OpenError::TimedOut { .. }
+                | OpenError::CredentialsUnavailable { .. },
+            ) if Instant::now() + pause < deadline => {}
             outcome => return outcome,
         }
         tokio::time::sleep(pause).await;

@@ -10,6 +10,7 @@
 //! | [`observability`] | what a running program tells |
 //! | [`testing`] | how to test a service without RabbitMQ |
 //! | [`evolution`] | which changes of a trait its deployed clients and servers survive |
+//! | [`credentials`] | passwords that change, tokens that expire, certificates |
 //! | [`cluster`] | several nodes, and what happens when one dies |
 //! | [`tuning`] | which settings matter, and which way to turn them |
 //!
@@ -17,6 +18,7 @@
 //! each subject, that run on RabbitMQ as well.
 
 pub mod cluster;
+pub mod credentials;
 pub mod deadlines;
 pub mod delivery;
 pub mod errors;

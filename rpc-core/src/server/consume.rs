@@ -81,6 +81,8 @@ pub(super) struct Session {
     lines: Arc<Lines>,
     arrivals: SelectAll<Arrivals>,
     last_attempts: LastAttempts,
+    /// Tells when another link takes the place of this one.
+    moves: watch::Receiver<()>,
     _notices: Option<Task>,
 }
 
@@ -123,6 +125,8 @@ struct Consumer {
 pub(super) enum Ended {
     Stopped,
     Lost,
+    /// It goes on over another link. What runs still ends over this one.
+    Moved,
 }
 
 impl Serving {
@@ -152,8 +156,9 @@ impl Serving {
         let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
         let mut told = String::new();
         loop {
+            let moves = self.connection.moves(); // First, so that none is missed.
             let link = self.connection.link().await?;
-            match self.try_open(link).await {
+            match self.try_open(link, moves).await {
                 Ok(session) => return Ok(session),
                 Err(failure) if may_pass(&failure) => {
                     let error = with_causes(&failure.error);
@@ -168,18 +173,24 @@ impl Serving {
         }
     }
 
-    async fn try_open(&self, link: Arc<dyn Link>) -> Result<Session, Failure> {
+    async fn try_open(
+        &self,
+        link: Arc<dyn Link>,
+        moves: watch::Receiver<()>,
+    ) -> Result<Session, Failure> {
         // One channel for all queues: the reply and the acknowledgement of a delivery go out where it came in.
         let channel = link
             .open_channel(ChannelMode::Plain)
             .await
             .map_err(|error| self.failure(None, error))?;
+        let user_id = self.connection.user_id_on(&*link);
         let mut session = Session {
             // Before the queues, so that no notice is missed about what comes from them.
             _notices: self.listen(&*link).await,
-            lines: Arc::new(Lines::new(link, channel, self.limits.batch())),
+            lines: Arc::new(Lines::new(link, channel, self.limits.batch(), user_id)),
             arrivals: SelectAll::new(),
             last_attempts: LastAttempts::default(),
+            moves,
         };
         for (queue, entry) in self.queues.iter().enumerate() {
             self.subscribe(&mut session, Consumer::first(queue, Lane::Main))
@@ -294,6 +305,12 @@ impl Serving {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Ended, ServeError> {
         let mut stopping = std::pin::pin!(stopped(stop));
+        let mut moves = session.moves.clone();
+        let mut moved = std::pin::pin!(async move {
+            if moves.changed().await.is_err() {
+                std::future::pending::<()>().await; // The connection is about to end.
+            }
+        });
         let mut ended = std::pin::pin!(self.connection.ended_with_runtime());
         loop {
             tokio::select! {
@@ -344,6 +361,11 @@ impl Serving {
                 },
                 // Deliveries do not end then, as nothing runs that would end them.
                 () = &mut ended => return Ok(Ended::Lost),
+                // Last, so that it costs nothing while deliveries come.
+                () = &mut moved => {
+                    self.give_back(session, workload).await;
+                    return Ok(Ended::Moved);
+                }
             }
         }
     }
@@ -511,6 +533,11 @@ impl Serving {
 }
 
 impl Session {
+    /// Whether nothing runs any more that came through it.
+    pub(super) fn is_done(&self) -> bool {
+        Arc::strong_count(&self.lines) == 1
+    }
+
     /// Ends it once the broker has every reply.
     pub(super) async fn close(&mut self) {
         let flushing = tokio::time::timeout(BROKER_LIMIT, self.lines.replies.flush());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use smol_str::SmolStr;
 use tokio::sync::{Mutex, RwLock};
 use tracing::{error, warn};
 
@@ -37,14 +38,19 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// For a server that takes so many requests in one message.
-    pub(super) fn new(link: Arc<dyn Link>, channel: Arc<dyn Channel>, takes: u16) -> Self {
+    /// For a server that takes so many requests in one message, and states this user in its own.
+    pub(super) fn new(
+        link: Arc<dyn Link>,
+        channel: Arc<dyn Channel>,
+        takes: u16,
+        user_id: Option<SmolStr>,
+    ) -> Self {
         Self {
             confirming: LazyChannel::new(link.clone(), ChannelMode::Confirm),
             moving: RwLock::new(()),
             declared: Mutex::default(),
             refusal: std::sync::Mutex::default(),
-            replies: Replies::start(channel.clone(), takes),
+            replies: Replies::start(channel.clone(), takes, user_id),
             channel,
             link,
         }

@@ -198,6 +198,9 @@ impl fmt::Debug for Server {
     }
 }
 
+/// The pause between two looks at a session that ends.
+const PARTING_LOOK: Duration = Duration::from_millis(100);
+
 /// Serves over one link after the other until told to stop, then drains.
 async fn serve(
     serving: Arc<Serving>,
@@ -211,20 +214,40 @@ async fn serve(
         ..
     } = serving.limits;
     let mut workload = Workload::new(serving.queues.len(), prefetch.into(), concurrency);
-    while let Ended::Lost = serving.run(&mut session, &mut workload, &mut stop).await? {
-        // Handlers go on meanwhile. Their replies will not be sent: the broker gives their requests to a server again.
-        match serving.reopen(&mut stop).await? {
-            Some(reopened) => session = reopened,
-            None => break,
+    let mut parting = JoinSet::new();
+    loop {
+        let ended = serving.run(&mut session, &mut workload, &mut stop).await?;
+        if matches!(ended, Ended::Stopped) {
+            break;
+        }
+        // Handlers go on meanwhile. After a loss, their replies will not be sent: the broker gives their requests to a server again.
+        let Some(reopened) = serving.reopen(&mut stop).await? else {
+            break;
+        };
+        let old = std::mem::replace(&mut session, reopened);
+        while parting.try_join_next().is_some() {}
+        if matches!(ended, Ended::Moved) {
+            parting.spawn(part(old));
         }
     }
     let drained = tokio::time::timeout(drain_timeout, workload.drain()).await;
     if drained.is_err() {
         let handlers = workload.running();
         warn!(handlers, "handlers did not finish in time");
+    } else {
+        // Their replies are on the way.
+        while parting.join_next().await.is_some() {}
     }
     session.close().await;
     Ok(())
+}
+
+/// Ends a session whose place another has taken, once what came through it is answered.
+async fn part(mut session: Session) {
+    while !session.is_done() {
+        tokio::time::sleep(PARTING_LOOK).await;
+    }
+    session.close().await;
 }
 
 /// A running server.

@@ -27,6 +27,7 @@ const MAX_AT_ONCE: usize = 256;
 /// Where handlers put their replies.
 pub(super) struct Replies {
     channel: Arc<dyn Channel>,
+    user_id: Option<SmolStr>,
     waiting: mpsc::Sender<Outgoing>,
     _task: Task,
 }
@@ -67,19 +68,21 @@ impl Form {
 }
 
 impl Replies {
-    /// For a server that takes so many requests in one message.
-    pub(super) fn start(channel: Arc<dyn Channel>, takes: u16) -> Self {
+    /// For a server that takes so many requests in one message, and states this user in its own.
+    pub(super) fn start(channel: Arc<dyn Channel>, takes: u16, user_id: Option<SmolStr>) -> Self {
         let (waiting, outgoing) = mpsc::channel(MAX_WAITING);
         Self {
-            _task: Task::spawn(send(channel.clone(), takes, outgoing)),
+            _task: Task::spawn(send(channel.clone(), takes, user_id.clone(), outgoing)),
             channel,
+            user_id,
             waiting,
         }
     }
 
     /// Sends a reply, then acknowledges its delivery: soon, or, where that takes a while, before this is done.
-    pub(super) fn send(&self, answer: Answer) -> Sending<'_, ()> {
+    pub(super) fn send(&self, mut answer: Answer) -> Sending<'_, ()> {
         if self.channel.is_direct(&answer.reply.queue) {
+            answer.reply.message.user_id = self.user_id.clone();
             let directly = async {
                 self.channel.reply(vec![answer.reply]).await;
                 settle(&*self.channel, answer.receipt);
@@ -106,7 +109,12 @@ impl Replies {
     }
 }
 
-async fn send(channel: Arc<dyn Channel>, takes: u16, mut outgoing: mpsc::Receiver<Outgoing>) {
+async fn send(
+    channel: Arc<dyn Channel>,
+    takes: u16,
+    user_id: Option<SmolStr>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+) {
     let mut gathered = Vec::new();
     let mut receipts = Vec::new();
     while outgoing.recv_many(&mut gathered, MAX_AT_ONCE).await > 0 {
@@ -132,7 +140,13 @@ async fn send(channel: Arc<dyn Channel>, takes: u16, mut outgoing: mpsc::Receive
                 Outgoing::Flush(done) => flushes.push(done),
             }
         }
-        channel.reply(replies.finish()).await;
+        let mut replies = replies.finish();
+        if user_id.is_some() {
+            for reply in &mut replies {
+                reply.message.user_id = user_id.clone();
+            }
+        }
+        channel.reply(replies).await;
         settle(&*channel, receipts.drain(..));
         for done in flushes {
             let _ = done.send(()); // Nobody waits any more.

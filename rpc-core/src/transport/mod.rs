@@ -189,6 +189,12 @@ pub(crate) enum LinkStatus {
 pub(crate) trait Link: Debug + Send + Sync {
     fn status(&self) -> watch::Receiver<LinkStatus>;
 
+    /// The user as which it is logged in; `None` if the broker alone knows.
+    fn user(&self) -> Option<SmolStr>;
+
+    /// Resolves when another link should take the place of this one, which works all the same: the login is another user's by now.
+    fn outdated(&self) -> BoxFuture<'_, ()>;
+
     fn open_channel(
         &self,
         mode: ChannelMode,

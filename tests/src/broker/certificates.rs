@@ -1,50 +1,118 @@
-//! Throw-away certificates for nodes that speak TLS.
+//! Throw-away certificates, for nodes that speak TLS and for their clients.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
-
-use super::BrokerError;
 
 /// The files of [`write()`], in its folder.
 pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";
 pub(super) const KEY: &str = "server.key";
 
-/// Makes a certificate authority and, signed by it, a server certificate for `localhost` and 127.0.0.1.
-/// Returns the authority's certificate as PEM.
-pub(super) fn write(folder: &Path) -> Result<String, BrokerError> {
-    let failed = |error: &dyn std::error::Error| {
-        BrokerError::new(format!("cannot make certificates: {error}"))
-    };
+/// A certificate authority for one test.
+#[derive(Debug)]
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-    let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "rpc-tests authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    let authority = CertifiedIssuer::self_signed(params, key).map_err(|error| failed(&error))?;
+/// A certificate and its key, in PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
+}
 
-    let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])
-        .map_err(|error| failed(&error))?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "localhost");
-    params.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    let server = params
-        .signed_by(&key, &authority)
-        .map_err(|error| failed(&error))?;
+impl Authority {
+    /// Makes an authority that no one trusts yet.
+    ///
+    /// # Panics
+    ///
+    /// When the system has no random numbers.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another")]
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "rpc-tests authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("a key can be made");
+        Self(CertifiedIssuer::self_signed(params, key).expect("a key signs its own certificate"))
+    }
 
-    fs::create_dir(folder)
-        .and_then(|()| fs::write(folder.join(CA), authority.pem()))
-        .and_then(|()| fs::write(folder.join(CERTIFICATE), server.pem()))
-        .and_then(|()| fs::write(folder.join(KEY), key.serialize_pem()))
-        .map_err(|error| failed(&error))?;
-    Ok(authority.pem())
+    /// Its certificate, as PEM.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for someone of that common name, and for hosts of these names and addresses.
+    ///
+    /// # Panics
+    ///
+    /// When a name cannot be one of a host.
+    #[must_use]
+    pub fn identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
+        self.issue(common_name, hosts, false)
+    }
+
+    /// The same, out of date.
+    ///
+    /// # Panics
+    ///
+    /// When a name cannot be one of a host.
+    #[must_use]
+    pub fn expired_identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
+        self.issue(common_name, hosts, true)
+    }
+
+    fn issue(&self, common_name: &str, hosts: &[&str], is_expired: bool) -> Identity {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).expect("hosts have names of hosts");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        params.use_authority_key_identifier_extension = true;
+        if is_expired {
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.signed_by(&key, &self.0);
+        Identity {
+            certificate: certificate.expect("an authority signs").pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+/// Certificates of a node.
+#[derive(Debug, Clone)]
+pub(super) struct Certificates {
+    pub(super) ca: String,
+    pub(super) server: Identity,
+}
+
+impl Certificates {
+    /// Those of an authority of their own.
+    pub(super) fn new() -> Self {
+        let authority = Authority::new();
+        Self {
+            ca: authority.pem(),
+            server: authority.identity("localhost", &["localhost", "127.0.0.1"]),
+        }
+    }
+
+    /// Writes them where RabbitMQ reads them.
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir(folder)?;
+        fs::write(folder.join(CA), &self.ca)?;
+        fs::write(folder.join(CERTIFICATE), &self.server.certificate)?;
+        fs::write(folder.join(KEY), &self.server.key)
+    }
 }

@@ -30,6 +30,7 @@ use std::fmt;
 
 use tokio::sync::OnceCell;
 
+pub use certificates::{Authority, Identity};
 pub use cluster::Cluster;
 pub use node::Node;
 pub use node_builder::NodeBuilder;

@@ -80,7 +80,7 @@ impl Node {
                 Some(join) => join.epmd,
                 None => free_port()?,
             },
-            tls: builder.tls.then(free_port).transpose()?,
+            tls: builder.tls.is_some().then(free_port).transpose()?,
             management: builder.management.then(free_port).transpose()?,
         };
         let environment = environment(&name, &folder, &ports);
@@ -96,20 +96,19 @@ impl Node {
             &environment,
         )
         .map_err(prepare)?;
-        let ca_pem = builder
-            .tls
-            .then(|| certificates::write(&folder.join("tls")))
-            .transpose()?;
+        if let Some(tls) = &builder.tls {
+            tls.write(&folder.join("tls")).map_err(prepare)?;
+        }
         write_settings(&folder, builder, &name, &ports).map_err(prepare)?;
 
         let node = Self {
-            has_extras: builder.tls || !builder.plugins.is_empty(),
+            has_extras: builder.tls.is_some() || !builder.plugins.is_empty(),
             changing: Mutex::new(()),
             greeting: builder.greeting(&name).to_owned(),
             name,
             folder,
             ports,
-            ca_pem,
+            ca_pem: builder.tls.as_ref().map(|tls| tls.ca.clone()),
             installation,
             environment,
             watchdog,
@@ -312,8 +311,17 @@ impl Node {
     /// When the node was built without [`tls`](NodeBuilder::tls).
     #[must_use]
     pub fn tls_url(&self) -> String {
-        let port = self.ports.tls.expect("a node built with `tls()`");
-        format!("amqps://guest:guest@localhost:{port}/%2f")
+        format!("amqps://guest:guest@localhost:{}/%2f", self.tls_port())
+    }
+
+    /// The port of TLS connections.
+    ///
+    /// # Panics
+    ///
+    /// When the node was built without [`tls`](NodeBuilder::tls).
+    #[must_use]
+    pub fn tls_port(&self) -> u16 {
+        self.ports.tls.expect("a node built with `tls()`")
     }
 
     /// The certificate authority of the node's TLS listener, as PEM.

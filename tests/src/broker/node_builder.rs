@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::BrokerError;
+use super::certificates::{Authority, Certificates, Identity};
 use super::cluster::{Join, Membership};
 use super::node::Node;
 
@@ -16,7 +17,7 @@ pub struct NodeBuilder {
     pub(super) conf: Vec<String>,
     pub(super) plugins: Vec<String>,
     pub(super) management: bool,
-    pub(super) tls: bool,
+    pub(super) tls: Option<Certificates>,
     pub(super) membership: Option<Membership>,
 }
 
@@ -60,7 +61,17 @@ impl NodeBuilder {
 
     /// Listens for TLS too, on a free port, with a certificate of its own making: see [`Node::tls_url`].
     pub fn tls(mut self) -> Self {
-        self.tls = true;
+        self.tls = Some(Certificates::new());
+        self
+    }
+
+    /// Listens for TLS too, on a free port, with this certificate. The authority is the one that it trusts, for clients'
+    /// certificates.
+    pub fn tls_as(mut self, server: Identity, authority: &Authority) -> Self {
+        self.tls = Some(Certificates {
+            ca: authority.pem(),
+            server,
+        });
         self
     }
 

@@ -2,124 +2,30 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::{ConnectionProperties, ErrorKind, Event};
+use lapin::Event;
+use smol_str::SmolStr;
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
-use super::guard::{self, GuardedStream};
 use super::intake::Intake;
+use super::login::{Login, Session};
+use super::options::Options;
+use super::renewal::Renewal;
+use super::tls::Connector;
 use super::url::Endpoint;
-use super::{cause, within_limit};
-use crate::error::OpenError;
+use super::within_limit;
+use crate::error::{OpenError, with_causes};
 use crate::task::Task;
 use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
-
-/// What it takes to connect to a broker and to log in.
-#[derive(Clone)]
-pub(crate) struct Login {
-    pub(crate) endpoint: Endpoint,
-    /// What the broker's management shows.
-    pub(crate) name: String,
-    /// Certificate authorities to trust besides the platform's, in PEM.
-    pub(crate) root_certificates: Option<String>,
-}
-
-impl Login {
-    /// Opens a connection that reads no faster than the consumers of `intake` take what they get.
-    pub(super) async fn connect(
-        &self,
-        intake: &Arc<Intake>,
-    ) -> Result<lapin::Connection, OpenError> {
-        let limit = self.endpoint.timeout();
-        let properties = ConnectionProperties::default()
-            .with_connection_name(self.name.as_str().into())
-            .with_client_property("product".into(), "rpc-core".into())
-            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let tls = OwnedTLSConfig {
-            identity: None,
-            cert_chain: self.root_certificates.clone(),
-        };
-        let connecting = async {
-            let runtime = lapin::runtime::default_runtime()?;
-            let endpoint = &self.endpoint.uri;
-            // Not left to lapin, which leaves tasks behind with each attempt that fails.
-            let stream = endpoint
-                .connect_with_config_async(tls.as_ref(), &runtime)
-                .await?;
-            let guarded = GuardedStream::new(stream, endpoint.query.frame_max).for_intake(intake);
-            let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
-            let connected = async move |_, _| {
-                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
-            };
-            let runtime = guard::runtime();
-            lapin::Connection::connector(endpoint.clone(), runtime, connected, properties).await
-        };
-        // lapin limits neither name resolution nor the handshake.
-        match tokio::time::timeout(limit, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(OpenError::TimedOut {
-                endpoint: self.endpoint.to_string(),
-                limit,
-            }),
-        }
-    }
-
-    /// Says what a refusal during the handshake means (<https://www.rabbitmq.com/docs/access-control>).
-    fn explain(&self, error: &lapin::Error) -> OpenError {
-        let endpoint = self.endpoint.to_string();
-        let user = self.endpoint.user().to_owned();
-        let refusal = match error.kind() {
-            ErrorKind::ProtocolError(refusal) => Some(refusal.kind().clone()),
-            _ => None,
-        };
-        match refusal {
-            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => {
-                OpenError::CredentialsRefused { endpoint, user }
-            }
-            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
-                let virtual_host = self.endpoint.uri.vhost.clone();
-                let hint = if virtual_host.is_empty() {
-                    ": a URL that ends in '/' names the virtual host ''; the default one, '/', is written %2f"
-                } else {
-                    ": check its name and the user's permissions"
-                };
-                OpenError::VirtualHostRefused {
-                    endpoint,
-                    virtual_host,
-                    user,
-                    hint,
-                    source: cause(error),
-                }
-            }
-            _ => OpenError::Unreachable {
-                endpoint,
-                source: cause(error),
-            },
-        }
-    }
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login")
-            .field("endpoint", &self.endpoint)
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
 
 /// RabbitMQ at one address, or the nodes of a cluster at several.
 #[derive(Debug)]
@@ -130,12 +36,36 @@ pub(crate) struct AmqpTransport {
 }
 
 impl AmqpTransport {
-    /// Takes at least one login.
-    pub(crate) fn new(logins: Vec<Login>) -> Self {
-        Self {
+    /// Takes at least one URL, and the name that the broker's management shows.
+    pub(crate) fn new(urls: &[String], name: &str, options: &Options) -> Result<Self, OpenError> {
+        let mut tls: Option<Connector> = None;
+        let mut logins = Vec::new();
+        for url in urls {
+            let mut endpoint = Endpoint::parse(url)?;
+            endpoint.check(options)?;
+            if let Some(interval) = options.heartbeat {
+                endpoint.set_heartbeat(interval);
+            }
+            if endpoint.is_secure() && tls.is_none() {
+                tls = Some(Connector::new(options)?);
+            }
+            logins.push(Login {
+                tls: tls.clone().filter(|_| endpoint.is_secure()),
+                endpoint,
+                name: name.to_owned(),
+                credentials: options.credentials.clone(),
+            });
+        }
+        Ok(Self {
             logins,
             next: AtomicUsize::new(0),
-        }
+        })
+    }
+
+    /// The addresses, without secrets.
+    pub(crate) fn place(&self) -> String {
+        let endpoints = self.logins.iter().map(|login| login.endpoint.to_string());
+        endpoints.collect::<Vec<_>>().join(", ")
     }
 
     /// Tries each address once, in turn.
@@ -147,12 +77,15 @@ impl AmqpTransport {
             let login = &self.logins[index];
             let intake = Arc::default();
             match login.connect(&intake).await {
-                Ok(connection) => {
+                Ok(session) => {
                     self.next.store(index, Ordering::Relaxed);
-                    return Ok(Arc::new(AmqpLink::new(connection, intake, login.clone())));
+                    return Ok(Arc::new(AmqpLink::new(session, intake, login.clone())));
                 }
+                // The next endpoint would need them as well.
+                Err(error @ OpenError::CredentialsUnavailable { .. }) => return Err(error),
                 Err(error) => {
-                    debug!(%error, "an endpoint was not reached");
+                    let reason = with_causes(&error);
+                    debug!(reason, "an endpoint was not reached");
                     outcome = Err(error);
                 }
             }
@@ -169,7 +102,7 @@ impl Transport for AmqpTransport {
 
 /// A connection to RabbitMQ.
 struct AmqpLink {
-    connection: Arc<lapin::Connection>,
+    session: Session,
     intake: Arc<Intake>,
     direct_replies: Arc<DirectReplies>,
     status: watch::Receiver<LinkStatus>,
@@ -177,14 +110,13 @@ struct AmqpLink {
 }
 
 impl AmqpLink {
-    fn new(connection: lapin::Connection, intake: Arc<Intake>, login: Login) -> Self {
-        let connection = Arc::new(connection);
+    fn new(session: Session, intake: Arc<Intake>, login: Login) -> Self {
         let (report, status) = watch::channel(LinkStatus::Up);
         Self {
             intake,
             direct_replies: Arc::new(DirectReplies::new(login)),
-            _watcher: Task::spawn(watch_link(connection.clone(), report)),
-            connection,
+            _watcher: Task::spawn(watch_link(session.connection.clone(), report)),
+            session,
             status,
         }
     }
@@ -207,7 +139,7 @@ async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<Li
                 report.send_replace(LinkStatus::Up);
             }
             // A channel's error comes this way too.
-            Ok(Some(Event::Error(error))) => cause = error.to_string(),
+            Ok(Some(Event::Error(error))) => cause = super::cause(&error).to_string(),
             _ => {}
         }
         if !connection.status().connected() {
@@ -222,6 +154,23 @@ impl Link for AmqpLink {
         self.status.clone()
     }
 
+    fn user(&self) -> Option<SmolStr> {
+        self.session.user.clone()
+    }
+
+    fn outdated(&self) -> BoxFuture<'_, ()> {
+        let outdated = self.session.renewal.as_ref().map(Renewal::watch);
+        async move {
+            if let Some(mut outdated) = outdated
+                && outdated.wait_for(|outdated| *outdated).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending::<()>().await;
+        }
+        .boxed()
+    }
+
     fn open_channel(
         &self,
         mode: ChannelMode,
@@ -229,7 +178,8 @@ impl Link for AmqpLink {
         async move {
             let intake = self.intake.clone();
             let direct_replies = Some(self.direct_replies.clone());
-            let channel = AmqpChannel::open(&self.connection, mode, intake, direct_replies).await?;
+            let connection = &self.session.connection;
+            let channel = AmqpChannel::open(connection, mode, intake, direct_replies).await?;
             Ok(Arc::new(channel) as Arc<dyn Channel>)
         }
         .boxed()
@@ -238,7 +188,7 @@ impl Link for AmqpLink {
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             self.direct_replies.close().await;
-            close(&self.connection).await;
+            self.session.close().await;
         }
         .boxed()
     }
@@ -258,10 +208,9 @@ pub(super) async fn close(connection: &lapin::Connection) {
 }
 
 impl fmt::Debug for AmqpLink {
-    /// lapin's own output has the whole configuration, with the user's name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpLink")
-            .field("connected", &self.connection.status().connected())
+            .field("session", &self.session)
             .finish_non_exhaustive()
     }
 }

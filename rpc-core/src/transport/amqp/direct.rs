@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::channel::AmqpChannel;
-use super::connection::{self, Login};
+use super::login::{Login, Session};
+use crate::error::with_causes;
 use crate::transport::{ChannelMode, Message, TransportError};
 
 /// What all direct reply-to addresses begin with.
@@ -127,7 +128,7 @@ pub(super) struct DirectReplies {
 struct Dedicated {
     channel: AmqpChannel,
     /// After the channel, so that it is closed after it.
-    connection: lapin::Connection,
+    session: Session,
 }
 
 impl DirectReplies {
@@ -194,7 +195,7 @@ impl DirectReplies {
             *alone = self.offer(dedicated).await;
         } else {
             self.nodes().fail(node);
-            connection::close(&dedicated.connection).await;
+            dedicated.session.close().await;
         }
         published
     }
@@ -212,7 +213,7 @@ impl DirectReplies {
             .ok()
             .and_then(|mut alone| alone.take());
         for dedicated in [shared, alone.map(Arc::new)].into_iter().flatten() {
-            connection::close(&dedicated.connection).await;
+            dedicated.session.close().await;
         }
     }
 
@@ -236,16 +237,14 @@ impl DirectReplies {
 
     async fn open(&self) -> Result<Dedicated, TransportError> {
         let intake = Arc::default(); // It has no consumers.
-        let connection = self
+        let session = self
             .login
             .connect(&intake)
             .await
-            .map_err(TransportError::lost)?;
-        let channel = AmqpChannel::open(&connection, ChannelMode::Confirm, intake, None).await?;
-        Ok(Dedicated {
-            channel,
-            connection,
-        })
+            .map_err(|error| TransportError::lost(with_causes(&error)))?;
+        let connection = &session.connection;
+        let channel = AmqpChannel::open(connection, ChannelMode::Confirm, intake, None).await?;
+        Ok(Dedicated { channel, session })
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -256,10 +255,15 @@ impl DirectReplies {
 impl Dedicated {
     fn is_open(&self) -> bool {
         use crate::transport::Channel;
-        self.connection.status().connected() && self.channel.is_open()
+        let is_connected = self.session.connection.status().connected();
+        is_connected && !self.session.is_outdated() && self.channel.is_open()
     }
 
-    async fn publish(&self, address: SmolStr, reply: Message) -> Result<(), TransportError> {
+    async fn publish(&self, address: SmolStr, mut reply: Message) -> Result<(), TransportError> {
+        // A server that states its user states the one of the connection that the request came through.
+        if reply.user_id.is_some() {
+            reply.user_id = self.session.user.clone();
+        }
         // Not mandatory: some versions of RabbitMQ return direct replies even when they were delivered.
         self.channel
             .publish_confirmed(address, reply, false)

@@ -2,7 +2,8 @@
 
 use lapin::protocol::basic;
 
-use super::{Endpoint, guard, properties};
+use super::url::Endpoint;
+use super::{guard, properties};
 use crate::transport::Message;
 
 /// The most bytes that may begin a table or an array: lapin's parser recurses into them.

@@ -11,10 +11,16 @@ mod direct;
 pub(crate) mod fuzzing;
 mod guard;
 mod intake;
+mod login;
+mod options;
 mod properties;
 mod publisher;
+mod renewal;
 mod returns;
+mod sasl;
 mod settled;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod url;
 
 use std::sync::Arc;
@@ -26,8 +32,8 @@ use tracing::warn;
 use crate::error::BoxError;
 use crate::transport::TransportError;
 
-pub(crate) use connection::{AmqpTransport, Login};
-pub(crate) use url::Endpoint;
+pub(crate) use connection::AmqpTransport;
+pub(crate) use options::Options;
 
 /// How long a broker is waited for that does not answer to a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -39,6 +45,10 @@ async fn within_limit(what: &str, closing: impl Future<Output = ()> + Send) {
     }
 }
 
+/// The error of a connection that may not have another channel.
+const NO_CHANNEL: &str = "all channels of the connection are in use: raise `channel_max`, in the URL and in the broker's configuration, \
+     or open another connection";
+
 /// The cause of an error, as the source of one of ours. lapin's own repeats its source in its text, and before what the broker says it
 /// puts the name of the error, with which the broker itself begins.
 fn cause(error: &lapin::Error) -> BoxError {
@@ -46,10 +56,22 @@ fn cause(error: &lapin::Error) -> BoxError {
         lapin::ErrorKind::IOError(cause) => {
             std::io::Error::new(cause.kind(), cause.to_string()).into()
         }
-        lapin::ErrorKind::ProtocolError(refusal) if !refusal.get_message().as_str().is_empty() => {
-            refusal.get_message().as_str().into()
-        }
+        lapin::ErrorKind::ProtocolError(refusal) => refusal_in_words(refusal).into(),
         _ => error.to_string().into(),
+    }
+}
+
+/// The broker's own words, and a way out that they do not name.
+fn refusal_in_words(refusal: &lapin::protocol::AMQPError) -> String {
+    let said = refusal.get_message().as_str();
+    let remedy = if said.contains("maximum allowed user limit") {
+        ": raise it with `rabbitmqctl set_user_limits`, or use fewer clients and servers as this user"
+    } else {
+        ""
+    };
+    match said {
+        "" => refusal.to_string(),
+        _ => format!("{said}{remedy}"),
     }
 }
 
@@ -57,6 +79,9 @@ fn cause(error: &lapin::Error) -> BoxError {
 fn refused_or_lost(error: lapin::Error) -> TransportError {
     let refusal = match error.kind() {
         lapin::ErrorKind::ProtocolError(refusal) => Some(refusal.kind().clone()),
+        lapin::ErrorKind::ChannelsLimitReached => {
+            return TransportError::Refused(Arc::new(NO_CHANNEL.into()));
+        }
         _ => None,
     };
     let cause = Arc::new(cause(&error));

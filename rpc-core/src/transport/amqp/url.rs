@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
+use super::options::Options;
+use super::sasl::MECHANISMS;
 use crate::error::OpenError;
 
 /// How long connecting and the AMQP handshake may take together, unless the URL says otherwise.
@@ -28,6 +30,14 @@ const OPTIONS: [&str; 5] = [
     "heartbeat",
 ];
 
+/// The channels of a connection with a client and a server. A client has one for requests, one for confirmed ones and one for notices; a
+/// server has one for its queues, one for notices, one for what it publishes anew, and two for a moment: to declare a queue and to
+/// try again alone.
+const MIN_CHANNELS: u16 = 8;
+
+/// The smallest limit of a frame that AMQP 0-9-1 allows, in bytes. RabbitMQ 4 asks for twice as much.
+const MIN_FRAME: u32 = 4096;
+
 /// Where a broker is, and as whom to log in there. Prints as `host:port`, never with the password.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
@@ -40,6 +50,19 @@ impl Endpoint {
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
             return invalid("it must begin with amqp://, amqps:// or memory:".to_owned());
         }
+        // Else what stands behind it is cut off.
+        if url.contains('#') {
+            return invalid(
+                "a '#' in the user name, the password or the virtual host is written %23"
+                    .to_owned(),
+            );
+        }
+        if has_bare_percent(url) {
+            return invalid(
+                "a '%' is followed by the two digits of a byte; a '%' itself is written %25"
+                    .to_owned(),
+            );
+        }
         let query = url.split_once('?').map_or("", |(_, query)| query);
         if query.contains('@') {
             return invalid(
@@ -49,7 +72,7 @@ impl Endpoint {
         // Else what stands before a '/' is taken for the host, and printed.
         if authority_and_rest(url).1.contains('@') {
             return invalid(
-                "a '/', '#' or '@' in the user name, the password or the virtual host is written %2f, %23, %40"
+                "a '/' or '@' in the user name, the password or the virtual host is written %2f, %40"
                     .to_owned(),
             );
         }
@@ -62,6 +85,13 @@ impl Endpoint {
         if let Some((option, largest)) = bad_number(query) {
             return invalid(format!(
                 "option '{option}' must be a whole number from 0 to {largest}"
+            ));
+        }
+        if let Some(name) = unknown_mechanism(query) {
+            let known = MECHANISMS.map(|mechanism| mechanism.name().to_lowercase());
+            return invalid(format!(
+                "unknown `auth_mechanism` {name:?}; the mechanisms are {}",
+                known.join(", ")
             ));
         }
         // With the scheme known to be one of these two, none of the parser's reasons repeats the URL.
@@ -78,6 +108,17 @@ impl Endpoint {
         }
         if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "tls") {
             return invalid("amqps:// needs the feature `tls` of rpc-core".to_owned());
+        }
+        // 0 leaves both to the broker.
+        if let Some(small @ 1..MIN_CHANNELS) = uri.query.channel_max {
+            return invalid(format!(
+                "`channel_max` is {small}, and a connection with a client and a server needs {MIN_CHANNELS}"
+            ));
+        }
+        if let Some(small @ 1..MIN_FRAME) = uri.query.frame_max {
+            return invalid(format!(
+                "`frame_max` is {small}, and AMQP asks for {MIN_FRAME} bytes at least"
+            ));
         }
         uri.query.heartbeat = Some(match uri.query.heartbeat {
             None | Some(0) => HEARTBEAT,
@@ -100,8 +141,45 @@ impl Endpoint {
             .map_or(CONNECTION_TIMEOUT, Duration::from_millis)
     }
 
-    pub(super) fn user(&self) -> &str {
-        &self.uri.authority.userinfo.username
+    /// Refuses options that cannot go with the URL.
+    pub(super) fn check(&self, options: &Options) -> Result<(), OpenError> {
+        let invalid = |reason: &str| Err(OpenError::InvalidUrl(reason.to_owned()));
+        if options.identity.is_some() && !self.is_secure() {
+            return invalid("`identity` is for TLS, so the URL begins with amqps://");
+        }
+        if self.mechanism() != SASLMechanism::External {
+            return Ok(());
+        }
+        if options.identity.is_none() {
+            return invalid(
+                "`auth_mechanism=external` logs in with a client certificate: set one with `ConnectionBuilder::identity`, and begin the \
+                 URL with amqps://",
+            );
+        }
+        if options.credentials.is_some() {
+            return invalid(
+                "`auth_mechanism=external` logs in with a client certificate, so the credentials of a callback would not be used",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the connection is encrypted.
+    pub(super) fn is_secure(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// The way to log in.
+    pub(super) fn mechanism(&self) -> SASLMechanism {
+        self.uri.query.auth_mechanism.unwrap_or_default()
+    }
+
+    /// Whether the client says as whom it logs in.
+    pub(super) fn names_user(&self) -> bool {
+        !matches!(
+            self.mechanism(),
+            SASLMechanism::External | SASLMechanism::Anonymous
+        )
     }
 }
 
@@ -148,6 +226,27 @@ fn bad_number(query: &str) -> Option<(&str, u64)> {
         };
         let is_one = value.parse().is_ok_and(|number: u64| number <= largest);
         (!is_one).then_some((name, largest))
+    })
+}
+
+/// The value of `auth_mechanism`, if there is no such mechanism.
+fn unknown_mechanism(query: &str) -> Option<&str> {
+    let name = query
+        .split('&')
+        .find_map(|option| option.strip_prefix("auth_mechanism="))?;
+    let is_known = name
+        .parse()
+        .is_ok_and(|mechanism| MECHANISMS.contains(&mechanism));
+    (!is_known).then_some(name)
+}
+
+/// Whether a '%' is not followed by two hexadecimal digits. The parser would take such a one for itself.
+fn has_bare_percent(url: &str) -> bool {
+    let mut parts = url.split('%');
+    parts.next();
+    parts.any(|part| {
+        let digits = part.as_bytes().iter().take(2);
+        digits.filter(|byte| byte.is_ascii_hexdigit()).count() < 2
     })
 }
 
@@ -211,10 +310,54 @@ mod tests {
             "amqp://ada:pass@s3cret#word@broker",
             "amqp://ada:pass@s3cret:1/@broker/%2f",
         ] {
-            assert!(error(url).contains("is written %2f, %23, %40"));
+            let said = error(url);
+            assert!(
+                said.contains("is written %2") && !said.contains("s3cret"),
+                "{said}"
+            );
         }
         let endpoint = Endpoint::parse("amqp://ada:p%40s3cret%2f@broker/v%40host").unwrap();
         assert_eq!(endpoint.to_string(), "broker:5672");
+    }
+
+    #[test]
+    fn characters_that_cut_a_url_are_to_be_escaped() {
+        for (url, said) in [
+            ("amqp://ada:s3c#ret@broker", "written %23"),
+            ("amqp://ada:s3cret@broker/one#two", "written %23"),
+            ("amqp://ada:s3c?ret@broker", "written %3f"),
+            ("amqp://ada:s3c/ret@broker", "written %2f"),
+            ("amqp://ada:s3cret%@broker", "written %25"),
+            ("amqp://ada:100%s3cret@broker", "written %25"),
+        ] {
+            let error = error(url);
+            assert!(error.contains(said) && !error.contains("s3c"), "{error}");
+        }
+        let endpoint = Endpoint::parse("amqp://ada:s3c%23%25%3Fret:@broker").unwrap();
+        assert_eq!(endpoint.uri.authority.userinfo.password, "s3c#%?ret:");
+    }
+
+    #[test]
+    fn options_that_no_broker_accepts_are_refused() {
+        for (option, said) in [
+            ("channel_max=7", "needs 8"),
+            ("frame_max=4095", "4096 bytes"),
+            (
+                "auth_mechanism=rabbit-cr-demo",
+                "plain, amqplain, external, anonymous",
+            ),
+        ] {
+            let error = error(&format!("amqp://broker?{option}"));
+            assert!(error.contains(said), "{error}");
+        }
+        for option in [
+            "channel_max=0",
+            "channel_max=8",
+            "frame_max=0",
+            "auth_mechanism=PLAIN",
+        ] {
+            Endpoint::parse(&format!("amqp://broker?{option}")).unwrap();
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl Transport for MemoryTransport {
         if state.refuses_links {
             let refused = OpenError::Unreachable {
                 endpoint: "memory:".to_owned(),
+                hint: "a test says so",
                 source: "the embedded broker refuses connections".into(),
             };
             return ready(Err(refused)).boxed();
@@ -74,6 +75,15 @@ impl Link for MemoryLink {
             Some(status) => status.subscribe(),
             None => watch::channel(LinkStatus::Lost(closed())).1,
         }
+    }
+
+    /// Everyone is RabbitMQ's default user.
+    fn user(&self) -> Option<SmolStr> {
+        Some(SmolStr::new_static("guest"))
+    }
+
+    fn outdated(&self) -> BoxFuture<'_, ()> {
+        std::future::pending().boxed()
     }
 
     fn open_channel(

@@ -9,6 +9,8 @@
 //! - has nothing of a returned message but its ids;
 //! - is the broker's own in all other respects.
 //!
+//! In the other direction it puts passwords in, which lapin would log ([`secrets`]).
+//!
 //! A message whose headers are cut says so in its header `rpc-unreadable`. Nothing outside this folder knows more of the guard than
 //! [`runtime`] and [`GuardedStream`]; without it, lapin takes the stream itself and `lapin::runtime::default_runtime`.
 
@@ -18,6 +20,7 @@ mod frames;
 mod method;
 mod plain;
 mod reactor;
+mod secrets;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use self::filter::{Filter, ROOM};
 use self::frames::Frames;
 pub(super) use self::reactor::runtime;
+pub(super) use self::secrets::Secrets;
 use super::intake::{Intake, Reading};
 
 /// A stream from a broker, and to it, that reads what lapin can.
@@ -41,6 +45,9 @@ pub(super) struct GuardedStream<S> {
     stream: S,
     filter: Filter,
     reading: Reading,
+    secrets: Arc<Secrets>,
+    /// Bytes with a secret that the stream has not taken yet. They go first.
+    revealed: Vec<u8>,
 }
 
 impl<S> GuardedStream<S> {
@@ -50,12 +57,20 @@ impl<S> GuardedStream<S> {
             stream,
             filter: Filter::new(Frames::new(frame_max)),
             reading: Reading::default(),
+            secrets: Arc::default(),
+            revealed: Vec::new(),
         }
     }
 
     /// Reads no faster than consumers take what they get.
     pub(super) fn for_intake(mut self, intake: &Arc<Intake>) -> Self {
         self.reading = intake.reading();
+        self
+    }
+
+    /// Sends these secrets in place of what lapin is given for them.
+    pub(super) fn with_secrets(mut self, secrets: Arc<Secrets>) -> Self {
+        self.secrets = secrets;
         self
     }
 }
@@ -70,6 +85,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
             stream,
             filter,
             reading,
+            ..
         } = self.get_mut();
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
@@ -103,13 +119,48 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> GuardedStream<S> {
+    /// Writes what has a secret in it.
+    fn poll_revealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.revealed.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.revealed))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(self.revealed.drain(..written)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes all bytes, if a secret is to be put into them.
+    fn take_secret(&mut self, bytes: &[IoSlice<'_>]) -> Option<usize> {
+        if !self.secrets.is_waiting() {
+            return None;
+        }
+        let mut bytes: Vec<u8> = bytes
+            .iter()
+            .flat_map(|bytes| bytes.iter())
+            .copied()
+            .collect();
+        self.secrets.reveal(&mut bytes).then(|| {
+            self.revealed = bytes;
+            self.revealed.len()
+        })
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_revealed(cx))?;
+        match this.take_secret(&[IoSlice::new(bytes)]) {
+            // Written before what comes next, or with a flush.
+            Some(taken) => Poll::Ready(Ok(taken)),
+            None => Pin::new(&mut this.stream).poll_write(cx, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -117,15 +168,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_revealed(cx))?;
+        match this.take_secret(bytes) {
+            Some(taken) => Poll::Ready(Ok(taken)),
+            None => Pin::new(&mut this.stream).poll_write_vectored(cx, bytes),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_revealed(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_close(cx)
+        let this = self.get_mut();
+        ready!(this.poll_revealed(cx))?;
+        Pin::new(&mut this.stream).poll_close(cx)
     }
 }
 

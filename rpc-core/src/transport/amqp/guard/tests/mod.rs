@@ -4,4 +4,5 @@ mod frames;
 mod hostile;
 mod parser;
 mod returned;
+mod secrets;
 mod stream;

@@ -1,0 +1,328 @@
+//! Connecting and logging in.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_rs::Tokio;
+use async_rs::traits::Reactor;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream};
+use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use lapin::{ConnectionProperties, ErrorKind};
+use smol_str::SmolStr;
+use tokio::time::Instant;
+
+use super::cause;
+use super::guard::{self, GuardedStream, Secrets};
+use super::intake::Intake;
+use super::renewal::Renewal;
+use super::sasl::Sasl;
+use super::tls::Connector;
+use super::url::Endpoint;
+use crate::credentials::Provider;
+use crate::error::OpenError;
+
+/// A stream, with TLS or without.
+type Stream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// What it takes to connect to a broker and to log in.
+#[derive(Clone)]
+pub(super) struct Login {
+    pub(super) endpoint: Endpoint,
+    /// What the broker's management shows.
+    pub(super) name: String,
+    /// The program's callback, in place of the URL's user and password.
+    pub(super) credentials: Option<Provider>,
+    /// There for `amqps` URLs.
+    pub(super) tls: Option<Connector>,
+}
+
+/// A connection of lapin, and as whom it is logged in.
+pub(super) struct Session {
+    pub(super) connection: Arc<lapin::Connection>,
+    /// `None` if the broker alone knows.
+    pub(super) user: Option<SmolStr>,
+    pub(super) renewal: Option<Renewal>,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Reaching,
+    Securing,
+    /// TLS is done, if it is used. Nothing has come from a broker.
+    Greeting,
+    LoggingIn,
+}
+
+/// The time for which a broker may say why it ended a connection.
+const REASON_LIMIT: Duration = Duration::from_secs(1);
+
+impl Login {
+    /// Opens a connection that reads no faster than the consumers of `intake` take what they get.
+    pub(super) async fn connect(&self, intake: &Arc<Intake>) -> Result<Session, OpenError> {
+        let limit = self.endpoint.timeout();
+        let mut uri = self.endpoint.uri.clone();
+        let mut expires = None;
+        if let Some(provider) = &self.credentials {
+            let given = provider.ask(limit).await;
+            let given = given.map_err(|source| OpenError::CredentialsUnavailable { source })?;
+            expires = given.valid_for.map(|lifetime| (Instant::now(), lifetime));
+            uri.authority.userinfo = AMQPUserInfo {
+                username: given.user,
+                password: given.password,
+            };
+        }
+        let user = uri.authority.userinfo.username.clone();
+        let secrets = Arc::default();
+        // lapin limits neither name resolution nor the handshake.
+        let connecting = tokio::time::timeout(limit, self.try_connect(uri, intake, &secrets));
+        let connection = match connecting.await {
+            Ok(Ok(connection)) => Arc::new(connection),
+            Ok(Err((stage, error))) => {
+                let asking =
+                    tokio::time::timeout(REASON_LIMIT.min(limit), self.ask_why(stage, &error));
+                return Err(match asking.await.ok().flatten() {
+                    Some(reason) => reason,
+                    None => self.explain(stage, &error, user),
+                });
+            }
+            Err(_) => {
+                return Err(OpenError::TimedOut {
+                    endpoint: self.endpoint.to_string(),
+                    limit,
+                });
+            }
+        };
+        let renewal = self.credentials.as_ref().zip(expires);
+        Ok(Session {
+            renewal: renewal.map(|(provider, expires)| {
+                let asking = (provider.clone(), limit);
+                Renewal::start(connection.clone(), secrets, asking, &user, expires)
+            }),
+            connection,
+            user: (self.endpoint.names_user() && !user.is_empty()).then(|| user.into()),
+        })
+    }
+
+    async fn try_connect(
+        &self,
+        uri: AMQPUri,
+        intake: &Arc<Intake>,
+        secrets: &Arc<Secrets>,
+    ) -> Result<lapin::Connection, (Stage, lapin::Error)> {
+        // Not left to lapin, which leaves tasks behind with each attempt that fails.
+        let stream = self.stream().await?;
+        let guarded = GuardedStream::new(stream, uri.query.frame_max)
+            .for_intake(intake)
+            .with_secrets(secrets.clone());
+        let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
+        let connected = async move |_, _| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
+        };
+        let greeted = Arc::new(AtomicBool::new(false));
+        let user = &uri.authority.userinfo;
+        let sasl = Sasl::new(self.endpoint.mechanism(), user, secrets, greeted.clone());
+        let properties = ConnectionProperties::default()
+            .with_auth_provider(sasl)
+            .with_connection_name(self.name.as_str().into())
+            .with_client_property("product".into(), "rpc-core".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        lapin::Connection::connector(uri, guard::runtime(), connected, properties)
+            .await
+            .map_err(|error| match greeted.load(Ordering::Relaxed) {
+                true => (Stage::LoggingIn, error),
+                false => (Stage::Greeting, error),
+            })
+    }
+
+    /// A stream to the broker, before AMQP begins.
+    async fn stream(&self) -> Result<Stream, (Stage, lapin::Error)> {
+        let at = |stage| move |error: io::Error| (stage, error.into());
+        let runtime =
+            lapin::runtime::default_runtime().map_err(|error| (Stage::Reaching, error))?;
+        let plain = AMQPUri {
+            scheme: AMQPScheme::AMQP,
+            ..self.endpoint.uri.clone()
+        };
+        let stream = plain.connect_async(&runtime).await;
+        let stream = stream.map_err(at(Stage::Reaching))?;
+        let Some(connector) = &self.tls else {
+            return Ok(stream);
+        };
+        let secured = connector.secure(stream, &plain.authority.host).await;
+        secured.map_err(at(Stage::Securing))
+    }
+
+    /// The reason for which a broker ends a connection that TLS is done for, on its side. With TLS 1.3, it refuses a client's
+    /// certificate by then, and what it says of that is lost if anything was sent meanwhile. So this sends nothing.
+    async fn refusal_of_tls(&self) -> Option<io::Error> {
+        self.tls.as_ref()?;
+        let mut stream = self.stream().await.ok()?;
+        stream.read(&mut [0]).await.err()
+    }
+
+    /// The login mechanisms that a broker offers, with spaces between them. It ends a connection that asks for another one without a
+    /// word.
+    async fn offered_mechanisms(&self) -> Option<String> {
+        /// Larger than any broker's.
+        const MAX_LEN: usize = 64 << 10;
+        let mut stream = self.stream().await.ok()?;
+        stream.write_all(b"AMQP\x00\x00\x09\x01").await.ok()?;
+        stream.flush().await.ok()?;
+        // A frame: type, channel, length. Then the method, the version, and the broker's properties with their length.
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).await.ok()?;
+        let [_, _, _, length @ ..] = head;
+        let mut start = vec![
+            0;
+            usize::try_from(u32::from_be_bytes(length))
+                .ok()?
+                .min(MAX_LEN)
+        ];
+        stream.read_exact(&mut start).await.ok()?;
+        let (_, rest) = split_long_string(start.get(6..)?)?;
+        let (mechanisms, _) = split_long_string(rest)?;
+        Some(String::from_utf8_lossy(mechanisms).into_owned())
+    }
+
+    /// The reason of an error for which a broker gave none, from one more connection to it.
+    async fn ask_why(&self, stage: Stage, error: &lapin::Error) -> Option<OpenError> {
+        let endpoint = self.endpoint.to_string();
+        match stage {
+            Stage::Greeting => {
+                let refusal = self.refusal_of_tls().await?;
+                Some(OpenError::TlsRefused {
+                    endpoint,
+                    reason: self.tls.as_ref()?.explain(&refusal)?,
+                    source: refusal.into(),
+                })
+            }
+            Stage::LoggingIn if error.is_io_error() => {
+                let offered = self.offered_mechanisms().await?;
+                let mechanism = self.endpoint.mechanism().name();
+                let is_offered = offered.split(' ').any(|one| one == mechanism);
+                (!is_offered).then_some(OpenError::MechanismRefused {
+                    endpoint,
+                    mechanism,
+                    offered,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Says what a refusal means (<https://www.rabbitmq.com/docs/access-control>).
+    fn explain(&self, stage: Stage, error: &lapin::Error, user: String) -> OpenError {
+        let endpoint = self.endpoint.to_string();
+        let source = cause(error);
+        let refusal = match error.kind() {
+            ErrorKind::ProtocolError(refusal) => Some((refusal.kind(), refusal.get_message())),
+            _ => None,
+        };
+        match refusal {
+            Some((AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), _)) => {
+                if self.endpoint.mechanism() == SASLMechanism::External {
+                    OpenError::CertificateLoginRefused { endpoint, source }
+                } else {
+                    OpenError::CredentialsRefused { endpoint, user }
+                }
+            }
+            Some((AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), said)) => {
+                let said = said.as_str();
+                if said.contains("connection limit") && said.contains("reached") {
+                    return OpenError::LimitReached { endpoint, source };
+                }
+                if said.contains("negotiated ") {
+                    return OpenError::OptionRefused { endpoint, source };
+                }
+                let virtual_host = self.endpoint.uri.vhost.clone();
+                let hint = if virtual_host.is_empty() {
+                    ": a URL that ends in '/' names the virtual host ''; the default one, '/', is written %2f"
+                } else {
+                    ": check its name and the user's permissions"
+                };
+                OpenError::VirtualHostRefused {
+                    endpoint,
+                    virtual_host,
+                    user,
+                    hint,
+                    source,
+                }
+            }
+            _ => self.explain_stream(stage, error),
+        }
+    }
+
+    /// Says why a stream could not be made or broke.
+    fn explain_stream(&self, stage: Stage, error: &lapin::Error) -> OpenError {
+        let endpoint = self.endpoint.to_string();
+        let source = cause(error);
+        if let (Some(connector), ErrorKind::IOError(error)) = (&self.tls, error.kind())
+            && let Some(reason) = connector.explain(error)
+        {
+            return OpenError::TlsRefused {
+                endpoint,
+                reason,
+                source,
+            };
+        }
+        let hint = match stage {
+            Stage::Reaching => "is it running there?",
+            Stage::Securing => {
+                "it ended the connection during the TLS handshake; is it the port for amqp:// URLs?"
+            }
+            Stage::Greeting if self.tls.is_none() => {
+                "what listens there does not speak AMQP; is it the port for amqps:// URLs?"
+            }
+            Stage::Greeting => "what listens there speaks TLS, but not AMQP",
+            Stage::LoggingIn => "it ended the connection during the login",
+        };
+        OpenError::Unreachable {
+            endpoint,
+            hint,
+            source,
+        }
+    }
+}
+
+/// Splits what begins with AMQP's long string, or a table, behind that.
+fn split_long_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
+impl Session {
+    /// Whether another is to take its place.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.renewal.as_ref().is_some_and(Renewal::is_outdated)
+    }
+
+    /// Closes the connection and waits until the broker knows.
+    pub(super) async fn close(&self) {
+        super::connection::close(&self.connection).await;
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("endpoint", &self.endpoint)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Session {
+    /// lapin's own output has the whole configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("connected", &self.connection.status().connected())
+            .finish_non_exhaustive()
+    }
+}

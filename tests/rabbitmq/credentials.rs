@@ -1,0 +1,312 @@
+//! Credentials from a callback: asked for, renewed, rotated.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use rpc_core::{Connection, ConnectionState, Context, Credentials, OpenError, rpc};
+use rpc_core::{Server, ServerHandle};
+use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::{eventually, unique_queue};
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::timeout;
+
+use super::connecting::story;
+use super::peer::{Peer, parts};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[rpc]
+trait Mint {
+    #[rpc(idempotent)]
+    async fn double(n: u64) -> u64;
+    /// Ends when it is told to.
+    async fn hold() -> u64;
+    async fn who(#[ctx] context: Context) -> Option<String>;
+}
+
+#[derive(Clone, Default)]
+struct Press {
+    begun: Arc<Notify>,
+    release: Arc<Notify>,
+}
+
+impl Mint for Press {
+    async fn double(&self, n: u64) -> u64 {
+        2 * n
+    }
+
+    async fn hold(&self) -> u64 {
+        self.begun.notify_one();
+        self.release.notified().await;
+        7
+    }
+
+    async fn who(&self, context: Context) -> Option<String> {
+        context.user_id().map(str::to_owned)
+    }
+}
+
+async fn serve(connection: &Connection, queue: &str, press: Press) -> ServerHandle {
+    let dispatcher = MintDispatcher::new(press).with_queue(queue);
+    let server = Server::builder(connection).service(dispatcher).build();
+    server.start().await.unwrap()
+}
+
+/// A vault with the credentials of the day, which counts how often it is asked.
+#[derive(Clone, Debug)]
+struct Vault(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    given: Mutex<Option<Credentials>>,
+    asked: AtomicUsize,
+}
+
+impl Vault {
+    fn new(given: Credentials) -> Self {
+        Self(Arc::new(Inner {
+            given: Mutex::new(Some(given)),
+            asked: AtomicUsize::new(0),
+        }))
+    }
+
+    fn set(&self, given: Option<Credentials>) {
+        *self.0.given.lock().unwrap() = given;
+    }
+
+    fn asked(&self) -> usize {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    async fn ask(self) -> Result<Credentials, &'static str> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        let given = self.0.given.lock().unwrap().clone();
+        given.ok_or("the vault is sealed")
+    }
+
+    async fn open(&self, node: &Node) -> Connection {
+        self.builder(node).open().await.unwrap()
+    }
+
+    fn builder(&self, node: &Node) -> rpc_core::ConnectionBuilder {
+        let vault = self.clone();
+        // Neither the user nor the password of the URL is used.
+        Connection::builder(node.url_with("nobody", "wr0ng", "%2f"))
+            .credentials(async move || vault.ask().await)
+    }
+}
+
+/// A node for all tests here. Each has users of its own.
+async fn node() -> &'static Node {
+    static NODE: OnceCell<Node> = OnceCell::const_new();
+    let start = async || {
+        let node = Node::start().await;
+        node.ctl(&["await_startup"]).await;
+        node
+    };
+    NODE.get_or_init(start).await
+}
+
+async fn add_user(node: &Node, user: &str, password: &str) {
+    node.ctl(&["add_user", user, password]).await;
+    node.ctl(&["set_permissions", user, ".*", ".*", ".*"]).await;
+}
+
+/// The number of connections of a user.
+async fn connections(node: &Node, user: &str) -> usize {
+    let listed = node.ctl(&["list_connections", "user"]).await;
+    listed.lines().filter(|line| line.trim() == user).count()
+}
+
+async fn until_asked(vault: &Vault, times: usize) {
+    eventually("the vault is asked", async || {
+        (vault.asked() >= times).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_rotated_under_load_loses_no_call() {
+    let node = node().await;
+    add_user(node, "ada", "one").await;
+    let vault = Vault::new(Credentials::new("ada", "one"));
+    let (serving, calling) = (vault.open(node).await, vault.open(node).await);
+    let queue = unique_queue("rotated");
+    let _server = serve(&serving, &queue, Press::default()).await;
+    let mint = MintClient::new(calling.client()).with_queue(&queue);
+    let load = async {
+        let mut calls = 0;
+        for n in 0..u64::MAX {
+            assert_eq!(mint.double(n).timeout(LIMIT).await.unwrap(), 2 * n);
+            calls += 1;
+            if calls % 16 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let rotating = async {
+        for password in ["two", "three", "four"] {
+            let asked = vault.asked();
+            node.ctl(&["change_password", "ada", password]).await;
+            vault.set(Some(Credentials::new("ada", password)));
+            node.ctl(&["close_all_user_connections", "ada", "rotated"])
+                .await;
+            until_asked(&vault, asked + 2).await;
+            assert_eq!(mint.double(1).timeout(LIMIT).await.unwrap(), 2);
+        }
+    };
+    tokio::select! {
+        () = load => {}
+        () = rotating => {}
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_renewed_before_they_expire_without_a_reconnect() {
+    let node = node().await;
+    add_user(node, "eve", "one").await;
+    let lifetime = Duration::from_secs(2);
+    let vault = Vault::new(Credentials::new("eve", "one").valid_for(lifetime));
+    let started = std::time::Instant::now();
+    let connection = vault.open(node).await;
+    let mut state = connection.state();
+    assert_eq!(state.current(), ConnectionState::Connected);
+    until_asked(&vault, 3).await;
+    // Twice after 80 % of the time.
+    assert!(started.elapsed() > lifetime * 8 / 5);
+    eventually("the broker is told", async || {
+        node.log()
+            .contains("user 'eve' updated secret")
+            .then_some(())
+    })
+    .await;
+    assert!(timeout(Duration::ZERO, state.changed()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_callback_that_fails_is_asked_again_while_the_connection_serves() {
+    let node = node().await;
+    add_user(node, "joe", "one").await;
+    let lifetime = Duration::from_millis(500);
+    let given = Credentials::new("joe", "one").valid_for(lifetime);
+    let vault = Vault::new(given.clone());
+    let connection = vault.open(node).await;
+    let mut state = connection.state();
+    state.current();
+    vault.set(None);
+    until_asked(&vault, 4).await;
+    let queue = unique_queue("sealed");
+    let _server = serve(&connection, &queue, Press::default()).await;
+    let mint = MintClient::new(connection.client()).with_queue(&queue);
+    assert_eq!(mint.double(1).await.unwrap(), 2);
+    vault.set(Some(given));
+    let asked = vault.asked();
+    until_asked(&vault, asked + 2).await;
+    assert!(timeout(Duration::ZERO, state.changed()).await.is_err());
+    assert_eq!(mint.double(1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn another_user_takes_over_and_no_call_is_lost() {
+    let node = node().await;
+    add_user(node, "kim", "one").await;
+    add_user(node, "bob", "two").await;
+    let given = |user, password| Credentials::new(user, password).valid_for(Duration::from_secs(1));
+    let vault = Vault::new(given("kim", "one"));
+    let (serving, calling) = (
+        vault.open(node).await,
+        vault.builder(node).state_user_id().open().await.unwrap(),
+    );
+    let queue = unique_queue("taken-over");
+    let press = Press::default();
+    let server = serve(&serving, &queue, press.clone()).await;
+    let mint = MintClient::new(calling.client()).with_queue(&queue);
+    let held = tokio::spawn(mint.hold().timeout(LIMIT).into_future());
+    press.begun.notified().await;
+    assert_eq!(mint.who().await.unwrap().as_deref(), Some("kim"));
+    let mut states = [serving.state(), calling.state()];
+    for state in &mut states {
+        state.current();
+    }
+
+    vault.set(Some(given("bob", "two")));
+    // Calls go on all the time, and none fails.
+    eventually("requests come from the other user", async || {
+        let who = mint.who().await.unwrap();
+        (who.as_deref() == Some("bob")).then_some(())
+    })
+    .await;
+    eventually("the server is another user", async || {
+        assert_eq!(mint.double(4).await.unwrap(), 8);
+        (connections(node, "bob").await == 2).then_some(())
+    })
+    .await;
+    // The call that was under way ends on the old connections, which go then.
+    assert!(!held.is_finished());
+    press.release.notify_one();
+    assert_eq!(held.await.unwrap().unwrap(), 7);
+    eventually("the old connections go", async || {
+        (connections(node, "kim").await == 0).then_some(())
+    })
+    .await;
+    for state in &mut states {
+        assert!(timeout(Duration::ZERO, state.changed()).await.is_err());
+    }
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_callback_without_credentials_is_said() {
+    let node = shared_node().await;
+    let vault = Vault::new(Credentials::new("guest", "guest"));
+    vault.set(None);
+    let error = vault.builder(node).open().await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::CredentialsUnavailable { .. }),
+        "{error:?}"
+    );
+    assert!(
+        story(&error).ends_with("gave no credentials: the vault is sealed"),
+        "{error:?}"
+    );
+    // A program that waits for its broker waits for these as well.
+    let waiting = vault.builder(node).wait_for_broker(LIMIT);
+    let opening = tokio::spawn(waiting.open());
+    until_asked(&vault, 3).await;
+    vault.set(Some(Credentials::new("guest", "guest")));
+    opening.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_callback_that_hangs_is_said() {
+    let node = shared_node().await;
+    let error = Connection::builder(node.url() + "?connection_timeout=200")
+        .credentials(std::future::pending::<Credentials>)
+        .open()
+        .await
+        .unwrap_err();
+    assert!(
+        story(&error).contains("it gave none within 200ms"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_connection_for_direct_replies_logs_in_with_them_too() {
+    let node = node().await;
+    add_user(node, "liz", "one").await;
+    let vault = Vault::new(Credentials::new("liz", "one"));
+    let serving = vault.builder(node).state_user_id().open().await.unwrap();
+    let queue = unique_queue("direct");
+    let _server = serve(&serving, &queue, Press::default()).await;
+    let request = BasicProperties::default()
+        .with_type("double".into())
+        .with_content_type("application/json".into());
+    let mut peer = Peer::with_direct_replies(node).await;
+    let reply = peer.call(&queue, request, b"[21]").await;
+    assert_eq!(parts(&reply), ("result", "42"));
+    assert_eq!(reply.properties.user_id().as_ref().unwrap().as_str(), "liz");
+    assert_eq!(vault.asked(), 2);
+}
