@@ -249,7 +249,7 @@ async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
     };
     assert!(is_there().await);
     other.shutdown_background();
-    rpc_tests::eventually("the broker has no such connection", async || {
+    eventually("the broker has no such connection", async || {
         (!is_there().await).then_some(())
     })
     .await;
