@@ -75,13 +75,17 @@ async fn a_client_certificate_is_shown_and_may_be_the_login() {
     let strict = strict().await;
     let identity = strict.authority.identity("ada", &[]);
     strict.builder(Some(identity.clone())).open().await.unwrap();
-    let connection = strict.external(identity).open().await.unwrap();
+    let connection = strict.external(identity.clone()).open().await.unwrap();
     let queue = unique_queue("external");
     let _server = serve(&connection, &queue).await;
     let adder = AdderClient::new(connection.client()).with_queue(&queue);
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     let users = strict.node.ctl(&["list_connections", "user"]).await;
     assert!(users.lines().any(|user| user == "ada"), "{users}");
+    // The broker alone knows the name that it reads from the certificate.
+    let error = strict.external(identity).state_user_id().open().await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, OpenError::UnknownUser), "{error:?}");
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ impl ConnectionBuilder {
     ///
     /// let connection = Connection::builder("amqps://rabbit.example/%2f")
     ///     .credentials(async || {
-    ///         let token = tokio::fs::read_to_string("/run/secrets/token").await?;
+    ///         let token = std::fs::read_to_string("/run/secrets/token")?;
     ///         let credentials = Credentials::new("payments", token.trim_end());
     ///         Ok::<_, std::io::Error>(credentials.valid_for(Duration::from_secs(600)))
     ///     })

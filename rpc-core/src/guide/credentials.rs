@@ -63,7 +63,7 @@
 //! | the callback fails, panics, or does not answer within `connection_timeout` (10 seconds) | the connection goes on; the callback is asked again after pauses from 0.25 to 15 seconds, lengthened at random to twice that at most; the log says why |
 //! | the same at the first [`open`](crate::ConnectionBuilder::open) | [`OpenError::CredentialsUnavailable`](crate::OpenError::CredentialsUnavailable); with [`wait_for_broker`](crate::ConnectionBuilder::wait_for_broker), the callback is asked again until that limit |
 //! | they expire before new ones come | the broker closes the connection, which is made again as soon as the callback gives new ones |
-//! | the new ones are another user's | a connection as that user takes the place of the old one; calls and handlers under way end on the old one, and none is lost |
+//! | the new ones are another user's | a connection as that user takes the place of the old one; calls and handlers under way end on the old one, for which the old credentials have a fifth of their time left |
 //!
 //! A user of RabbitMQ's own database has a password without a time limit, and being told another one changes nothing for RabbitMQ. There,
 //! `valid_for` makes the program look for another user's credentials now and then, as leases of a vault need it.

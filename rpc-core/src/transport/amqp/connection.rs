@@ -71,18 +71,18 @@ impl AmqpTransport {
     /// Tries each address once, in turn.
     async fn try_each(&self) -> Result<Arc<dyn Link>, OpenError> {
         let first = self.next.load(Ordering::Relaxed);
+        // The same for all, so that an outage does not multiply the questions.
+        let given = self.logins[first % self.logins.len()].ask().await?;
         let mut outcome = Err(OpenError::InvalidUrl("there is none".to_owned()));
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
             let intake = Arc::default();
-            match login.connect(&intake).await {
+            match login.connect(given.clone(), &intake).await {
                 Ok(session) => {
                     self.next.store(index, Ordering::Relaxed);
                     return Ok(Arc::new(AmqpLink::new(session, intake, login.clone())));
                 }
-                // The next endpoint would need them as well.
-                Err(error @ OpenError::CredentialsUnavailable { .. }) => return Err(error),
                 Err(error) => {
                     let reason = with_causes(&error);
                     debug!(reason, "an endpoint was not reached");

@@ -237,9 +237,8 @@ impl DirectReplies {
 
     async fn open(&self) -> Result<Dedicated, TransportError> {
         let intake = Arc::default(); // It has no consumers.
-        let session = self
-            .login
-            .connect(&intake)
+        let opening = async { self.login.connect(self.login.ask().await?, &intake).await };
+        let session = opening
             .await
             .map_err(|error| TransportError::lost(with_causes(&error)))?;
         let connection = &session.connection;

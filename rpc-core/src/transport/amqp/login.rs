@@ -23,7 +23,7 @@ use super::renewal::Renewal;
 use super::sasl::Sasl;
 use super::tls::Connector;
 use super::url::Endpoint;
-use crate::credentials::Provider;
+use crate::credentials::{Credentials, Provider};
 use crate::error::OpenError;
 
 /// A stream, with TLS or without.
@@ -39,6 +39,13 @@ pub(super) struct Login {
     pub(super) credentials: Option<Provider>,
     /// There for `amqps` URLs.
     pub(super) tls: Option<Connector>,
+}
+
+/// What a program's callback gave, and when.
+#[derive(Clone)]
+pub(super) struct Given {
+    credentials: Credentials,
+    at: Instant,
 }
 
 /// A connection of lapin, and as whom it is logged in.
@@ -63,29 +70,47 @@ enum Stage {
 const REASON_LIMIT: Duration = Duration::from_secs(1);
 
 impl Login {
-    /// Opens a connection that reads no faster than the consumers of `intake` take what they get.
-    pub(super) async fn connect(&self, intake: &Arc<Intake>) -> Result<Session, OpenError> {
+    /// Asks the program for credentials, if it has a callback.
+    pub(super) async fn ask(&self) -> Result<Option<Given>, OpenError> {
+        let Some(provider) = &self.credentials else {
+            return Ok(None);
+        };
+        match provider.ask(self.endpoint.timeout()).await {
+            Ok(credentials) => Ok(Some(Given {
+                credentials,
+                at: Instant::now(),
+            })),
+            Err(source) => Err(OpenError::CredentialsUnavailable { source }),
+        }
+    }
+
+    /// Opens a connection with credentials from [`ask`](Self::ask). It reads no faster than the consumers of `intake` take what they
+    /// get.
+    pub(super) async fn connect(
+        &self,
+        given: Option<Given>,
+        intake: &Arc<Intake>,
+    ) -> Result<Session, OpenError> {
         let limit = self.endpoint.timeout();
         let mut uri = self.endpoint.uri.clone();
-        let mut expires = None;
-        if let Some(provider) = &self.credentials {
-            let given = provider.ask(limit).await;
-            let given = given.map_err(|source| OpenError::CredentialsUnavailable { source })?;
-            expires = given.valid_for.map(|lifetime| (Instant::now(), lifetime));
+        let mut validity = None;
+        if let Some(Given { credentials, at }) = given {
+            validity = credentials.valid_for.map(|lifetime| (at, lifetime));
             uri.authority.userinfo = AMQPUserInfo {
-                username: given.user,
-                password: given.password,
+                username: credentials.user,
+                password: credentials.password,
             };
         }
         let user = uri.authority.userinfo.username.clone();
         let secrets = Arc::default();
+        let begun = Instant::now();
         // lapin limits neither name resolution nor the handshake.
         let connecting = tokio::time::timeout(limit, self.try_connect(uri, intake, &secrets));
         let connection = match connecting.await {
             Ok(Ok(connection)) => Arc::new(connection),
             Ok(Err((stage, error))) => {
-                let asking =
-                    tokio::time::timeout(REASON_LIMIT.min(limit), self.ask_why(stage, &error));
+                let left = limit.saturating_sub(begun.elapsed()).min(REASON_LIMIT);
+                let asking = tokio::time::timeout(left, self.ask_why(stage, &error));
                 return Err(match asking.await.ok().flatten() {
                     Some(reason) => reason,
                     None => self.explain(stage, &error, user),
@@ -98,11 +123,11 @@ impl Login {
                 });
             }
         };
-        let renewal = self.credentials.as_ref().zip(expires);
+        let renewal = self.credentials.as_ref().zip(validity);
         Ok(Session {
-            renewal: renewal.map(|(provider, expires)| {
+            renewal: renewal.map(|(provider, validity)| {
                 let asking = (provider.clone(), limit);
-                Renewal::start(connection.clone(), secrets, asking, &user, expires)
+                Renewal::start(connection.clone(), secrets, asking, &user, validity)
             }),
             connection,
             user: (self.endpoint.names_user() && !user.is_empty()).then(|| user.into()),

@@ -77,10 +77,17 @@ impl Endpoint {
             );
         }
         if let Some(option) = unknown_option(query) {
-            return invalid(format!(
-                "unknown option '{option}'; the options are {}",
-                OPTIONS.join(", ")
-            ));
+            let remedy = match option {
+                "cacertfile" => {
+                    "give the text of that file to `ConnectionBuilder::root_certificates`"
+                        .to_owned()
+                }
+                "certfile" | "keyfile" => {
+                    "give the texts of those files to `ConnectionBuilder::identity`".to_owned()
+                }
+                _ => format!("the options are {}", OPTIONS.join(", ")),
+            };
+            return invalid(format!("unknown option '{option}'; {remedy}"));
         }
         if let Some((option, largest)) = bad_number(query) {
             return invalid(format!(
