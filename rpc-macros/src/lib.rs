@@ -70,7 +70,7 @@ use proc_macro::TokenStream;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "…"` | the service's name | the trait's identifier |
-/// | `queue = "…"` | the queue that requests go to, at most 255 bytes long | `rpc.` and the name |
+/// | `queue = "…"` | the queue that requests go to, at most 244 bytes long | `rpc.` and the name |
 /// | `timeout = "2s"` | the deadline of calls, unless the method or the call has its own: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
 /// | `crate = "…"` | the path to `rpc_core`, where that is not `::rpc_core` | `::rpc_core` |
 ///

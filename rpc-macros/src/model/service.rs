@@ -171,11 +171,11 @@ pub(crate) fn is_supertrait(predicate: &WherePredicate) -> bool {
 
 fn name(ident: &Ident, given: Option<&LitStr>, in_queue: bool, mistakes: &mut Mistakes) -> String {
     let name = given.map_or_else(|| ident.unraw().to_string(), LitStr::value);
-    if in_queue && default_queue(&name).len() > options::MAX_NAME {
+    let queue_len = default_queue(&name).len();
+    if in_queue && queue_len > options::MAX_QUEUE {
         let message = format!(
-            "the queue `rpc.…` of this name would be longer than the {} bytes that AMQP allows: shorten the name, or set \
-             `queue = \"…\"`",
-            options::MAX_NAME
+            "the queue `rpc.…` of this name would have {}: shorten the name, or set `queue = \"…\"`",
+            options::too_long(queue_len)
         );
         match given {
             Some(given) => mistakes.at(given, message),
