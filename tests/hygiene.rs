@@ -252,7 +252,7 @@ pub mod hostile_types {
     #[rpc]
     pub trait Hostile {
         async fn strings(a: String, b: Vec, c: Box, d: Arc) -> Option;
-        async fn result(a: Call) -> Result;
+        async fn result(a: Call, context: Context) -> Result;
         async fn results(a: Request, b: Response) -> ::std::result::Result<Future, Context>;
         async fn parameters(s: S, h: H, t: T) -> (S1, H1);
         #[rpc(blocking)]
@@ -266,7 +266,7 @@ pub mod hostile_types {
         async fn strings(&self, _: String, _: Vec, _: Box, _: Arc) -> Option {
             Option::Some(5)
         }
-        async fn result(&self, _: Call) -> Result {
+        async fn result(&self, _: Call, _: Context) -> Result {
             Result { value: 6 }
         }
         async fn results(&self, _: Request, _: Response) -> ::std::result::Result<Future, Context> {
@@ -294,7 +294,7 @@ async fn types_may_have_any_names() {
     );
     // A struct called `Result` is a value as any other.
     assert_eq!(
-        client.result(ty::Call).await.unwrap(),
+        client.result(ty::Call, ty::Context).await.unwrap(),
         ty::Result { value: 6 }
     );
     assert!(matches!(

@@ -1,7 +1,7 @@
 //! The dispatcher: a handler as a service of requests.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 use crate::attributes;
@@ -183,8 +183,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let exchange = exchange::exchange_type(service, method);
     let values = method.arguments.iter().map(|argument| match argument.role {
         Role::Context(_) => {
-            let context = format_ident!("__context", span = generated_at(argument.ty.span()));
-            quote!(#context)
+            quote_spanned!(generated_at(argument.ty.span())=> __rpc::__private::FromContext::from_context(__context))
         }
         Role::Sent { .. } => {
             let ident = argument.ident();

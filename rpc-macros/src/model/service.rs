@@ -8,8 +8,8 @@ use syn::ext::IdentExt as _;
 use syn::punctuated::Punctuated;
 use syn::visit::Visit as _;
 use syn::{
-    Attribute, GenericParam, Generics, ItemTrait, LitStr, Path, Token, TraitItem, TypeParamBound,
-    Visibility, WherePredicate, parse_quote,
+    Attribute, GenericParam, Generics, ItemTrait, LitStr, Path, Signature, Token, TraitItem,
+    TypeParamBound, Visibility, WherePredicate, parse_quote,
 };
 
 use crate::attributes;
@@ -56,6 +56,15 @@ impl Service {
         let written = parse::options(options, &mut mistakes);
         let options = Options::check(&written, Level::Trait, &mut mistakes);
         check_head(&item, &mut mistakes);
+        if let Some(error) = async_trait(&item) {
+            mistakes.push(error);
+            // Nothing else of what it made of the trait is the user's.
+            return Err(Box::new(Broken {
+                mistakes,
+                methods: item.items.iter().map(|_| None).collect(),
+                item,
+            }));
+        }
         let name = name(
             &item.ident,
             options.name.as_ref(),
@@ -95,6 +104,31 @@ impl Service {
 }
 
 /// What stands before the braces.
+/// The mistake of a trait that `#[async_trait]` has rewritten, for it stood above `#[rpc]`, or is about to.
+fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
+    let message = "`#[async_trait]` does not go with `#[rpc]`, which makes `async fn` in traits work by itself: remove `#[async_trait]` \
+                   here and from every `impl` of this trait";
+    let below = item
+        .attrs
+        .iter()
+        .find(|attribute| attributes::is_async_trait(attribute));
+    if let Some(attribute) = below {
+        return Some(syn::Error::new_spanned(attribute, message));
+    }
+    item.items.iter().find_map(|inner| match inner {
+        TraitItem::Fn(function) if is_rewritten(&function.sig) => {
+            Some(syn::Error::new_spanned(&function.sig.output, message))
+        }
+        _ => None,
+    })
+}
+
+/// Tells whether `#[async_trait]` has been here: each of its methods has a lifetime of that name.
+fn is_rewritten(signature: &Signature) -> bool {
+    let mut lifetimes = signature.generics.lifetimes();
+    lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
+}
+
 fn check_head(item: &ItemTrait, mistakes: &mut Mistakes) {
     for attribute in item
         .attrs
