@@ -128,7 +128,7 @@ use proc_macro::TokenStream;
 ///     method that returns `T`, and `Result<T, CallError<E>>` for one that returns `Result<T, E>`.
 /// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and for every `H: Fib` a `Dispatch` and a
 ///   `tower_service::Service<Request>`, and has
-///   - `FibDispatcher::new(handler)`,
+///   - `FibDispatcher::new(handler)`, and `FibDispatcher::from(arc)` for a handler in an `Arc`, which the rest of the program keeps,
 ///   - `with_queue(queue)` and `with_queue_prefix(prefix)`, to serve what clients send to with the same.
 ///
 /// For `trait Store<T>` they are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. A trait with a method called

@@ -91,14 +91,27 @@ fn constructors(service: &Service) -> TokenStream {
         " Serves this queue instead of `{queue}`.{}",
         messages::about_own_queues(service)
     );
+    let plain_clause = &generics.where_clause;
     quote! {
-        impl #introduced #dispatcher #arguments #clause {
+        impl #introduced #dispatcher #arguments #plain_clause {
             /// Dispatches to `handler`, which all calls share.
             #[must_use]
-            #visibility fn new(handler: #parameter) -> Self {
+            #visibility fn new(handler: #parameter) -> Self
+            where
+                #parameter: __rpc::__private::Handler<Self>,
+            {
                 #fresh
             }
+        }
 
+        impl #introduced ::core::convert::From<__rpc::__private::Arc<#parameter>> for #dispatcher #arguments #clause {
+            /// Dispatches to a handler that the rest of the program may keep, too.
+            fn from(handler: __rpc::__private::Arc<#parameter>) -> Self {
+                #fresh
+            }
+        }
+
+        impl #introduced #dispatcher #arguments #clause {
             #[doc = #queue_docs]
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
