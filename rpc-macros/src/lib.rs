@@ -5,6 +5,7 @@
 //! Where there were mistakes, `fallback` takes the place of `expand`.
 
 mod attributes;
+mod dependency;
 mod expand;
 mod fallback;
 #[cfg(test)]
@@ -72,7 +73,7 @@ use proc_macro::TokenStream;
 /// | `name = "…"` | the service's name | the trait's identifier |
 /// | `queue = "…"` | the queue that requests go to, at most 244 bytes long | `rpc.` and the name |
 /// | `timeout = "2s"` | the deadline of calls, unless the method or the call has its own: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
-/// | `crate = "…"` | the path to `rpc_core`, where that is not `::rpc_core` | `::rpc_core` |
+/// | `crate = "…"` | the path to `rpc_core`, where another crate exports it | `::rpc_core`, or what `Cargo.toml` renames it to |
 ///
 /// # Options of a method
 ///

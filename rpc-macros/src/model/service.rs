@@ -13,6 +13,7 @@ use syn::{
 };
 
 use crate::attributes;
+use crate::dependency;
 use crate::mistakes::Mistakes;
 use crate::model::Method;
 use crate::model::options::{self, Level, Options};
@@ -55,7 +56,6 @@ impl Service {
         let mut mistakes = Mistakes::default();
         let written = parse::options(options, &mut mistakes);
         let options = Options::check(&written, Level::Trait, &mut mistakes);
-        check_head(&item, &mut mistakes);
         if let Some(error) = async_trait(&item) {
             mistakes.push(error);
             // Nothing else of what it made of the trait is the user's.
@@ -65,6 +65,7 @@ impl Service {
                 item,
             }));
         }
+        check_head(&item, &mut mistakes);
         let name = name(
             &item.ident,
             options.name.as_ref(),
@@ -86,7 +87,7 @@ impl Service {
         let used = identifiers(item.to_token_stream());
         Ok(Self {
             attributes: attributes::without_rpc(&item.attrs),
-            krate: options.krate.unwrap_or_else(|| parse_quote!(::rpc_core)),
+            krate: options.krate.unwrap_or_else(default_crate),
             queue,
             name,
             client: format_ident!("{}Client", item.ident),
@@ -103,7 +104,6 @@ impl Service {
     }
 }
 
-/// What stands before the braces.
 /// The mistake of a trait that `#[async_trait]` has rewritten, for it stood above `#[rpc]`, or is about to.
 fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
     let message = "`#[async_trait]` does not go with `#[rpc]`, which makes `async fn` in traits work by itself: remove `#[async_trait]` \
@@ -129,6 +129,7 @@ fn is_rewritten(signature: &Signature) -> bool {
     lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
 }
 
+/// What stands before the braces.
 fn check_head(item: &ItemTrait, mistakes: &mut Mistakes) {
     for attribute in item
         .attrs
@@ -351,6 +352,14 @@ impl WireNames {
                 mistake: mistake.clone(),
             });
         }
+    }
+}
+
+/// The path to `rpc_core`, unless it is given.
+fn default_crate() -> Path {
+    match dependency::new_name() {
+        Some(name) => parse_quote!(::#name),
+        None => parse_quote!(::rpc_core),
     }
 }
 
