@@ -111,7 +111,8 @@ use proc_macro::TokenStream;
 /// - lint levels, such as `#[allow(unused_variables)]`.
 ///
 /// The methods of a trait cannot be generic, but the trait can: in `trait Store<T>` write all the bounds that `T` needs to
-/// be sent. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
+/// be sent. The name and the queue do not depend on `T`: servers of `Store<String>` and of `Store<u64>` read one queue, and are given
+/// each other's requests. Give each a queue of its own with `with_queue` or `with_queue_prefix`, on clients and dispatchers alike. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
 /// any name but `with_queue`, `with_queue_prefix`, `into` and `try_into`, which mean something else on a client.
 ///
 /// # What is generated
@@ -137,7 +138,8 @@ use proc_macro::TokenStream;
 /// `client.new(…)` calls the method.
 ///
 /// The docs of the trait and its methods are carried over to the client, `cfg`, `deprecated` and lint levels to everything
-/// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait.
+/// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait. Attributes that rewrite a
+/// trait, such as `#[mockall::automock]`, stand below `#[rpc]`. `#[async_trait]` is neither needed nor accepted.
 #[proc_macro_attribute]
 pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
     steps::expanded(options.into(), item.into()).into()
