@@ -18,6 +18,7 @@ pub trait Store<T: Serialize + DeserializeOwned + Send + 'static> {
     async fn get(key: String) -> Result<T, String>;
 }
 
+#[cfg(test)]
 #[tokio::test]
 async fn no_path_to_the_crate_is_needed() {
     struct Handler;
