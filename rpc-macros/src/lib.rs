@@ -85,7 +85,7 @@ use proc_macro::TokenStream;
 /// | `queue = "…"` | a queue of its own, so that slow methods do not hold up fast ones; methods may share one | the trait's |
 /// | `timeout = "500ms"` | the deadline of its calls | the trait's |
 /// | `oneway` | no reply: the call is done when the broker has the request; the method returns nothing | it replies |
-/// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn` | an `async fn` |
+/// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn`, and implemented with `fn` | an `async fn` |
 /// | `default` | requests that name no method are for this one | only if it is the only method |
 /// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
 /// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
