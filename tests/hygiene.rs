@@ -12,6 +12,8 @@
 
 extern crate rpc_core as renamed_at_the_root;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rpc_core::{CallError, Client, Context, ErrorKind, RpcError, RpcService, rpc};
@@ -117,6 +119,44 @@ async fn clients_and_dispatchers_are_cheap_handles() {
         assert!(shown.contains("\"staging.notifications\""), "{shown}");
     }
     assert_eq!(assert_send(fib.fib(1).into_future()).await.ok(), Some(2));
+}
+
+#[tokio::test]
+async fn a_handler_may_be_shared_with_the_rest_of_the_program() {
+    /// Counts its calls.
+    #[derive(Default)]
+    struct Counter(AtomicU64);
+
+    #[rpc]
+    trait Count {
+        async fn count() -> u64;
+    }
+
+    #[rpc]
+    trait Add<T: Serialize + DeserializeOwned + Send + 'static> {
+        async fn add(n: T) -> u64;
+    }
+
+    impl Count for Counter {
+        async fn count(&self) -> u64 {
+            self.0.fetch_add(1, Ordering::Relaxed) + 1
+        }
+    }
+
+    impl Add<u8> for Counter {
+        async fn add(&self, n: u8) -> u64 {
+            self.0.fetch_add(n.into(), Ordering::Relaxed) + u64::from(n)
+        }
+    }
+
+    let counter = Arc::new(Counter::default());
+    let client = CountClient::new(CountDispatcher::from(counter.clone()));
+    assert_eq!(client.count().await.unwrap(), 1);
+    let client = AddClient::new(AddDispatcher::from(counter.clone()));
+    assert_eq!(client.add(2).await.unwrap(), 3);
+    let same: CountDispatcher<_> = counter.clone().into();
+    assert_eq!(CountClient::new(same).count().await.unwrap(), 4);
+    assert_eq!(counter.0.load(Ordering::Relaxed), 4);
 }
 
 /// Spawns calls, knowing nothing of the service below.
@@ -252,7 +292,7 @@ pub mod hostile_types {
     #[rpc]
     pub trait Hostile {
         async fn strings(a: String, b: Vec, c: Box, d: Arc) -> Option;
-        async fn result(a: Call) -> Result;
+        async fn result(a: Call, context: Context) -> Result;
         async fn results(a: Request, b: Response) -> ::std::result::Result<Future, Context>;
         async fn parameters(s: S, h: H, t: T) -> (S1, H1);
         #[rpc(blocking)]
@@ -266,7 +306,7 @@ pub mod hostile_types {
         async fn strings(&self, _: String, _: Vec, _: Box, _: Arc) -> Option {
             Option::Some(5)
         }
-        async fn result(&self, _: Call) -> Result {
+        async fn result(&self, _: Call, _: Context) -> Result {
             Result { value: 6 }
         }
         async fn results(&self, _: Request, _: Response) -> ::std::result::Result<Future, Context> {
@@ -294,7 +334,7 @@ async fn types_may_have_any_names() {
     );
     // A struct called `Result` is a value as any other.
     assert_eq!(
-        client.result(ty::Call).await.unwrap(),
+        client.result(ty::Call, ty::Context).await.unwrap(),
         ty::Result { value: 6 }
     );
     assert!(matches!(

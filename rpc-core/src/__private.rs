@@ -8,6 +8,7 @@ pub use tower_service;
 pub use crate::client::Stub;
 pub use crate::definition::{Method, Service};
 pub use crate::exchange::{
-    Answer, Exchange, NotResult, Probe, Unsendable, check_answer, check_argument, check_is_plain,
+    Answer, Exchange, FromContext, NotResult, Probe, Unsendable, check_answer, check_argument,
+    check_context, check_is_plain, unnamed,
 };
-pub use crate::server::{Dispatcher, DispatcherInfo, Invocation};
+pub use crate::server::{Dispatcher, DispatcherInfo, Handler, Invocation};

@@ -21,17 +21,73 @@ use crate::message::{Outcome, Response};
 use crate::server::Invocation;
 use crate::service::{ResponseFuture, RpcService};
 
-/// What can be sent: an argument, what a method returns, or its error.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be sent over the wire",
-    label = "not `Serialize + DeserializeOwned + Send + 'static`",
-    note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
-    note = "for a type parameter of the trait, write the bounds `Serialize + DeserializeOwned + Send + 'static`"
-)]
+/// A type that can be sent: an argument, what a method returns, or its error.
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
+
+/// A [`Value`], with what to say of a type that is none.
+///
+/// `Unnamed` is the type of [`unnamed`], which no program can write. The compiler therefore does not propose this trait as a bound of a
+/// type parameter.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire",
+    label = "not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<T: Serialize + DeserializeOwned + Send + 'static>`"
+)]
+pub trait Sent<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> Sent<Unnamed> for T {}
+
+/// The same of an argument whose type is called `Context` and has no `#[ctx]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire, and the argument is not marked `#[ctx]`",
+    label = "neither marked `#[ctx]` nor `Serialize + DeserializeOwned + Send + 'static`",
+    note = "the server gives a handler its `rpc_core::Context`, and callers do not send it: write `#[ctx]` before the argument, as in \
+            `#[ctx] cx: Context`",
+    note = "for a type of your own that is called `Context`, write `#[derive(serde::Serialize, serde::Deserialize)]`"
+)]
+pub trait SentContext<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentContext<Unnamed> for T {}
+
+/// The same of a service's own error.
+#[diagnostic::on_unimplemented(
+    message = "the error `{Self}` cannot be sent over the wire",
+    label = "its error is not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for an error of your own, write `#[derive(Debug, serde::Serialize, serde::Deserialize)]`",
+    note = "serde knows nothing of `anyhow::Error`, `std::io::Error` and their like: return an error type of your own, and have the handler \
+            turn others into it, such as with `.map_err(|error| OrderError::Internal(error.to_string()))`",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<E: Serialize + DeserializeOwned + Send + 'static>`"
+)]
+pub trait SentError<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentError<Unnamed> for T {}
+
+/// A function whose type has no name.
+pub fn unnamed() {}
+
+/// The type of an argument that is marked `#[ctx]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is marked `#[ctx]` and is not the context of a call",
+    label = "not `rpc_core::Context`",
+    note = "write `#[ctx] cx: rpc_core::Context`, or remove `#[ctx]` from an argument that callers send"
+)]
+pub trait FromContext {
+    /// Gives the handler its context.
+    fn from_context(context: Context) -> Self;
+}
+
+impl FromContext for Context {
+    fn from_context(context: Context) -> Self {
+        context
+    }
+}
 
 /// What the caller gets for what a method returns: with `FALLIBLE` that is a `Result` whose error is the service's own,
 /// else any value.
@@ -120,10 +176,17 @@ fn read<T: Value>(response: &Response, unreadable: &mut bool) -> Result<T, RpcEr
 }
 
 /// States that an argument can be sent.
-pub fn check_argument<A: Value>() {}
+pub fn check_argument<A: Sent<U>, U>(_unnamed: U) {}
+
+/// States the same of an argument whose type is called `Context`.
+pub fn check_context<A: SentContext<U>, U>(_unnamed: U) {}
 
 /// States that an answer can be sent.
-pub fn check_answer<const FALLIBLE: bool, T: Answer<FALLIBLE, Value: Value, Error: Value>>() {}
+pub fn check_answer<const FALLIBLE: bool, T, U>(_unnamed: U)
+where
+    T: Answer<FALLIBLE, Value: Sent<U>, Error: SentError<U>>,
+{
+}
 
 /// A method with the arguments `A` that returns `T`.
 #[derive(Debug)]

@@ -17,9 +17,10 @@ use crate::message::{Request, Response};
 /// code needs to call a generated client and to spawn those calls.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry RPC calls",
-    label = "not a service of `rpc_core::Request`",
+    label = "not a cloneable service of `rpc_core::Request`",
     note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it",
-    note = "with the layers around it, it has to be `Clone`: put a tower `BufferLayer` around one that is not, such as a rate limit"
+    note = "with the layers around it, it has to be `Clone`: put a tower `BufferLayer` around one that is not, such as a rate limit",
+    note = "a layer of your own makes a `Service<Request, Response = Response>`, whose error turns into a boxed one and whose future is `Send`"
 )]
 pub trait RpcService:
     Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>

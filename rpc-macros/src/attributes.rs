@@ -30,6 +30,14 @@ pub(crate) fn is_rpc(path: &Path) -> bool {
     path.segments.last().is_some_and(|last| last.ident == "rpc")
 }
 
+/// `#[async_trait]`, by whatever path.
+pub(crate) fn is_async_trait(attribute: &Attribute) -> bool {
+    let path = attribute.path();
+    path.segments
+        .last()
+        .is_some_and(|last| last.ident == "async_trait")
+}
+
 pub(crate) fn is_lint(path: &Path) -> bool {
     ["allow", "expect", "warn", "deny", "forbid"]
         .iter()

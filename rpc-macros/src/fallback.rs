@@ -63,6 +63,8 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
     let attributes = attributes::without_rpc(&item.attrs);
     let head = handler_head(ident, &item.supertraits);
     let (_, _, clause) = generics.split_for_impl();
+    // The same will become of its methods as of those of the `impl`s.
+    let becomes_async_trait = item.attrs.iter().any(attributes::is_async_trait);
     let mut seen: Vec<&Ident> = Vec::new();
     let items = item
         .items
@@ -78,7 +80,7 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
                 seen.push(ident);
                 Some(match method {
                     Some(method) => handler_method(method),
-                    None => lenient_method(function, mistake),
+                    None => lenient_method(function, becomes_async_trait, mistake),
                 })
             }
             other => Some(other.to_token_stream()),
@@ -93,8 +95,13 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
 }
 
 /// A method with as many parameters as the user's, and with types that are equal to any other.
-fn lenient_method(function: &TraitItemFn, mistake: &Ident) -> TokenStream {
+fn lenient_method(
+    function: &TraitItemFn,
+    becomes_async_trait: bool,
+    mistake: &Ident,
+) -> TokenStream {
     let signature = &function.sig;
+    let asyncness = signature.asyncness.filter(|_| becomes_async_trait);
     let attributes = attributes::for_hidden(&function.attrs);
     let unsafety = match &signature.safety {
         Safety::Unsafe(token) => Some(token),
@@ -131,7 +138,7 @@ fn lenient_method(function: &TraitItemFn, mistake: &Ident) -> TokenStream {
     };
     quote! {
         #(#attributes)*
-        #unsafety #abi fn #ident #generics(#receiver, #(#arguments),*) -> #output #clause #body
+        #asyncness #unsafety #abi fn #ident #generics(#receiver, #(#arguments),*) -> #output #clause #body
     }
 }
 

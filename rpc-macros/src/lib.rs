@@ -5,6 +5,7 @@
 //! Where there were mistakes, `fallback` takes the place of `expand`.
 
 mod attributes;
+mod dependency;
 mod expand;
 mod fallback;
 #[cfg(test)]
@@ -70,9 +71,9 @@ use proc_macro::TokenStream;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "…"` | the service's name | the trait's identifier |
-/// | `queue = "…"` | the queue that requests go to, at most 255 bytes long | `rpc.` and the name |
+/// | `queue = "…"` | the queue that requests go to, at most 244 bytes long | `rpc.` and the name |
 /// | `timeout = "2s"` | the deadline of calls, unless the method or the call has its own: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
-/// | `crate = "…"` | the path to `rpc_core`, where that is not `::rpc_core` | `::rpc_core` |
+/// | `crate = "…"` | the path to `rpc_core`, where another crate exports it | `::rpc_core`, or what `Cargo.toml` renames it to |
 ///
 /// # Options of a method
 ///
@@ -84,7 +85,7 @@ use proc_macro::TokenStream;
 /// | `queue = "…"` | a queue of its own, so that slow methods do not hold up fast ones; methods may share one | the trait's |
 /// | `timeout = "500ms"` | the deadline of its calls | the trait's |
 /// | `oneway` | no reply: the call is done when the broker has the request; the method returns nothing | it replies |
-/// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn` | an `async fn` |
+/// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn`, and implemented with `fn` | an `async fn` |
 /// | `default` | requests that name no method are for this one | only if it is the only method |
 /// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
 /// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
@@ -110,7 +111,8 @@ use proc_macro::TokenStream;
 /// - lint levels, such as `#[allow(unused_variables)]`.
 ///
 /// The methods of a trait cannot be generic, but the trait can: in `trait Store<T>` write all the bounds that `T` needs to
-/// be sent. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
+/// be sent. The name and the queue do not depend on `T`: servers of `Store<String>` and of `Store<u64>` read one queue, and are given
+/// each other's requests. Give each a queue of its own with `with_queue` or `with_queue_prefix`, on clients and dispatchers alike. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
 /// any name but `with_queue`, `with_queue_prefix`, `into` and `try_into`, which mean something else on a client.
 ///
 /// # What is generated
@@ -128,7 +130,7 @@ use proc_macro::TokenStream;
 ///     method that returns `T`, and `Result<T, CallError<E>>` for one that returns `Result<T, E>`.
 /// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and for every `H: Fib` a `Dispatch` and a
 ///   `tower_service::Service<Request>`, and has
-///   - `FibDispatcher::new(handler)`,
+///   - `FibDispatcher::new(handler)`, and `FibDispatcher::from(arc)` for a handler in an `Arc`, which the rest of the program keeps,
 ///   - `with_queue(queue)` and `with_queue_prefix(prefix)`, to serve what clients send to with the same.
 ///
 /// For `trait Store<T>` they are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. A trait with a method called
@@ -136,7 +138,8 @@ use proc_macro::TokenStream;
 /// `client.new(…)` calls the method.
 ///
 /// The docs of the trait and its methods are carried over to the client, `cfg`, `deprecated` and lint levels to everything
-/// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait.
+/// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait. Attributes that rewrite a
+/// trait, such as `#[mockall::automock]`, stand below `#[rpc]`. `#[async_trait]` is neither needed nor accepted.
 #[proc_macro_attribute]
 pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
     steps::expanded(options.into(), item.into()).into()

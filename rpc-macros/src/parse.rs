@@ -5,7 +5,7 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream, Parser as _};
-use syn::{Attribute, Expr, Ident, Item, ItemTrait, Meta, Token};
+use syn::{Attribute, Expr, Ident, Item, ItemTrait, Meta, Token, Type};
 
 use crate::mistakes::Mistakes;
 
@@ -118,6 +118,12 @@ pub(crate) fn item_trait(tokens: TokenStream) -> syn::Result<ItemTrait> {
 }
 
 fn not_a_trait(item: &Item) -> syn::Error {
+    if let Some(keyword) = mock(item) {
+        return syn::Error::new_spanned(
+            keyword,
+            "`#[automock]` above `#[rpc]` puts `#[rpc]` on the mock as well, and it goes on a trait: write `#[rpc]` above `#[automock]`",
+        );
+    }
     let (tokens, found) = match item {
         Item::Impl(item) => {
             let impl_token = item.impl_token;
@@ -161,6 +167,21 @@ fn not_a_trait(item: &Item) -> syn::Error {
             "`#[rpc]` goes on a trait, not on {found}: write `#[rpc] trait … {{ async fn …; }}`"
         ),
     )
+}
+
+/// The keyword of an item that mockall makes beside a trait, and gives the attributes of the trait. All have the place of
+/// `#[automock]`, where the compiler reports a mistake once.
+fn mock(item: &Item) -> Option<&dyn ToTokens> {
+    let (keyword, ident, prefix): (&dyn ToTokens, _, _) = match item {
+        Item::Struct(item) => (&item.struct_token, &item.ident, "Mock"),
+        Item::Mod(item) => (&item.mod_token, &item.ident, "__mock_"),
+        Item::Impl(item) => match &*item.self_ty {
+            Type::Path(ty) => (&item.impl_token, &ty.path.segments.last()?.ident, "Mock"),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    ident.to_string().starts_with(prefix).then_some(keyword)
 }
 
 fn head(keyword: impl ToTokens, ident: &Ident) -> TokenStream {

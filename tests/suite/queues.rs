@@ -258,6 +258,34 @@ async fn a_queue_that_cannot_be_served_is_refused_with_the_reason() {
     server.shutdown().await.unwrap();
 }
 
+/// The longest names that the macro accepts. A longer one is a compile error.
+#[rpc(
+    queue = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123"
+)]
+trait Longest {
+    #[rpc(
+        name = "012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234"
+    )]
+    async fn length() -> usize;
+}
+
+impl Longest for Probe {
+    async fn length(&self) -> usize {
+        244
+    }
+}
+
+#[tokio::test]
+async fn the_longest_names_of_a_trait_are_served() {
+    let connection = broker().await.connect().await;
+    let dispatcher = LongestDispatcher::new(Probe::default());
+    let server = Server::builder(&connection).service(dispatcher).build();
+    let server = server.start().await.unwrap();
+    let longest = LongestClient::new(connection.client());
+    assert_eq!(longest.length().await.unwrap(), 244);
+    server.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_request_queue_is_not_where_others_wait_for_their_last_attempt() {
     let connection = broker().await.connect().await;

@@ -13,6 +13,7 @@
 //! | [`credentials`] | passwords that change, tokens that expire, certificates |
 //! | [`cluster`] | several nodes, and what happens when one dies |
 //! | [`tuning`] | which settings matter, and which way to turn them |
+//! | [`questions`] | what comes up in the first month: statics, one call, bytes, HTTP, paused time, mocks |
 //!
 //! The examples on these pages run on the embedded broker. The folder `examples` of the repository has programs, one for
 //! each subject, that run on RabbitMQ as well.
@@ -25,6 +26,7 @@ pub mod errors;
 pub mod evolution;
 pub mod middleware;
 pub mod observability;
+pub mod questions;
 pub mod services;
 pub mod testing;
 pub mod tuning;

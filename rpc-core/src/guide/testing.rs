@@ -6,7 +6,7 @@
 //! | the handler and its contract | `FibClient::new(FibDispatcher::new(handler))`: everything is encoded and decoded, nothing is sent |
 //! | what needs queues: several servers, deadlines in queues, stopping | [`Connection::open("memory:")`](crate::Connection::open), the embedded broker, which passes the same tests as RabbitMQ |
 //! | what happens when things break | [`EmbeddedBroker`](crate::testing::EmbeddedBroker): it loses messages and connections when told to |
-//! | a caller of a service that somebody else writes | a handler that answers as the test wants, behind any of these |
+//! | a caller of a service that somebody else writes | a handler that answers as the test wants, behind any of these; [mockall](super::questions#mocks) can write it |
 //!
 //! ```
 //! use std::time::Duration;
@@ -56,7 +56,10 @@
 //! - A handler that is called directly is in no context, whatever its argument: `cx.scope(handler.greet(cx.clone()))` has its own
 //!   calls inherit, as they do on a server.
 //! - Each `memory:` is a broker of its own. Tests run in parallel in one process, so give a named one a name that no other test has.
-//! - Time can be paused: with `#[tokio::test(start_paused = true)]` a test of a 30 second deadline takes no time.
+//! - Time can be paused: with `#[tokio::test(start_paused = true)]` a test of a 30 second deadline takes no time
+//!   ([more](super::questions#paused-time-in-tests)).
+//! - Open a connection for each test: one in a `static` ends with the first test's runtime
+//!   ([more](super::questions#a-connection-in-a-static-or-across-tests)).
 //! - In the direct form there is no queue, so nothing is redelivered, and [`Context::redelivered`](crate::Context::redelivered) is
 //!   `false`.
 //! - A client that is generic, `struct Caller<S> { fib: FibClient<S> }` with `S:` [`RpcService`](crate::RpcService), takes any of these.

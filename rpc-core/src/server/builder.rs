@@ -7,16 +7,15 @@ use std::time::Duration;
 use tower::ServiceExt;
 use tower::util::{BoxCloneSyncService, service_fn};
 use tower_layer::Layer;
-use tower_service::Service;
 
 use super::consume::Limits;
 use super::{Dispatch, Server};
 use crate::connection::Connection;
 use crate::definition::{Method, Service as Definition};
-use crate::error::{BoxError, RpcError};
+use crate::error::RpcError;
 use crate::message::{Request, Response};
 use crate::queue::{Declares, QueueOptions, QueueType};
-use crate::service::ResponseFuture;
+use crate::service::{ResponseFuture, RpcService};
 use crate::transport::Message;
 use crate::wire::{self, NOTICE_PREFIX};
 
@@ -210,11 +209,7 @@ impl ServerBuilder {
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<LayeredService> + Send + Sync + 'static,
-        L::Service: Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        L::Service: RpcService + Sync,
     {
         self.layers.push(Arc::new(move |service| {
             BoxCloneSyncService::new(layer.layer(service).map_err(RpcError::from_layer))

@@ -42,6 +42,18 @@ pub trait Dispatch:
     fn dispatcher(&self) -> &dyn DispatcherInfo;
 }
 
+/// A handler of the service of the dispatcher `D`: one that makes a [`Dispatch`] of it, because it implements the trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not implement the trait of `{D}`",
+    label = "not a handler of this service",
+    note = "`new` takes a value whose type implements the trait that `#[rpc]` is on, as in `impl Fib for Calculator`",
+    note = "`from` takes an `Arc` of such a value, which the rest of the program may keep: `FibDispatcher::from(arc)`"
+)]
+pub trait Handler<D> {}
+
+#[diagnostic::do_not_recommend]
+impl<H, D: Dispatch> Handler<D> for H {}
+
 /// What a server asks a dispatcher.
 pub trait DispatcherInfo {
     /// What the trait says.
@@ -64,9 +76,9 @@ pub struct Dispatcher<H> {
 
 impl<H> Dispatcher<H> {
     /// Routes to `handler`; serves the queues that the trait names.
-    pub fn new(handler: H, definition: &'static Service) -> Self {
+    pub fn new(handler: impl Into<Arc<H>>, definition: &'static Service) -> Self {
         Self {
-            handler: Arc::new(handler),
+            handler: handler.into(),
             definition,
             queues: Queues::of(definition),
             queue_options: Arc::default(),

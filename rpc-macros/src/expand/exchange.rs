@@ -87,10 +87,17 @@ fn check(service: &Service, method: &Method) -> TokenStream {
         .partition(|argument| messages::serde_attributes(argument).is_empty());
     let mut arguments: Vec<_> = plain
         .into_iter()
-        .map(|argument| argument.ty.to_token_stream())
+        .map(|argument| {
+            let ty = &argument.ty;
+            match argument.is_called_context() {
+                true => quote!(check_context::<#ty, _>),
+                false => quote!(check_argument::<#ty, _>),
+            }
+        })
         .collect();
     if !special.is_empty() {
-        arguments.push(messages::arguments_type(service, method));
+        let ty = messages::arguments_type(service, method);
+        arguments.push(quote!(check_argument::<#ty, _>));
     }
     let output = &method.output;
     let fallible = fallible(method);
@@ -103,8 +110,8 @@ fn check(service: &Service, method: &Method) -> TokenStream {
     quote! {
         #(#hidden)*
         fn #ident #generics() #clause {
-            #(__rpc::__private::check_argument::<#arguments>();)*
-            __rpc::__private::check_answer::<#fallible, #output>();
+            #(__rpc::__private::#arguments(__rpc::__private::unnamed);)*
+            __rpc::__private::check_answer::<#fallible, #output, _>(__rpc::__private::unnamed);
             #shape
         }
     }

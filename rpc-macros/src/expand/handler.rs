@@ -46,9 +46,15 @@ pub(crate) fn method(method: &Method) -> TokenStream {
         ..
     } = method;
     let span = generated_at(ident.span());
-    let receiver = match &method.receiver {
-        Some(receiver) => quote!(#receiver),
-        None => quote_spanned!(span=> &self),
+    let (lifetime, receiver) = match &method.receiver {
+        _ if method.running == Running::Blocking && method.asyncness.is_some() => (
+            // In a trait that says `async fn`, the handler of a blocking method is easily `async`, too. The compiler's error then shows
+            // the two signatures, and nothing but the name of a lifetime can say why they differ.
+            quote_spanned!(span=> <'blocking_without_async>),
+            quote_spanned!(span=> &'blocking_without_async self),
+        ),
+        Some(receiver) => (TokenStream::new(), quote!(#receiver)),
+        None => (TokenStream::new(), quote_spanned!(span=> &self)),
     };
     let arguments = method.arguments.iter().map(
         |Argument {
@@ -72,7 +78,7 @@ pub(crate) fn method(method: &Method) -> TokenStream {
     };
     quote_spanned! {span=>
         #(#attributes)*
-        fn #ident(#receiver, #(#arguments),*) #output #body
+        fn #ident #lifetime(#receiver, #(#arguments),*) #output #body
     }
 }
 

@@ -1,7 +1,7 @@
 //! The dispatcher: a handler as a service of requests.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 use crate::attributes;
@@ -91,14 +91,27 @@ fn constructors(service: &Service) -> TokenStream {
         " Serves this queue instead of `{queue}`.{}",
         messages::about_own_queues(service)
     );
+    let plain_clause = &generics.where_clause;
     quote! {
-        impl #introduced #dispatcher #arguments #clause {
+        impl #introduced #dispatcher #arguments #plain_clause {
             /// Dispatches to `handler`, which all calls share.
             #[must_use]
-            #visibility fn new(handler: #parameter) -> Self {
+            #visibility fn new(handler: #parameter) -> Self
+            where
+                #parameter: __rpc::__private::Handler<Self>,
+            {
                 #fresh
             }
+        }
 
+        impl #introduced ::core::convert::From<__rpc::__private::Arc<#parameter>> for #dispatcher #arguments #clause {
+            /// Dispatches to a handler that the rest of the program may keep, too.
+            fn from(handler: __rpc::__private::Arc<#parameter>) -> Self {
+                #fresh
+            }
+        }
+
+        impl #introduced #dispatcher #arguments #clause {
             #[doc = #queue_docs]
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
@@ -183,8 +196,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let exchange = exchange::exchange_type(service, method);
     let values = method.arguments.iter().map(|argument| match argument.role {
         Role::Context(_) => {
-            let context = format_ident!("__context", span = generated_at(argument.ty.span()));
-            quote!(#context)
+            quote_spanned!(generated_at(argument.ty.span())=> __rpc::__private::FromContext::from_context(__context))
         }
         Role::Sent { .. } => {
             let ident = argument.ident();

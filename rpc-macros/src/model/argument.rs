@@ -70,6 +70,11 @@ impl Argument {
     pub(crate) fn ident(&self) -> &Ident {
         &self.pattern.ident
     }
+
+    /// Tells whether its type is called `Context`, by whatever path. Whose type that is, the compiler knows.
+    pub(crate) fn is_called_context(&self) -> bool {
+        matches!(&self.ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Context"))
+    }
 }
 
 /// The attributes of an argument.

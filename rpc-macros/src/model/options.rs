@@ -36,8 +36,11 @@ const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("priority", "priority = 5", &[Level::Method]),
 ];
 
-/// AMQP's limit for the names of queues and methods.
-pub(crate) const MAX_NAME: usize = 255;
+/// AMQP's limit for names, in bytes.
+const MAX_NAME: usize = 255;
+
+/// The longest name of a queue, in bytes: AMQP's limit without `rpc.cancel.`, with which a server listens for dropped calls.
+pub(crate) const MAX_QUEUE: usize = MAX_NAME - "rpc.cancel.".len();
 
 /// The options of one trait or one method. Which of them can be set depends on the level.
 #[derive(Default)]
@@ -93,7 +96,7 @@ impl Options {
         match name {
             "name" => {
                 let text = string(option, usage, mistakes);
-                self.name = text.filter(|text| is_name(text, "name", mistakes));
+                self.name = text.filter(|text| is_name(text, mistakes));
             }
             "queue" => {
                 let text = string(option, usage, mistakes);
@@ -274,16 +277,45 @@ fn wrong_part(option: &Written) -> &dyn ToTokens {
     }
 }
 
-/// Whether AMQP takes this as the name of a method, a queue or a service.
-pub(crate) fn is_name(text: &LitStr, what: &str, mistakes: &mut Mistakes) -> bool {
+/// Tells whether AMQP takes this as the name of a method or a service.
+fn is_name(text: &LitStr, mistakes: &mut Mistakes) -> bool {
+    let len = text.value().len();
+    if len > MAX_NAME {
+        let message = format!("this name has {len} bytes, and AMQP allows {MAX_NAME}: shorten it");
+        mistakes.at(text, message);
+        return false;
+    }
+    is_text(text, "name", mistakes)
+}
+
+fn is_queue(text: &LitStr, mistakes: &mut Mistakes) -> bool {
+    let queue = text.value();
+    if queue.starts_with("amq.") {
+        mistakes.at(
+            text,
+            "AMQP reserves queue names that begin with `amq.` for the broker: choose another",
+        );
+        return false;
+    }
+    if queue.len() > MAX_QUEUE {
+        let message = format!("this queue has {}: shorten it", too_long(queue.len()));
+        mistakes.at(text, message);
+        return false;
+    }
+    is_text(text, "queue", mistakes)
+}
+
+/// The reason why a queue's name of that length is refused.
+pub(crate) fn too_long(len: usize) -> String {
+    format!(
+        "{len} bytes, and more than {MAX_QUEUE} leave no room for the names that a server makes from it"
+    )
+}
+
+fn is_text(text: &LitStr, what: &str, mistakes: &mut Mistakes) -> bool {
     let value = text.value();
     let message = if value.is_empty() {
         format!("a {what} cannot be empty: write one, or leave the option out")
-    } else if value.len() > MAX_NAME {
-        format!(
-            "this {what} has {} bytes, and AMQP allows {MAX_NAME}: shorten it",
-            value.len()
-        )
     } else if value.contains('\0') {
         format!("a {what} cannot contain NUL: remove `\\0`")
     } else {
@@ -291,17 +323,6 @@ pub(crate) fn is_name(text: &LitStr, what: &str, mistakes: &mut Mistakes) -> boo
     };
     mistakes.at(text, message);
     false
-}
-
-fn is_queue(text: &LitStr, mistakes: &mut Mistakes) -> bool {
-    if text.value().starts_with("amq.") {
-        mistakes.at(
-            text,
-            "AMQP reserves queue names that begin with `amq.` for the broker: choose another",
-        );
-        return false;
-    }
-    is_name(text, "queue", mistakes)
 }
 
 #[cfg(test)]
@@ -391,13 +412,15 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_has_255_bytes() {
+    fn the_longest_name_has_255_bytes_and_the_longest_queue_244() {
+        let refused = |tokens| check(tokens, Level::Method).1.len();
         let name = "é".repeat(127) + "x";
-        assert_eq!(
-            check(quote!(name = #name), Level::Method).1,
-            Vec::<String>::new()
-        );
+        assert_eq!(refused(quote!(name = #name)), 0);
         let name = name + "x";
-        assert_eq!(check(quote!(name = #name), Level::Method).1.len(), 1);
+        assert_eq!(refused(quote!(name = #name)), 1);
+        let queue = "é".repeat(122);
+        assert_eq!(refused(quote!(queue = #queue)), 0);
+        let queue = queue + "x";
+        assert_eq!(refused(quote!(queue = #queue)), 1);
     }
 }

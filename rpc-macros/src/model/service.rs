@@ -8,11 +8,12 @@ use syn::ext::IdentExt as _;
 use syn::punctuated::Punctuated;
 use syn::visit::Visit as _;
 use syn::{
-    Attribute, GenericParam, Generics, ItemTrait, LitStr, Path, Token, TraitItem, TypeParamBound,
-    Visibility, WherePredicate, parse_quote,
+    Attribute, GenericParam, Generics, ItemTrait, LitStr, Path, Signature, Token, TraitItem,
+    TypeParamBound, Visibility, WherePredicate, parse_quote,
 };
 
 use crate::attributes;
+use crate::dependency;
 use crate::mistakes::Mistakes;
 use crate::model::Method;
 use crate::model::options::{self, Level, Options};
@@ -55,6 +56,15 @@ impl Service {
         let mut mistakes = Mistakes::default();
         let written = parse::options(options, &mut mistakes);
         let options = Options::check(&written, Level::Trait, &mut mistakes);
+        if let Some(error) = async_trait(&item) {
+            mistakes.push(error);
+            // Nothing else of what it made of the trait is the user's.
+            return Err(Box::new(Broken {
+                mistakes,
+                methods: item.items.iter().map(|_| None).collect(),
+                item,
+            }));
+        }
         check_head(&item, &mut mistakes);
         let name = name(
             &item.ident,
@@ -77,7 +87,7 @@ impl Service {
         let used = identifiers(item.to_token_stream());
         Ok(Self {
             attributes: attributes::without_rpc(&item.attrs),
-            krate: options.krate.unwrap_or_else(|| parse_quote!(::rpc_core)),
+            krate: options.krate.unwrap_or_else(default_crate),
             queue,
             name,
             client: format_ident!("{}Client", item.ident),
@@ -92,6 +102,31 @@ impl Service {
             alternatives,
         })
     }
+}
+
+/// The mistake of a trait that `#[async_trait]` has rewritten, for it stood above `#[rpc]`, or is about to.
+fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
+    let message = "`#[async_trait]` does not go with `#[rpc]`, which makes `async fn` in traits work by itself: remove `#[async_trait]` \
+                   here and from every `impl` of this trait";
+    let below = item
+        .attrs
+        .iter()
+        .find(|attribute| attributes::is_async_trait(attribute));
+    if let Some(attribute) = below {
+        return Some(syn::Error::new_spanned(attribute, message));
+    }
+    item.items.iter().find_map(|inner| match inner {
+        TraitItem::Fn(function) if is_rewritten(&function.sig) => {
+            Some(syn::Error::new_spanned(&function.sig.output, message))
+        }
+        _ => None,
+    })
+}
+
+/// Tells whether `#[async_trait]` has been here: each of its methods has a lifetime of that name.
+fn is_rewritten(signature: &Signature) -> bool {
+    let mut lifetimes = signature.generics.lifetimes();
+    lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
 }
 
 /// What stands before the braces.
@@ -171,11 +206,11 @@ pub(crate) fn is_supertrait(predicate: &WherePredicate) -> bool {
 
 fn name(ident: &Ident, given: Option<&LitStr>, in_queue: bool, mistakes: &mut Mistakes) -> String {
     let name = given.map_or_else(|| ident.unraw().to_string(), LitStr::value);
-    if in_queue && default_queue(&name).len() > options::MAX_NAME {
+    let queue_len = default_queue(&name).len();
+    if in_queue && queue_len > options::MAX_QUEUE {
         let message = format!(
-            "the queue `rpc.…` of this name would be longer than the {} bytes that AMQP allows: shorten the name, or set \
-             `queue = \"…\"`",
-            options::MAX_NAME
+            "the queue `rpc.…` of this name would have {}: shorten the name, or set `queue = \"…\"`",
+            options::too_long(queue_len)
         );
         match given {
             Some(given) => mistakes.at(given, message),
@@ -317,6 +352,14 @@ impl WireNames {
                 mistake: mistake.clone(),
             });
         }
+    }
+}
+
+/// The path to `rpc_core`, unless it is given.
+fn default_crate() -> Path {
+    match dependency::new_name() {
+        Some(name) => parse_quote!(::#name),
+        None => parse_quote!(::rpc_core),
     }
 }
 

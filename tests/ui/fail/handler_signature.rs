@@ -8,6 +8,8 @@ trait Fib {
     async fn sum(a: u64, b: u64) -> u64;
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
+    #[rpc(blocking)]
+    async fn slower(n: u64) -> u64;
 }
 
 struct ForgotAsync;
@@ -22,6 +24,9 @@ impl Fib for ForgotAsync {
     async fn slow(&self, n: u64) -> u64 {
         n
     }
+    async fn slower(&self, n: u64) -> u64 {
+        n
+    }
 }
 
 struct OtherTypes;
@@ -34,6 +39,9 @@ impl Fib for OtherTypes {
         (a + b) as u32
     }
     fn slow(n: u64) -> u64 {
+        n
+    }
+    fn slower(&self, n: u64) -> u64 {
         n
     }
 }

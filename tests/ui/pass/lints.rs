@@ -50,6 +50,9 @@ pub trait Fib {
     /// Blocking.
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
+    /// Blocking, and declared as the others are.
+    #[rpc(blocking)]
+    async fn slower(&self, n: u64) -> u64;
     /// One way.
     #[rpc(oneway)]
     async fn notify(&self);

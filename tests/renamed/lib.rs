@@ -1,0 +1,42 @@
+//! `#[rpc]` finds `rpc_core` where `Cargo.toml` renames it, without the option `crate`.
+
+use bus::rpc;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A service.
+#[rpc]
+pub trait Fib {
+    /// The n-th Fibonacci number.
+    async fn fib(#[serde(default)] n: u64) -> u64;
+}
+
+/// A generic service.
+#[rpc]
+pub trait Store<T: Serialize + DeserializeOwned + Send + 'static> {
+    /// Gets.
+    async fn get(key: String) -> Result<T, String>;
+}
+
+#[cfg(test)]
+#[tokio::test]
+async fn no_path_to_the_crate_is_needed() {
+    struct Handler;
+
+    impl Fib for Handler {
+        async fn fib(&self, n: u64) -> u64 {
+            n
+        }
+    }
+
+    impl Store<u64> for Handler {
+        async fn get(&self, key: String) -> Result<u64, String> {
+            key.parse().map_err(|_| key)
+        }
+    }
+
+    let fib = FibClient::new(FibDispatcher::new(Handler));
+    assert_eq!(fib.fib(5).await.ok(), Some(5));
+    let store = StoreClient::new(StoreDispatcher::new(Handler));
+    assert_eq!(store.get("7".to_owned()).await.ok(), Some(7));
+}

@@ -1,0 +1,53 @@
+//! `#[async_trait]` above, below and among what `#[rpc]` makes.
+
+use async_trait::async_trait;
+use rpc_core::rpc;
+
+#[async_trait]
+#[rpc]
+trait Above {
+    async fn fib(&self, n: u64) -> u64;
+    async fn sum(&self, a: u64, b: u64) -> u64;
+}
+
+#[rpc]
+#[async_trait::async_trait]
+trait Below {
+    async fn fib(n: u64) -> u64;
+}
+
+#[rpc]
+trait OnTheImpl {
+    async fn fib(n: u64) -> u64;
+}
+
+struct Calculator;
+
+#[async_trait]
+impl Above for Calculator {
+    async fn fib(&self, n: u64) -> u64 {
+        n
+    }
+    async fn sum(&self, a: u64, b: u64) -> u64 {
+        a + b
+    }
+}
+
+#[async_trait]
+impl Below for Calculator {
+    async fn fib(&self, n: u64) -> u64 {
+        n
+    }
+}
+
+#[async_trait]
+impl OnTheImpl for Calculator {
+    async fn fib(&self, n: u64) -> u64 {
+        n
+    }
+}
+
+fn main() {
+    let _ = AboveClient::new(AboveDispatcher::new(Calculator));
+    let _ = BelowClient::new(BelowDispatcher::new(Calculator));
+}

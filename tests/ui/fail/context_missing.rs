@@ -1,0 +1,30 @@
+//! The context of a call without `#[ctx]`, and other types of that name.
+
+use rpc_core::{Context, rpc};
+
+mod mine {
+    pub struct Context;
+}
+
+#[rpc]
+trait Fib {
+    async fn fib(cx: Context, n: u64) -> u64;
+    async fn by_path(cx: rpc_core::Context) -> u64;
+    async fn other(cx: mine::Context) -> u64;
+}
+
+struct Calculator;
+
+impl Fib for Calculator {
+    async fn fib(&self, _: Context, n: u64) -> u64 {
+        n
+    }
+    async fn by_path(&self, _: Context) -> u64 {
+        1
+    }
+    async fn other(&self, _: mine::Context) -> u64 {
+        1
+    }
+}
+
+fn main() {}

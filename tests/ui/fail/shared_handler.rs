@@ -1,0 +1,38 @@
+//! A handler behind a pointer.
+
+use std::sync::Arc;
+
+use rpc_core::rpc;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+#[rpc]
+trait Fib {
+    async fn fib(n: u64) -> u64;
+}
+
+#[rpc]
+trait Store<T: Serialize + DeserializeOwned + Send + 'static> {
+    async fn get(key: String) -> Option<T>;
+}
+
+struct Calculator;
+
+impl Fib for Calculator {
+    async fn fib(&self, n: u64) -> u64 {
+        n
+    }
+}
+
+impl Store<u64> for Calculator {
+    async fn get(&self, _: String) -> Option<u64> {
+        None
+    }
+}
+
+fn main() {
+    let handler = Arc::new(Calculator);
+    let _ = FibDispatcher::new(handler.clone());
+    let _ = StoreDispatcher::<u64, _>::new(handler);
+    let _ = FibDispatcher::from(Calculator);
+}
