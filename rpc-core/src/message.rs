@@ -205,6 +205,28 @@ impl Request {
         self.0.idempotent
     }
 
+    /// The id that the caller gave the call, in whatever form; `None` on the client's side.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.correlation_id.as_deref()
+    }
+
+    /// The name by which the caller calls itself, which nobody verifies; `None` on the client's side.
+    pub fn app_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.app_id.as_deref()
+    }
+
+    /// The broker's user that published the request, if the caller stated it; `None` on the client's side. RabbitMQ refuses a
+    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>).
+    pub fn user_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.user_id.as_deref()
+    }
+
+    /// Tells whether the broker handed the request out before, to a server that did not finish it; `false` on the client's side.
+    pub fn redelivered(&self) -> bool {
+        let delivery = self.0.delivery.as_ref();
+        delivery.is_some_and(|delivery| delivery.redelivered)
+    }
+
     /// Marks those of the named headers that are there.
     pub(crate) fn propagating(mut self, names: &[String]) -> Self {
         for name in names {

@@ -157,8 +157,10 @@ impl<'a> Attempts<'a> {
         if !never_left {
             self.made += 1;
         }
-        let may_pass =
-            error.is_retryable() || self.policy.attempt_timeout.is_some() && error.is_timeout();
+        // A time limit that passes before the call's own is that of a layer, or of an attempt.
+        let may_pass = error.is_retryable()
+            || error.kind() == ErrorKind::Timeout
+            || self.policy.attempt_timeout.is_some() && error.is_timeout();
         let may_repeat = self.repeats && may_pass && self.made < self.policy.attempts;
         if !never_left && !may_repeat {
             return Err(error);
