@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) propagating: BTreeSet<String>,
     /// Its own.
     pub(crate) deadline: Option<Instant>,
+    /// Its own time, until the call is polled and it becomes the deadline.
+    pub(crate) timeout: Option<Duration>,
     /// The call in whose handler it was made, if it was.
     pub(crate) parent: Option<Context>,
     pub(crate) priority: Option<u8>,
@@ -107,6 +109,7 @@ impl Request {
             headers: Headers::new(),
             propagating: BTreeSet::new(),
             deadline: None,
+            timeout: None,
             parent: None,
             priority: method.priority,
             persistent: method.persistent,

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::builder::ClientBuilder;
 use self::builder::Defaults;
-pub use self::call::{Call, CallFuture};
+pub use self::call::{Call, CallWithHeaders};
 use self::coalesce::{Coalescer, Gate, Turn, Unanswered};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;

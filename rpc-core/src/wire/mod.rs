@@ -177,6 +177,7 @@ pub(crate) fn request_from_message(
         headers,
         propagating,
         deadline,
+        timeout: None,
         parent: None,
         priority: message.priority,
         persistent: message.persistent,
