@@ -17,6 +17,8 @@ mod log_lines;
 mod losing;
 #[path = "rabbitmq/peer.rs"]
 mod peer;
+#[path = "rabbitmq/permissions.rs"]
+mod permissions;
 #[path = "rabbitmq/protocol.rs"]
 mod protocol;
 #[path = "rabbitmq/secrets.rs"]

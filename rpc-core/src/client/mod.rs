@@ -388,18 +388,25 @@ impl SentCall<'_> {
     async fn confirmed_answer(&mut self) -> Result<Response, RpcError> {
         let confirm = Confirm(self.confirm.0.take());
         let confirmed = self.requester.confirmed(confirm);
-        if self.oneway {
-            return confirmed.await.map(|()| no_reply()).map_err(refused);
-        }
-        tokio::select! {
-            biased;
-            // Which may overtake the confirm.
-            answer = self.waiter.answer() => answer,
-            confirmed = confirmed => match confirmed {
-                Ok(()) => self.waiter.answer().await,
-                Err(error) => Err(refused(error)),
-            },
-        }
+        let error = if self.oneway {
+            match confirmed.await {
+                Ok(()) => return Ok(no_reply()),
+                Err(error) => error,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                // Which may overtake the confirm.
+                answer = self.waiter.answer() => return answer,
+                confirmed = confirmed => match confirmed {
+                    Ok(()) => return self.waiter.answer().await,
+                    Err(error) => error,
+                },
+            }
+        };
+        // The broker takes nothing after the message that it forbids.
+        let is_last = self.requester.in_flight.is_last(self.waiter.id());
+        Err(refused(error, !is_last))
     }
 }
 
@@ -421,21 +428,22 @@ fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
     }
 }
 
-/// The error of a request that was published, and which the broker then did not accept.
-fn refused(error: TransportError) -> RpcError {
+/// The error of a request that was published, and which the broker then did not accept; `followed` by others, it may have been taken
+/// before one of those was forbidden.
+fn refused(error: TransportError, followed: bool) -> RpcError {
     match error {
+        TransportError::Forbidden(_) => in_flight::may_not_publish(error).executed_if(followed),
         TransportError::Unroutable
         | TransportError::Rejected
         | TransportError::Invalid(_)
         | TransportError::TooLarge(_) => requester::not_sent(error),
-        TransportError::Lost(_)
-        | TransportError::Refused(_)
-        | TransportError::Forbidden(_)
-        | TransportError::Unavailable(_) => RpcError::new(
-            ErrorKind::Disconnected,
-            "the connection to the broker was lost",
-        )
-        .with_source(error),
+        TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
+            RpcError::new(
+                ErrorKind::Disconnected,
+                "the connection to the broker was lost",
+            )
+            .with_source(error)
+        }
     }
 }
 
