@@ -412,9 +412,11 @@ async fn idempotent_calls_are_repeated_as_the_policy_says() {
 
     let store = StoreClient::new(client(RetryPolicy::new().attempts(3))).with_queue(&queue);
     let error = store.get().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.to_string()),
-        (ErrorKind::Cancelled, "busy".to_owned())
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("busy (the last of 3 attempts in "),
+        "{text}"
     );
     assert_eq!(attempts.swap(0, Ordering::SeqCst), 3);
     store.put(1).await.unwrap_err();
@@ -431,6 +433,41 @@ async fn idempotent_calls_are_repeated_as_the_policy_says() {
     let store = StoreClient::new(layered).with_queue(&queue);
     store.get().await.unwrap_err();
     assert_eq!(attempts.swap(0, Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_repeated_call_that_ends_at_its_deadline_tells_of_its_attempts() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("store");
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let refuse_then_hang = tower::util::ThenLayer::new(move |_: Result<Response, RpcError>| {
+        let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if !is_first {
+                pending::<()>().await;
+            }
+            Err::<Response, _>(RpcError::new(ErrorKind::Overloaded, "too many calls"))
+        }
+    });
+    let _server = rpc_core::Server::builder(&connection)
+        .service(StoreDispatcher::new(Full).with_queue(&queue))
+        .layer(refuse_then_hang)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let client = client_builder(&connection).retry(RetryPolicy::new());
+    let store = StoreClient::new(client.build()).with_queue(&queue);
+    let limit = Duration::from_millis(500);
+    let error = store.get().timeout(limit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no answer within 500ms: is a server of Store running"),
+        "{text}"
+    );
+    assert!(text.contains("the last of 2 attempts in "), "{text}");
+    assert!(text.contains("the first failed: too many calls"), "{text}");
 }
 
 /// Serves a store whose first answer never leaves it.
