@@ -491,6 +491,12 @@ pub enum ServeError {
         /// What is wrong with its name or its options.
         reason: String,
     },
+    /// A service that was added holds no dispatcher that the server can see, or several.
+    #[error("a service cannot be served: {reason}")]
+    InvalidService {
+        /// The layers that may be at fault, and the remedy.
+        reason: String,
+    },
     /// The server has no service.
     #[error("the server has no service: add one with `service`")]
     NoService,

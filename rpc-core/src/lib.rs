@@ -255,7 +255,7 @@ pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, Serv
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
-pub use crate::server::{Dispatch, Server, ServerBuilder, ServerHandle};
+pub use crate::server::{Dispatch, Serve, Server, ServerBuilder, ServerHandle};
 pub use crate::service::{ResponseFuture, RpcService};
 
 /// Compiles the code in the README.
