@@ -110,7 +110,7 @@ where
             async move {
                 if refuse {
                     // A kind of failure that may pass.
-                    return Err(RpcError::new(ErrorKind::Cancelled, "not ready yet"));
+                    return Err(RpcError::new(ErrorKind::Overloaded, "not ready yet"));
                 }
                 service.oneshot(request).await
             }
