@@ -230,10 +230,8 @@ impl Client {
             match published {
                 Ok(call) => return Ok(call),
                 Err(error) => {
-                    attempts
-                        .failed(&request, error, |error| error)
-                        .boxed()
-                        .await?
+                    let pause = attempts.failed(&request, error, |error| error);
+                    pause.boxed().await?;
                 }
             }
         }

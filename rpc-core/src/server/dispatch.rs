@@ -50,7 +50,7 @@ pub trait Dispatch:
     message = "`{Self}` cannot be served",
     label = "not a dispatcher",
     note = "wrap the handler in the dispatcher that `#[rpc]` generates: for `trait Fib`, `FibDispatcher::new(handler)`",
-    note = "with the layers around it, it has to be `Clone` and `Sync`: put a tower `BufferLayer` around one that is not, such as a rate limit"
+    note = "with the layers around it, it has to be `Clone` and `Sync`: give one that is not, such as a rate limit, to `layered_service` with a tower `BufferLayer` around it"
 )]
 pub trait Serve: RpcService + Sync {}
 
