@@ -63,15 +63,11 @@ fn order() -> Order {
 
 fn codec(criterion: &mut Criterion) {
     let mirror = MirrorClient::new(MirrorDispatcher::new(Mirroring));
-    shape(criterion, "a number", 30, |n| {
-        mirror.number(n).into_future()
-    });
+    shape(criterion, "a number", 30, |n| mirror.number(n));
     let bytes = Bytes::from(vec![b'x'; 1024]);
-    shape(criterion, "1 KiB of bytes", bytes, |body| {
-        mirror.blob(body).into_future()
-    });
+    shape(criterion, "1 KiB of bytes", bytes, |body| mirror.blob(body));
     shape(criterion, "an order of 20 items", order(), |order| {
-        mirror.order(order).into_future()
+        mirror.order(order)
     });
 }
 

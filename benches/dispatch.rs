@@ -14,7 +14,7 @@ fn direct(criterion: &mut Criterion) {
     let body = Bytes::from_static(b"0123456789");
     let runtime = runtime();
     criterion.bench_function("direct dispatch", |bencher| {
-        bencher.iter(|| black_box(runtime.block_on(client.echo(body.clone()).into_future())));
+        bencher.iter(|| black_box(runtime.block_on(client.echo(body.clone()))));
     });
 }
 
@@ -32,7 +32,7 @@ fn embedded(criterion: &mut Criterion) {
     let client = EchoClient::new(connection.client()).with_queue("dispatch-0");
     let body = Bytes::from_static(b"0123456789");
     criterion.bench_function("embedded broker", |bencher| {
-        bencher.iter(|| black_box(runtime.block_on(client.echo(body.clone()).into_future())));
+        bencher.iter(|| black_box(runtime.block_on(client.echo(body.clone()))));
     });
 }
 

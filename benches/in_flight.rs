@@ -72,7 +72,7 @@ fn in_flight(criterion: &mut Criterion) {
             .block_on(Setting::new(waiting))
             .expect("calls that wait");
         group.bench_function(BenchmarkId::from_parameter(waiting), |bencher| {
-            let call = || setting.client.echo(body.clone()).into_future();
+            let call = || setting.client.echo(body.clone());
             bencher.iter(|| black_box(runtime.block_on(call())));
         });
     }

@@ -5,19 +5,21 @@
 //! AMQP_URL=amqp://localhost cargo run --example auth       # on RabbitMQ
 //! ```
 //!
-//! It calls without a token, with one that nobody has, and with Ada's. Who is refused gets the service's own error, typed like
-//! any other. The last line is `Ada's secret is 42`.
+//! It calls without a token, with an unknown one, with Bob's and with Ada's. A caller that is refused gets `PermissionDenied`, which no
+//! client repeats; Bob, who has no secret, gets the service's own error. The last line is `Ada's secret is 42`.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rpc_core::{CallError, Connection, Context, Request, Response, RpcError, Server, Service, rpc};
+use rpc_core::{
+    CallError, Connection, Context, ErrorKind, Request, Response, RpcError, Server, Service, rpc,
+};
 use rpc_examples::{exit_code, url};
 use serde::{Deserialize, Serialize};
-use tower::ServiceExt;
 use tower::layer::{Layer, layer_fn};
+use tower::{ServiceBuilder, ServiceExt};
 
 /// Keeps a number for each of its users.
 #[rpc]
@@ -29,9 +31,6 @@ pub trait Vault {
 /// Why the vault stays shut.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum VaultError {
-    /// There is no token, or one that is not known.
-    #[error("who are you?")]
-    Unauthenticated,
     /// The user has no number.
     #[error("{user} has no secret")]
     Empty {
@@ -48,8 +47,7 @@ struct Numbers(HashMap<&'static str, u64>);
 impl Vault for Numbers {
     async fn secret(&self, cx: Context) -> Result<u64, VaultError> {
         // The layer has set it, so it is there and can be believed.
-        let user = cx.header(USER).and_then(|name| name.as_str());
-        let user = user.ok_or(VaultError::Unauthenticated)?;
+        let user: &str = cx.header_as(USER).unwrap_or_default();
         self.0.get(user).copied().ok_or_else(|| VaultError::Empty {
             user: user.to_owned(),
         })
@@ -86,7 +84,8 @@ where
                 let token = request.headers_mut().remove("token");
                 let user = token.and_then(|token| users.get(token.as_str()?).cloned());
                 let Some(user) = user else {
-                    return Response::error(request.content_type(), &VaultError::Unauthenticated);
+                    let text = "there is no token, or one that is not known";
+                    return Err(RpcError::new(ErrorKind::PermissionDenied, text));
                 };
                 // In place of whatever the caller may have written there.
                 request.headers_mut().insert(USER, user);
@@ -105,16 +104,21 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(&url()).await?;
     let users = [("token-of-ada", "Ada"), ("token-of-bob", "Bob")];
     let users = users.map(|(token, user)| (token.to_owned(), user.to_owned()));
-    let server = Server::builder(&connection)
-        .service(VaultDispatcher::new(Numbers([("Ada", 42)].into())))
+    // Around this service alone; `ServerBuilder::layer` is for all services of a server.
+    let vault = ServiceBuilder::new()
         .layer(authenticate(users.into()))
+        .service(VaultDispatcher::new(Numbers([("Ada", 42)].into())));
+    let server = Server::builder(&connection)
+        .service(vault)
         .build()
         .start()
         .await?;
 
     let vault = VaultClient::new(connection.client());
     match vault.secret().await {
-        Err(CallError::App(VaultError::Unauthenticated)) => println!("without a token: refused"),
+        Err(CallError::Rpc(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            println!("without a token: {error}");
+        }
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     match vault
@@ -123,7 +127,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .header(USER, "Ada")
         .await
     {
-        Err(CallError::App(VaultError::Unauthenticated)) => println!("with a wrong one: refused"),
+        Err(CallError::Rpc(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            println!("with a wrong one: {error}");
+        }
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     match vault.secret().header("token", "token-of-bob").await {

@@ -130,7 +130,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("the kitchen has stopped");
 
     println!("a guest who walks away");
-    let call = restaurant.order("stew".to_owned()).into_future();
+    let call = restaurant.order("stew".to_owned());
     let guest = tokio::spawn(call);
     next(&mut kitchen, "begun").await?;
     guest.abort(); // Drops the call: servers are told, and drop their handlers.

@@ -58,7 +58,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut calls = JoinSet::new();
     for n in 1..=20 {
-        calls.spawn(fib.fib(n).into_future());
+        calls.spawn(fib.fib(n));
     }
     let mut sum = 0;
     while let Some(call) = calls.join_next().await {

@@ -86,7 +86,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 async fn count<S: rpc_core::RpcService>(scales: &ScalesClient<S>) -> Result<usize, Box<dyn Error>> {
     let mut calls = JoinSet::new();
     for parcel in 0..10 {
-        calls.spawn(scales.weigh(parcel).into_future());
+        calls.spawn(scales.weigh(parcel));
     }
     let answers = calls.join_all().await;
     Ok(answers.iter().filter(|answer| answer.is_ok()).count())

@@ -110,7 +110,7 @@ where
             async move {
                 if refuse {
                     // A kind of failure that may pass.
-                    return Err(RpcError::new(ErrorKind::Cancelled, "not ready yet"));
+                    return Err(RpcError::new(ErrorKind::Overloaded, "not ready yet"));
                 }
                 service.oneshot(request).await
             }
@@ -146,7 +146,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     println!("a server that dies in the middle of a deposit");
     let server = serve(&connection, &books).await?;
-    let deposit = tokio::spawn(ledger.deposit(1, 100).into_future());
+    let deposit = tokio::spawn(ledger.deposit(1, 100));
     books.0.begun.notified().await;
     // Dropping the handle is the end of a server, as a crash is: nothing is finished, nothing is acknowledged.
     drop(server);
@@ -155,7 +155,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     println!("a server that dies in the middle of a letter");
     let letter = ledger.send_letter().timeout(Duration::from_secs(1));
-    let letter = tokio::spawn(letter.into_future());
+    let letter = tokio::spawn(letter);
     books.0.begun.notified().await;
     drop(server);
     let server = serve(&connection, &books).await?;

@@ -92,7 +92,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut jobs = JoinSet::new();
     for _ in 0..12 {
-        jobs.spawn(pictures.render(20).into_future());
+        jobs.spawn(pictures.render(20));
     }
     renderer.0.begun.notified().await;
     println!("running: {}", pictures.running().await?);
@@ -105,7 +105,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("twelve pictures, after {:.1?}", started.elapsed());
 
     // Nobody waits for the picture any more, and the job notices. Its worker's place was taken until then.
-    let abandoned = tokio::spawn(pictures.render(100_000).into_future());
+    let abandoned = tokio::spawn(pictures.render(100_000));
     let begun = async {
         while pictures.running().await? == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -21,6 +21,8 @@ mod losing;
 mod nesting;
 #[path = "rabbitmq/peer.rs"]
 mod peer;
+#[path = "rabbitmq/permissions.rs"]
+mod permissions;
 #[path = "rabbitmq/protocol.rs"]
 mod protocol;
 #[path = "rabbitmq/refusals.rs"]

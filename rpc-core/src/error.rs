@@ -13,6 +13,9 @@ use crate::queue::Refusal;
 /// Any error, as tower's middleware passes it on.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
+/// The number of causes of a layer's error that are looked at: a chain may be endless.
+const MAX_CAUSES: usize = 32;
+
 /// What became of a call, one case for each reaction a caller may have.
 ///
 /// New kinds may be added, so a `match` needs a `_` arm; [`RpcError::is_retryable`] and its siblings answer the usual
@@ -38,7 +41,7 @@ pub enum ErrorKind {
     BadRequest,
     /// The server does not know the request's content type.
     UnsupportedContentType,
-    /// The server did not run the request, or stopped running it, because its deadline had passed.
+    /// The server did not run the request, or stopped running it, because its deadline or the time limit of a layer had passed.
     DeadlineExceeded,
     /// The handler panicked.
     Panicked,
@@ -48,6 +51,10 @@ pub enum ErrorKind {
     BadReply,
     /// The request could not be encoded; nothing was sent.
     Encode,
+    /// A layer, the server or the broker does not allow this caller the call. Never sent again: the answer would be the same.
+    PermissionDenied,
+    /// A layer or the server refused the request before it ran, because there was too much to do. May be sent again later.
+    Overloaded,
     /// The connection was closed on this side.
     Closed,
 }
@@ -65,15 +72,21 @@ const FAULT_CODES: &[(ErrorKind, &str)] = &[
     (ErrorKind::Panicked, "panicked"),
     (ErrorKind::TooLarge, "too_large"),
     (ErrorKind::BadReply, "bad_reply"),
+    (ErrorKind::PermissionDenied, "permission_denied"),
+    (ErrorKind::Overloaded, "overloaded"),
 ];
 
 impl ErrorKind {
-    /// The code of this kind in a fault reply; a kind that no fault has (a layer of the server may return any) is
-    /// reported as `cancelled`: the server did not answer the call.
+    /// The code of this kind in a fault reply. A layer of the server may return kinds that no fault has: a time limit that passed
+    /// is one that passed on the server, and any other is reported as `cancelled`, because the server did not answer the call.
     pub(crate) fn fault_code(self) -> &'static str {
+        let reported = match self {
+            Self::Timeout => Self::DeadlineExceeded,
+            other => other,
+        };
         FAULT_CODES
             .iter()
-            .find(|(kind, _)| *kind == self)
+            .find(|(kind, _)| *kind == reported)
             .map_or("cancelled", |(_, code)| code)
     }
 
@@ -93,7 +106,9 @@ impl ErrorKind {
             | Self::DeadlineExceeded
             | Self::Panicked
             | Self::TooLarge
-            | Self::BadReply => self.fault_code(),
+            | Self::BadReply
+            | Self::PermissionDenied
+            | Self::Overloaded => self.fault_code(),
         }
     }
 
@@ -114,6 +129,8 @@ impl ErrorKind {
                 | Self::BadRequest
                 | Self::UnsupportedContentType
                 | Self::Encode
+                | Self::PermissionDenied
+                | Self::Overloaded
         )
     }
 }
@@ -133,7 +150,23 @@ struct Inner {
 impl RpcError {
     /// Creates an error of `kind`; `message` is for people and is never interpreted.
     ///
-    /// Middleware and services written by hand use this to refuse a request. A server sends it to the caller as a fault.
+    /// Layers on either side, and services written by hand, refuse a request with this. A server sends kind and message to the caller as
+    /// a fault, and says whether a handler saw the request. On the client's side, [`PermissionDenied`](ErrorKind::PermissionDenied),
+    /// [`Overloaded`](ErrorKind::Overloaded) and the other kinds that refuse a request count as not executed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rpc_core::{ErrorKind, Request, RpcError};
+    ///
+    /// fn checked(request: Request) -> Result<Request, RpcError> {
+    ///     match request.headers().get_as("token") {
+    ///         Some("sesame") => Ok(request),
+    ///         _ => Err(RpcError::new(ErrorKind::PermissionDenied, "the token is not known")),
+    ///     }
+    /// }
+    /// # let _layer = tower::filter::FilterLayer::new(checked);
+    /// ```
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -214,7 +247,10 @@ impl RpcError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind(),
-            ErrorKind::Disconnected | ErrorKind::Rejected | ErrorKind::Cancelled
+            ErrorKind::Disconnected
+                | ErrorKind::Rejected
+                | ErrorKind::Cancelled
+                | ErrorKind::Overloaded
         )
     }
 
@@ -223,11 +259,40 @@ impl RpcError {
         self.0.may_have_executed
     }
 
-    /// The error of a layer around the service: an `RpcError` as it is, another wrapped with its own words.
+    /// The error of a layer around the service: an `RpcError` as it is, any other as the source of one. The first cause of a known
+    /// type decides about the kind, because layers such as tower's `BufferLayer` wrap the errors of what is inside of them.
     pub(crate) fn from_layer(error: impl Into<BoxError>) -> Self {
-        match error.into().downcast::<Self>() {
-            Ok(error) => *error,
-            Err(error) => Self::new(ErrorKind::Cancelled, "refused by a layer").with_source(error),
+        let error = match error.into().downcast::<Self>() {
+            Ok(error) => return *error,
+            Err(error) => error,
+        };
+        let mut known = None;
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
+        for _ in 0..MAX_CAUSES {
+            let Some(error) = cause.filter(|_| known.is_none()) else {
+                break;
+            };
+            known = Self::from_cause(error);
+            cause = error.source();
+        }
+        let refused = || Self::new(ErrorKind::Cancelled, "refused by a layer");
+        known.unwrap_or_else(refused).with_source(error)
+    }
+
+    /// The error that a cause stands for, if it is of a type that says so.
+    fn from_cause(cause: &(dyn StdError + 'static)) -> Option<Self> {
+        if let Some(error) = cause.downcast_ref::<Self>() {
+            Some(error.copied())
+        } else if cause.is::<tower::load_shed::error::Overloaded>() {
+            let message = "a layer refused the request: too much is being done already";
+            Some(Self::new(ErrorKind::Overloaded, message))
+        } else if cause.is::<tower::timeout::error::Elapsed>()
+            || cause.is::<tokio::time::error::Elapsed>()
+        {
+            let message = "the time limit of a layer passed";
+            Some(Self::new(ErrorKind::Timeout, message))
+        } else {
+            None
         }
     }
 
@@ -516,6 +581,12 @@ pub enum ServeError {
         /// What is wrong with its name or its options.
         reason: String,
     },
+    /// A service that was added holds no dispatcher that the server can see, or several.
+    #[error("a service cannot be served: {reason}")]
+    InvalidService {
+        /// The layers that may be at fault, and the remedy.
+        reason: String,
+    },
     /// The server has no service.
     #[error("the server has no service: add one with `service`")]
     NoService,
@@ -615,8 +686,65 @@ mod tests {
     fn a_layer_keeps_an_rpc_error_whole() {
         let boxed: BoxError = Box::new(RpcError::new(ErrorKind::TooLarge, "big"));
         assert_eq!(RpcError::from_layer(boxed).kind(), ErrorKind::TooLarge);
-        let other = RpcError::from_layer("overloaded");
+        let other = RpcError::from_layer("busy");
         assert_eq!(other.kind(), ErrorKind::Cancelled);
-        assert_eq!(other.source().expect("kept").to_string(), "overloaded");
+        assert_eq!(other.source().expect("kept").to_string(), "busy");
+    }
+
+    /// An error of a layer that wraps what is inside of it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] BoxError);
+
+    #[test]
+    fn the_causes_of_a_layers_error_decide_about_its_kind() {
+        let refusal = || RpcError::new(ErrorKind::PermissionDenied, "no token");
+        for (cause, kind, executed) in [
+            (
+                Box::new(tower::load_shed::error::Overloaded::new()) as BoxError,
+                ErrorKind::Overloaded,
+                false,
+            ),
+            (
+                Box::new(tower::timeout::error::Elapsed::new()),
+                ErrorKind::Timeout,
+                true,
+            ),
+            (Box::new(refusal()), ErrorKind::PermissionDenied, false),
+        ] {
+            let error = RpcError::from_layer(Wrapped(Box::new(Wrapped(cause))));
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.may_have_executed(), executed, "{kind:?}");
+            assert!(error.source().expect("kept").is::<Wrapped>());
+        }
+        let error = RpcError::from_layer(Wrapped(refusal().into()));
+        assert_eq!(error.to_string(), "no token");
+    }
+
+    /// An error that is its own cause.
+    #[derive(Debug)]
+    struct Loop;
+
+    impl fmt::Display for Loop {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("round and round")
+        }
+    }
+
+    impl StdError for Loop {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn an_endless_chain_of_causes_ends() {
+        assert_eq!(RpcError::from_layer(Loop).kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn a_time_limit_of_a_servers_layer_is_reported_as_one_of_the_server() {
+        assert_eq!(ErrorKind::Timeout.fault_code(), "deadline_exceeded");
+        assert_eq!(ErrorKind::Unroutable.fault_code(), "cancelled");
     }
 }

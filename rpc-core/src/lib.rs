@@ -86,8 +86,8 @@
 //! The request carries it: a request that nobody waits for any more is not run, and a handler is stopped when its caller has
 //! gone. Clients are cheap to clone; any number of calls may be in flight on one.
 //!
-//! A call is not a future but turns into one: await it, or hand [`into_future`](IntoFuture::into_future) to whatever wants a
-//! future, to have many in flight at once:
+//! A call is a future that does nothing before its first poll. Await it, or hand it to what takes futures, to have many in flight at
+//! once:
 //!
 //! ```
 //! # use rpc_core::{RpcError, rpc};
@@ -99,7 +99,7 @@
 //! # let fib = FibClient::new(FibDispatcher::new(Calculator));
 //! let mut calls = tokio::task::JoinSet::new();
 //! for n in 0..10 {
-//!     calls.spawn(fib.fib(n).into_future());
+//!     calls.spawn(fib.fib(n));
 //! }
 //! while let Some(call) = calls.join_next().await {
 //!     println!("{}", call??);
@@ -254,7 +254,7 @@ pub mod __private;
 pub use rpc_macros::rpc;
 pub use tower_service::Service;
 
-pub use crate::client::{Call, CallFuture, Client, ClientBuilder, DroppedReplies};
+pub use crate::client::{Call, CallWithHeaders, Client, ClientBuilder, DroppedReplies};
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::{Context, ContextBuilder};
@@ -264,7 +264,7 @@ pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, Serv
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
-pub use crate::server::{Dispatch, Server, ServerBuilder, ServerHandle};
+pub use crate::server::{Dispatch, Serve, Server, ServerBuilder, ServerHandle};
 pub use crate::service::{ResponseFuture, RpcService};
 
 /// Compiles the code in the README.

@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) propagating: BTreeSet<String>,
     /// Its own.
     pub(crate) deadline: Option<Instant>,
+    /// Its own time, until the call is polled and it becomes the deadline.
+    pub(crate) timeout: Option<Duration>,
     /// The call in whose handler it was made, if it was.
     pub(crate) parent: Option<Context>,
     pub(crate) priority: Option<u8>,
@@ -107,6 +109,7 @@ impl Request {
             headers: Headers::new(),
             propagating: BTreeSet::new(),
             deadline: None,
+            timeout: None,
             parent: None,
             priority: method.priority,
             persistent: method.persistent,
@@ -203,6 +206,28 @@ impl Request {
     /// Whether the method may run twice, as its client knows; a server does not.
     pub fn is_idempotent(&self) -> bool {
         self.0.idempotent
+    }
+
+    /// The id that the caller gave the call, in whatever form; `None` on the client's side.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.correlation_id.as_deref()
+    }
+
+    /// The name by which the caller calls itself, which nobody verifies; `None` on the client's side.
+    pub fn app_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.app_id.as_deref()
+    }
+
+    /// The broker's user that published the request, if the caller stated it; `None` on the client's side. RabbitMQ refuses a
+    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>).
+    pub fn user_id(&self) -> Option<&str> {
+        self.0.delivery.as_ref()?.user_id.as_deref()
+    }
+
+    /// Tells whether the broker handed the request out before, to a server that did not finish it; `false` on the client's side.
+    pub fn redelivered(&self) -> bool {
+        let delivery = self.0.delivery.as_ref();
+        delivery.is_some_and(|delivery| delivery.redelivered)
     }
 
     /// Marks those of the named headers that are there.

@@ -1,5 +1,6 @@
 //! The one shape that clients, dispatchers and the layers around them share: a tower service of requests.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -47,6 +48,23 @@ impl ResponseFuture {
         future: impl Future<Output = Result<Response, RpcError>> + Send + 'static,
     ) -> Self {
         Self(Box::pin(future))
+    }
+
+    /// The future of any service: one of this type as it is.
+    pub(crate) fn of<E: Into<BoxError>>(
+        future: impl Future<Output = Result<Response, E>> + Send + 'static,
+    ) -> Self {
+        let mut future = Some(future);
+        let same = (&mut future as &mut dyn Any).downcast_mut::<Option<Self>>();
+        match same.and_then(Option::take) {
+            Some(same) => same,
+            None => Self::new(async move {
+                match future {
+                    Some(future) => future.await.map_err(RpcError::from_layer),
+                    None => std::future::pending().await, // It was taken above.
+                }
+            }),
+        }
     }
 
     pub(crate) fn ready(result: Result<Response, RpcError>) -> Self {

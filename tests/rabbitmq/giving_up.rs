@@ -286,14 +286,14 @@ async fn a_server_without_the_permission_to_publish_serves_once_it_has_it() {
 
 /// The lines that are logged at WARN and above.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
+pub(super) struct Log(Arc<Mutex<String>>);
 
 impl Log {
-    fn keep(&self) -> DefaultGuard {
+    pub(super) fn keep(&self) -> DefaultGuard {
         set_default(Registry::default().with(self.clone()))
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 }

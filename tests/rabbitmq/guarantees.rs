@@ -281,38 +281,6 @@ async fn a_request_that_names_its_user_loses_the_name_rather_than_its_turn() {
 }
 
 #[tokio::test]
-async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
-    let node = Node::start().await;
-    node.ctl(&["add_user", "limited", "secret"]).await;
-    let all_but_notices = r"^(?!amq\.direct$).*";
-    node.ctl(&[
-        "set_permissions",
-        "limited",
-        ".*",
-        all_but_notices,
-        all_but_notices,
-    ])
-    .await;
-    let url = node.url_with("limited", "secret", "%2f");
-    let connection = Connection::open(&url).await.unwrap();
-    let queue = unique_queue("limited");
-    let _server = serve(&connection, &queue).await;
-    let adder = AdderClient::new(connection.client()).with_queue(&queue);
-    let others: Vec<_> = (0..10)
-        .map(|_| tokio::spawn(adder.wait_for_release().into_future()))
-        .collect();
-    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
-    let dropped = tokio::spawn(adder.stick().into_future());
-    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
-    dropped.abort();
-    assert!(dropped.await.unwrap_err().is_cancelled());
-    for call in others {
-        adder.release().await.unwrap();
-        call.await.unwrap().expect("the refusal hurt nobody else");
-    }
-}
-
-#[tokio::test]
 async fn a_flood_of_forged_addresses_holds_up_nobody() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();

@@ -197,6 +197,44 @@ async fn a_client_and_its_calls_may_move_between_threads() {
     }
     let setup = broker().await.bench().await;
     let bench = Arc::new(setup.bench.clone());
-    let call = assert_send(bench.add(1, 2).into_future());
+    let call = assert_send(bench.add(1, 2));
     assert_eq!(tokio::spawn(call).await.unwrap().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_call_is_a_future() {
+    fn assert_unpin<T: Unpin>(value: T) -> T {
+        value
+    }
+    let setup = broker().await.bench().await;
+    let bench = &setup.bench;
+    let spawned = tokio::spawn(bench.add(1, 2));
+    assert_eq!(spawned.await.unwrap().unwrap(), 3);
+    let sums = futures_util::future::join_all((0..9).map(|n| bench.add(n, n))).await;
+    let sums: Vec<_> = sums.into_iter().map(Result::unwrap).collect();
+    assert_eq!(sums, (0..9).map(|n| 2 * n).collect::<Vec<_>>());
+    let mut held = assert_unpin(bench.hold());
+    tokio::select! {
+        answer = &mut held => panic!("{answer:?}"),
+        sum = bench.add(2, 2) => assert_eq!(sum.unwrap(), 4),
+    }
+    setup.probe.until_begun(1).await;
+    setup.probe.release(1);
+    assert_eq!(held.await.unwrap(), 1);
+    let spawned = tokio::spawn(bench.add(1, 2).with_headers());
+    assert_eq!(spawned.await.unwrap().0.unwrap(), 3);
+    assert_eq!(bench.add(1, 2).into_future().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn the_setters_of_a_call_come_before_its_first_poll() {
+    let setup = broker().await.bench().await;
+    let mut call = setup.bench.hold();
+    assert!(futures_util::poll!(&mut call).is_pending());
+    // Zero would fail at once.
+    let call = call.timeout(std::time::Duration::ZERO).with_headers();
+    let call = tokio::spawn(call);
+    setup.probe.until_begun(1).await;
+    setup.probe.release(1);
+    assert_eq!(call.await.unwrap().0.unwrap(), 1);
 }

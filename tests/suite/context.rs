@@ -289,14 +289,14 @@ async fn a_client_has_default_headers_that_calls_and_contexts_replace() {
     let setup = broker().await.bench().await;
     let client = client_builder(&setup.connection).header("tenant", "a");
     let bench = BenchClient::new(client.priority(1).persistent().build()).with_queue(&setup.queue);
-    let tenant = async |call: rpc_core::CallFuture<Result<Description, RpcError>>| {
+    let tenant = async |call: rpc_core::Call<Result<Description, RpcError>>| {
         call.await.unwrap().tenant.unwrap()
     };
-    assert_eq!(tenant(bench.describe().into_future()).await, "a");
-    let own = bench.describe().header("tenant", "b").into_future();
+    assert_eq!(tenant(bench.describe()).await, "a");
+    let own = bench.describe().header("tenant", "b");
     assert_eq!(tenant(own).await, "b");
     let cx = Context::builder().propagating_header("tenant", "c").build();
-    let inheriting = cx.sync_scope(|| bench.describe().into_future());
+    let inheriting = cx.sync_scope(|| bench.describe());
     assert_eq!(tenant(inheriting).await, "c");
 }
 
@@ -329,11 +329,11 @@ async fn a_spawned_task_inherits_in_a_scope_and_not_without() {
         let scoped = tokio::spawn(cx.scope(async move { call.describe().await }));
         let call = bench.clone();
         let alone = tokio::spawn(async move { call.describe().await });
-        // Turned into a future in the handler, so it is the handler's.
-        let spawned = tokio::spawn(bench.describe().into_future());
+        // Made in the handler, so it is the handler's.
+        let spawned = tokio::spawn(bench.describe());
         let blocking = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Handle::current();
-            cx.sync_scope(|| runtime.block_on(bench.describe().into_future()))
+            cx.sync_scope(|| runtime.block_on(bench.describe()))
         });
         let mut tenants = Vec::new();
         for task in [scoped, alone, spawned, blocking] {

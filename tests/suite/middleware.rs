@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rpc_core::middleware::{RetryLayer, RetryPolicy};
-use rpc_core::{CallError, ErrorKind, Request, Response, RpcError, ServerBuilder, rpc};
+use rpc_core::{
+    CallError, Connection, ErrorKind, Request, Response, RpcError, ServerBuilder, ServerHandle, rpc,
+};
 use rpc_tests::unique_queue;
 use tower::layer::layer_fn;
 use tower::limit::ConcurrencyLimitLayer;
@@ -98,7 +100,9 @@ async fn layers_of_towers_own_go_around_a_client() {
     let bench = BenchClient::new(service).with_queue(&setup.queue);
     assert_eq!(bench.add(1, 2).await.unwrap(), 3);
     let error = bench.hold().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.to_string(), "the time limit of a layer passed");
+    assert!(error.may_have_executed());
     let error = bench
         .hold()
         .timeout(Duration::from_millis(10))
@@ -132,12 +136,43 @@ async fn a_client_sheds_load() {
     let held = tokio::spawn(bench.hold().into_future());
     setup.probe.until_begun(1).await;
     let error = bench.add(1, 2).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    assert!(!error.may_have_executed());
+    assert!(error.is_retryable());
     let cause = std::error::Error::source(&error).unwrap();
     assert!(cause.is::<tower::load_shed::error::Overloaded>());
     setup.probe.release(1);
     held.await.unwrap().unwrap();
     assert_eq!(bench.add(1, 2).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_layer_of_the_server_sees_who_sent_a_request() {
+    let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let look = MapRequestLayer::new(move |request: Request| {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let ids = [
+            request.correlation_id(),
+            request.app_id(),
+            request.user_id(),
+        ];
+        seen.send((ids.map(text), request.redelivered())).unwrap();
+        request
+    });
+    let client_side = look.clone();
+    let setup = broker().await.bench_with(|server| server.layer(look)).await;
+    let service = ServiceBuilder::new()
+        .layer(client_side)
+        .service(client(&setup.connection));
+    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    let seen_by_handler = bench.describe().await.unwrap();
+    let none = [const { None::<String> }; 3];
+    assert_eq!(requests.recv().await.unwrap(), (none, false));
+    let ([correlation_id, app_id, user_id], redelivered) = requests.recv().await.unwrap();
+    assert_eq!(correlation_id, seen_by_handler.correlation_id);
+    assert_eq!(app_id, seen_by_handler.app_id);
+    assert!(correlation_id.is_some() && app_id.is_some());
+    assert_eq!((user_id, redelivered), (None, false));
 }
 
 /// How long the third call of two in a fifth of a second has to wait.
@@ -204,7 +239,9 @@ async fn a_timeout_around_a_server_stops_its_handlers() {
         .bench_with(|server| server.layer(limit))
         .await;
     let error = setup.bench.hold().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(error.to_string(), "the time limit of a layer passed");
+    assert!(error.may_have_executed());
     setup.probe.until_dropped(1).await;
 }
 
@@ -219,7 +256,8 @@ async fn a_server_sheds_load() {
     let held = tokio::spawn(setup.bench.hold().into_future());
     setup.probe.until_begun(1).await;
     let error = setup.bench.add(1, 2).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    assert!(!error.may_have_executed());
     setup.probe.release(1);
     held.await.unwrap().unwrap();
 }
@@ -273,30 +311,112 @@ impl Store for Full {
     async fn put(&self, _: u64) {}
 }
 
-#[tokio::test]
-async fn idempotent_calls_are_repeated_as_the_policy_says() {
-    let connection = broker().await.connect().await;
+/// Serves a store whose layer refuses every request. Returns its queue, and the number of requests.
+async fn refusing(
+    connection: &Connection,
+    refusal: impl Fn() -> RpcError + Clone + Send + Sync + 'static,
+) -> (String, Arc<AtomicUsize>, ServerHandle) {
     let queue = unique_queue("store");
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = attempts.clone();
-    let busy = tower::filter::FilterLayer::new(move |_: Request| {
+    let refuse = tower::filter::FilterLayer::new(move |_: Request| {
         counted.fetch_add(1, Ordering::SeqCst);
-        Err::<Request, _>(RpcError::new(ErrorKind::Cancelled, "busy"))
+        Err::<Request, _>(refusal())
     });
-    let _server = rpc_core::Server::builder(&connection)
+    let server = rpc_core::Server::builder(connection)
         .service(StoreDispatcher::new(Full).with_queue(&queue))
-        .layer(busy)
+        .layer(refuse)
         .build()
         .start()
         .await
         .unwrap();
+    (queue, attempts, server)
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_permitted_is_made_once() {
+    let connection = broker().await.connect().await;
+    let refusal = || RpcError::new(ErrorKind::PermissionDenied, "no token");
+    let (queue, attempts, _server) = refusing(&connection, refusal).await;
+    let client = client_builder(&connection).retry(RetryPolicy::new());
+    let store = StoreClient::new(client.build()).with_queue(&queue);
+    let error = store.get().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(error.to_string(), "no token");
+    assert!(!error.is_retryable() && !error.may_have_executed());
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_because_of_load_is_made_again() {
+    let connection = broker().await.connect().await;
+    let refusal = || RpcError::new(ErrorKind::Overloaded, "too many calls");
+    let (queue, attempts, _server) = refusing(&connection, refusal).await;
+    let client = client_builder(&connection).retry(RetryPolicy::new().attempts(3));
+    let store = StoreClient::new(client.build()).with_queue(&queue);
+    let error = store.get().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    assert!(error.is_retryable() && !error.may_have_executed());
+    assert_eq!(attempts.swap(0, Ordering::SeqCst), 3);
+    store.put(1).await.unwrap_err();
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_of_what_a_handler_has_answered_says_that_it_ran() {
+    let late = tower::util::ThenLayer::new(|_: Result<Response, RpcError>| async {
+        Err::<Response, _>(RpcError::new(ErrorKind::PermissionDenied, "not for you"))
+    });
+    let setup = broker().await.bench_with(|server| server.layer(late)).await;
+    let error = setup.bench.add(1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.may_have_executed());
+}
+
+#[tokio::test]
+async fn a_layer_of_a_client_refuses_calls() {
+    let setup = broker().await.bench().await;
+    let refuse = tower::filter::FilterLayer::new(|_: Request| {
+        let refusal = RpcError::new(ErrorKind::PermissionDenied, "not from here");
+        Err::<Request, _>(refusal)
+    });
+    let service = ServiceBuilder::new()
+        .layer(refuse)
+        .service(client(&setup.connection));
+    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    let error = bench.add(1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(error.to_string(), "not from here");
+    assert!(!error.may_have_executed());
+}
+
+#[tokio::test]
+async fn a_time_limit_inside_of_a_retry_leaves_time_for_another_attempt() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("store");
+    let _server = serve_hanging_once(&connection, &queue).await;
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new()))
+        .timeout(Duration::from_millis(200))
+        .service(client(&connection));
+    let store = StoreClient::new(service).with_queue(&queue);
+    assert_eq!(store.get().await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn idempotent_calls_are_repeated_as_the_policy_says() {
+    let connection = broker().await.connect().await;
+    let refusal = || RpcError::new(ErrorKind::Cancelled, "busy");
+    let (queue, attempts, _server) = refusing(&connection, refusal).await;
     let client = |policy| client_builder(&connection).retry(policy).build();
 
     let store = StoreClient::new(client(RetryPolicy::new().attempts(3))).with_queue(&queue);
     let error = store.get().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.to_string()),
-        (ErrorKind::Cancelled, "busy".to_owned())
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("busy (the last of 3 attempts in "),
+        "{text}"
     );
     assert_eq!(attempts.swap(0, Ordering::SeqCst), 3);
     store.put(1).await.unwrap_err();
@@ -316,9 +436,42 @@ async fn idempotent_calls_are_repeated_as_the_policy_says() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_hangs_is_given_up_for_another() {
+async fn a_repeated_call_that_ends_at_its_deadline_tells_of_its_attempts() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("store");
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let refuse_then_hang = tower::util::ThenLayer::new(move |_: Result<Response, RpcError>| {
+        let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if !is_first {
+                pending::<()>().await;
+            }
+            Err::<Response, _>(RpcError::new(ErrorKind::Overloaded, "too many calls"))
+        }
+    });
+    let _server = rpc_core::Server::builder(&connection)
+        .service(StoreDispatcher::new(Full).with_queue(&queue))
+        .layer(refuse_then_hang)
+        .build()
+        .start()
+        .await
+        .unwrap();
+    let client = client_builder(&connection).retry(RetryPolicy::new());
+    let store = StoreClient::new(client.build()).with_queue(&queue);
+    let limit = Duration::from_millis(500);
+    let error = store.get().timeout(limit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no answer within 500ms: is a server of Store running"),
+        "{text}"
+    );
+    assert!(text.contains("the last of 2 attempts in "), "{text}");
+    assert!(text.contains("the first failed: too many calls"), "{text}");
+}
+
+/// Serves a store whose first answer never leaves it.
+async fn serve_hanging_once(connection: &Connection, queue: &str) -> ServerHandle {
     let attempts = Arc::new(AtomicUsize::new(0));
     let hang_once = tower::util::ThenLayer::new(move |answer: Result<Response, RpcError>| {
         let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
@@ -329,13 +482,20 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
             answer
         }
     });
-    let _server = rpc_core::Server::builder(&connection)
-        .service(StoreDispatcher::new(Full).with_queue(&queue))
+    rpc_core::Server::builder(connection)
+        .service(StoreDispatcher::new(Full).with_queue(queue))
         .layer(hang_once)
         .build()
         .start()
         .await
-        .unwrap();
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_given_up_for_another() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("store");
+    let _server = serve_hanging_once(&connection, &queue).await;
     let policy = RetryPolicy::new().attempt_timeout(Duration::from_millis(200));
     let client = client_builder(&connection).retry(policy).build();
     let store = StoreClient::new(client).with_queue(&queue);

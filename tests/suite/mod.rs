@@ -12,6 +12,7 @@ mod deadlines;
 mod errors;
 mod evolution;
 mod headers;
+mod layered_services;
 mod lifecycle;
 mod limits;
 mod middleware;

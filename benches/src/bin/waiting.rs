@@ -59,7 +59,7 @@ async fn main() -> Outcome {
     let client = EchoClient::new(client).with_queue("waiting");
 
     let body = Bytes::from_static(b"0123456789");
-    let call = || tokio::spawn(client.echo(body.clone()).into_future());
+    let call = || tokio::spawn(client.echo(body.clone()));
     let _first = call();
     settle().await;
     let before = used()?;

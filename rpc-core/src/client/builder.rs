@@ -215,7 +215,7 @@ impl ClientBuilder {
     ///
     /// Default: `true`, so that nobody works for callers who have gone. It costs nothing until one goes: nothing is sent for calls that
     /// end, at their deadline included. The notice goes to all servers of the queue, through the exchange `amq.direct`, which the user
-    /// needs the right to write to; without it a warning is logged.
+    /// needs the right to write to. Without it a warning is logged, and nothing is sent any more until the connection is made anew.
     pub fn cancellation(mut self, tell: bool) -> Self {
         self.cancellation = tell;
         self

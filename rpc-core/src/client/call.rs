@@ -1,8 +1,8 @@
-//! A call that has not been sent yet, and the future that sends it.
+//! A call: a request that has not been sent yet, and the future that sends it.
 
 use std::any::TypeId;
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::{Future, pending};
 use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::{Duration, Instant};
@@ -22,10 +22,15 @@ use crate::telemetry::Observed;
 ///
 /// `R` is what awaiting gives: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
 ///
-/// Nothing happens before the call is awaited. To spawn it, or to have several in flight at once, turn it into a future with
-/// `into_future()`. It ends by its deadline, whatever happens: the call's own
+/// A call is a future, which is `Send` and `Unpin`: it can be spawned, joined and selected on as it is. Nothing happens before the
+/// first poll, and its time counts from there. The setters come before that; afterwards they change nothing, since the request is on
+/// its way. It ends by its deadline, whatever happens: the call's own
 /// [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the method's or the trait's `timeout`, else the
 /// client's, which is 30 seconds unless set.
+///
+/// # Panics
+///
+/// A call that is polled again after it has given its answer panics, as futures do.
 ///
 /// # Cancel safety
 ///
@@ -52,27 +57,37 @@ use crate::telemetry::Observed;
 /// let fib = FibClient::new(connection.client());
 /// let n = fib.fib(1).timeout(Duration::from_secs(2)).header("tenant", "a").await?;
 /// # assert_eq!(n, 1);
+///
+/// // Two at once, one of them in a task of its own.
+/// let other = tokio::spawn(fib.fib(2));
+/// assert_eq!(fib.fib(3).await?, 3);
+/// assert_eq!(other.await??, 2);
 /// # Ok(())
 /// # }
 /// ```
 #[must_use = "a call does nothing unless it is awaited"]
-pub struct Call<R, S = Client> {
+pub struct Call<R, S = Client>(State<R, R, S>);
+
+/// The future of a [`Call`] that gives the headers of the reply, too; see [`Call::with_headers`].
+#[must_use = "a call does nothing unless it is awaited"]
+pub struct CallWithHeaders<R, S = Client>(State<R, (R, Headers), S>);
+
+/// The state of a call whose answer is decoded as an `R` and given as a `T`.
+enum State<R, T, S> {
+    /// Until the first poll.
+    Made(Made<R, S>),
+    Sent(Pin<Box<dyn Future<Output = T> + Send>>),
+}
+
+/// A call before it is sent. The request holds its time limit, and the call in whose handler it was made.
+struct Made<R, S> {
     service: S,
     request: Result<Request, RpcError>,
-    limit: Limit,
     decode: Decode<R>,
 }
 
-/// How what awaiting gives is made of the answer.
+/// The function that turns an answer into what awaiting gives.
 pub(super) type Decode<R> = fn(Result<Response, RpcError>, &mut bool) -> R;
-
-/// When the caller gives up.
-enum Limit {
-    /// When the client's default says so.
-    Default,
-    After(Duration),
-    At(Instant),
-}
 
 impl<R, S> Call<R, S> {
     pub(crate) fn new(
@@ -81,35 +96,42 @@ impl<R, S> Call<R, S> {
         timeout: Option<Duration>,
         decode: Decode<R>,
     ) -> Self {
-        Self {
+        let made = Made {
             service,
             request,
-            limit: timeout.map_or(Limit::Default, Limit::After),
             decode,
-        }
+        };
+        Self(State::Made(made)).change(|request| {
+            request.0.timeout = timeout;
+            request.0.parent = Context::current();
+        })
     }
 
     fn change(mut self, change: impl FnOnce(&mut Request)) -> Self {
-        if let Ok(request) = &mut self.request {
+        if let State::Made(Made {
+            request: Ok(request),
+            ..
+        }) = &mut self.0
+        {
             change(request);
         }
         self
     }
 
-    /// Waits at most this long, counted from the `.await`; replaces every default, and an earlier deadline. In a handler the
+    /// Waits at most this long, counted from the first poll; replaces every default, and an earlier deadline. In a handler the
     /// call ends with the handler's own time in any case, see [`Context`](crate::Context#what-nested-calls-inherit).
     ///
     /// Zero fails at once with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and sends nothing. The broker and the server are told, so a
     /// request that nobody waits for any more is not run. Longer than 30 years is cut to 30 years.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.limit = Limit::After(timeout);
-        self
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.change(|request| (request.0.timeout, request.0.deadline) = (Some(timeout), None))
     }
 
     /// Waits until this moment, like [`timeout`](Self::timeout).
-    pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.limit = Limit::At(deadline);
-        self
+    pub fn deadline(self, deadline: Instant) -> Self {
+        self.change(|request| {
+            (request.0.timeout, request.0.deadline) = (None, Some(deadline.into()));
+        })
     }
 
     /// Sends a header with the request; the handler reads it with [`Context::header`](crate::Context::header).
@@ -150,9 +172,7 @@ impl<R, S> Call<R, S> {
 impl<R: 'static, S: RpcService> Call<R, S> {
     /// Gives the headers of the reply, too, which the handler set with
     /// [`Context::set_reply_header`](crate::Context::set_reply_header). They come with the service's own error as with a value;
-    /// with an [`RpcError`] there are none.
-    ///
-    /// The timeout counts from here.
+    /// with an [`RpcError`] there are none. It comes after the other setters.
     ///
     /// # Examples
     ///
@@ -180,56 +200,65 @@ impl<R: 'static, S: RpcService> Call<R, S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn with_headers(self) -> CallFuture<(R, Headers)> {
-        self.send(|decode, mut answer, unreadable| {
-            let headers = match &mut answer {
-                Ok(response) => std::mem::take(&mut response.headers),
-                Err(_) => Headers::new(),
-            };
-            (decode(answer, unreadable), headers)
+    pub fn with_headers(self) -> CallWithHeaders<R, S> {
+        CallWithHeaders(match self.0 {
+            State::Made(made) => State::Made(made),
+            // The setters come before the first poll. This one cannot change what the other gives.
+            State::Sent(sent) => State::Sent(sent.map(|answer| (answer, Headers::new())).boxed()),
         })
     }
+}
 
-    /// Sends the request when it is polled. Its time counts from here, and it is part of the call that is handled here.
-    fn send<T: 'static>(
-        self,
-        finish: fn(Decode<R>, Result<Response, RpcError>, &mut bool) -> T,
-    ) -> CallFuture<T> {
-        let Self {
-            service,
-            mut request,
-            limit,
-            decode,
-        } = self;
-        if let Ok(request) = &mut request {
-            request.0.deadline = match limit {
-                Limit::Default => None,
-                Limit::After(timeout) => Some(deadline_after(timeout)),
-                Limit::At(deadline) => Some(deadline.into()),
-            };
-            // A client alone needs nobody to keep its deadline.
-            if TypeId::of::<S>() != TypeId::of::<Client>() {
-                request.0.journey = Some(Journey::begin());
+impl<R: 'static, T: 'static, S: RpcService> State<R, T, S> {
+    /// Begins the call if this is the first poll.
+    fn poll(
+        &mut self,
+        cx: &mut task::Context<'_>,
+        finish: impl Fn(Decode<R>, Answer, &mut bool) -> T + Copy + Send + 'static,
+    ) -> Poll<T> {
+        loop {
+            match self {
+                Self::Sent(sent) => return sent.as_mut().poll(cx),
+                Self::Made(_) => {
+                    // A future without a size, so that nothing is allocated for it.
+                    let made = std::mem::replace(self, Self::Sent(Box::pin(pending())));
+                    if let Self::Made(made) = made {
+                        *self = Self::Sent(Box::pin(made.send(finish)));
+                    }
+                }
             }
         }
-        let mut parent = Context::current();
-        CallFuture(Box::pin(async move {
+    }
+}
+
+type Answer = Result<Response, RpcError>;
+
+impl<R: 'static, S: RpcService> Made<R, S> {
+    /// Sends the request when it is polled. Its time counts from there, and it is part of the call that is handled there.
+    fn send<T: 'static>(
+        self,
+        finish: impl FnOnce(Decode<R>, Answer, &mut bool) -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send + 'static {
+        let Self {
+            service,
+            request,
+            decode,
+        } = self;
+        async move {
             let mut unreadable = false;
             let mut request = match request {
                 Ok(request) => request,
                 Err(error) => return finish(decode, Err(error), &mut unreadable),
             };
-            // One that was made outside of a scope may be run inside.
-            parent = parent.or_else(Context::current);
-            if let Some(parent) = &parent {
-                parent.hand_on(&mut request);
-            }
+            // A client alone needs nobody to keep its deadline.
+            begin(&mut request, TypeId::of::<S>() != TypeId::of::<Client>());
             let mut observed = Observed::by_client(&mut request);
-            let answer = if request.0.journey.is_none() && parent.is_none() && observed.is_none() {
+            let is_alone = request.0.journey.is_none() && request.0.parent.is_none();
+            let answer = if is_alone && observed.is_none() {
                 service::call(service, request).await
             } else {
                 // Boxed, so that it takes no room in the others.
-                let answer = surrounded(parent, service, request);
+                let answer = surrounded(service, request);
                 match &mut observed {
                     Some(observed) => observed.follow(answer).boxed().await,
                     None => answer.boxed().await,
@@ -242,26 +271,56 @@ impl<R: 'static, S: RpcService> Call<R, S> {
                 observed.unreadable();
             }
             answer
-        }))
+        }
     }
 }
 
-impl<R: 'static, S: RpcService> IntoFuture for Call<R, S> {
+/// Fixes the deadline of a call, and the call of which it is part.
+fn begin(request: &mut Request, has_layers: bool) {
+    if let Some(timeout) = request.0.timeout.take() {
+        request.0.deadline = Some(deadline_after(timeout));
+    }
+    if has_layers {
+        request.0.journey = Some(Journey::begin());
+    }
+    // One that was made elsewhere may be run inside of a scope.
+    if let Some(parent) = Context::current().or_else(|| request.0.parent.take()) {
+        parent.hand_on(request);
+    }
+}
+
+impl<R: 'static, S: RpcService> Future for Call<R, S> {
     type Output = R;
-    type IntoFuture = CallFuture<R>;
 
-    fn into_future(self) -> CallFuture<R> {
-        self.send(|decode, answer, unreadable| decode(answer, unreadable))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<R> {
+        let finish = |decode: Decode<R>, answer, unreadable: &mut bool| decode(answer, unreadable);
+        self.0.poll(cx, finish)
     }
 }
 
-/// A call that goes through layers, is part of another one, or is heard of.
-async fn surrounded<S: RpcService>(
-    parent: Option<Context>,
-    service: S,
-    request: Request,
-) -> Result<Response, RpcError> {
-    let (journey, own) = (request.0.journey.clone(), request.0.deadline);
+impl<R: 'static, S: RpcService> Future for CallWithHeaders<R, S> {
+    type Output = (R, Headers);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<(R, Headers)> {
+        let finish = |decode: Decode<R>, mut answer: Answer, unreadable: &mut bool| {
+            let headers = match &mut answer {
+                Ok(response) => std::mem::take(&mut response.headers),
+                Err(_) => Headers::new(),
+            };
+            (decode(answer, unreadable), headers)
+        };
+        self.0.poll(cx, finish)
+    }
+}
+
+// Nothing in a call is pinned but what is in its box.
+impl<R, S> Unpin for Call<R, S> {}
+impl<R, S> Unpin for CallWithHeaders<R, S> {}
+
+/// Calls through layers, as part of another call, or for those who listen.
+async fn surrounded<S: RpcService>(service: S, request: Request) -> Answer {
+    let (parent, own) = (request.0.parent.clone(), request.0.deadline);
+    let journey = request.0.journey.clone();
     let answer = async {
         match journey {
             None => service::call(service, request).await,
@@ -274,28 +333,111 @@ async fn surrounded<S: RpcService>(
     }
 }
 
+impl<R, T, S> fmt::Debug for State<R, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Made(made) => f.debug_tuple("Made").field(&made.request).finish(),
+            Self::Sent(_) => f.write_str("Sent"),
+        }
+    }
+}
+
 impl<R, S> fmt::Debug for Call<R, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
-            .field("request", &self.request)
-            .finish_non_exhaustive()
+        f.debug_tuple("Call").field(&self.0).finish()
     }
 }
 
-/// The future of a [`Call`].
-#[must_use = "futures do nothing unless polled"]
-pub struct CallFuture<R>(Pin<Box<dyn Future<Output = R> + Send>>);
-
-impl<R> Future for CallFuture<R> {
-    type Output = R;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<R> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
-impl<R> fmt::Debug for CallFuture<R> {
+impl<R, S> fmt::Debug for CallWithHeaders<R, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CallFuture")
+        f.debug_tuple("CallWithHeaders").field(&self.0).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::util::service_fn;
+
+    use super::*;
+    use crate::codec::{self, ContentType};
+    use crate::definition::{Method, Service};
+    use crate::error::BoxError;
+    use crate::message::Outcome;
+
+    const GET: &Method = &Method::new("get", &[]);
+    const SERVICE: &Service = &Service::new("Shelf", "rpc.Shelf", &[GET]);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What a service gets to see of a call.
+    type Seen = (Option<Duration>, Option<String>);
+
+    /// A call whose service answers with what it sees.
+    fn call() -> Call<Seen, impl RpcService> {
+        let service = service_fn(|request: Request| async move {
+            let left = request
+                .0
+                .deadline
+                .map(|deadline| deadline.duration_since(tokio::time::Instant::now()));
+            let tenant: Option<&str> = request.headers().get_as("tenant");
+            let seen = codec::encode(&(left, tenant), ContentType::MessagePack)?;
+            Ok::<_, BoxError>(Response::new(
+                Outcome::Result,
+                ContentType::MessagePack,
+                seen,
+            ))
+        });
+        let request = Request::new(SERVICE, GET, "rpc.Shelf", &());
+        Call::new(service, request, None, |answer, _| {
+            answer.and_then(|response| response.decode()).unwrap()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_call_counts_from_its_first_poll() {
+        let made = [
+            call(),
+            call().timeout(SECOND),
+            call().deadline(Instant::now()).timeout(SECOND),
+        ];
+        let at = tokio::time::Instant::now() + 3 * SECOND;
+        let until = call().timeout(SECOND).deadline(at.into_std());
+        tokio::time::advance(2 * SECOND).await;
+        let mut left = Vec::new();
+        for call in made {
+            left.push(call.await.0);
+        }
+        assert_eq!(left, [None, Some(SECOND), Some(SECOND)]);
+        assert_eq!(until.await.0, Some(SECOND));
+    }
+
+    fn context(tenant: &str) -> Context {
+        Context::builder()
+            .propagating_header("tenant", tenant)
+            .build()
+    }
+
+    #[tokio::test]
+    async fn a_call_is_part_of_the_one_in_which_it_is_polled_or_else_of_the_one_in_which_it_was_made()
+     {
+        let made = || context("a").sync_scope(call);
+        assert_eq!(made().await.1.as_deref(), Some("a"));
+        assert_eq!(tokio::spawn(made()).await.unwrap().1.as_deref(), Some("a"));
+        assert_eq!(context("b").scope(made()).await.1.as_deref(), Some("b"));
+        assert_eq!(Context::default().scope(made()).await.1, None);
+        assert_eq!(context("b").scope(call()).await.1.as_deref(), Some("b"));
+        assert_eq!(call().await.1, None);
+    }
+
+    #[test]
+    fn a_call_takes_little_room() {
+        assert!(size_of::<Call<Seen>>() <= 4 * size_of::<usize>());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "resumed after completion")]
+    async fn a_call_that_has_given_its_answer_is_not_polled_again() {
+        let mut call = call();
+        (&mut call).await;
+        (&mut call).await;
     }
 }

@@ -61,8 +61,9 @@ async fn tell(
     user_id: Option<SmolStr>,
     mut waiting: mpsc::Receiver<DroppedCall>,
 ) {
-    // Of its own: a user who may not publish notices loses this one, not the one with the requests.
-    let channel = LazyChannel::new(link, ChannelMode::Plain);
+    // Of its own: a user who may not publish notices loses this one, not the one with the requests. Confirmed, because a refusal is
+    // not heard of otherwise.
+    let channel = LazyChannel::new(link, ChannelMode::Confirm);
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, CancelNotice::MAX_CALLS).await > 0 {
         let mut notices: HashMap<String, CancelNotice> = HashMap::new();
@@ -80,8 +81,18 @@ async fn tell(
         for (queue, notice) in notices {
             let mut notice = notice.into_message();
             notice.user_id = user_id.clone();
-            if let Err(error) = notify(&channel, &queue, notice).await {
-                warn!(queue, %error, "servers could not be told of dropped calls");
+            match notify(&channel, &queue, notice).await {
+                Ok(()) => {}
+                // Each attempt would cost a channel. Another connection tries again.
+                Err(TransportError::Forbidden(error)) => {
+                    warn!(
+                        error = ?error.to_string(),
+                        "servers are not told of dropped calls: grant the client's user the permission to write to the exchange \
+                         'amq.direct', or switch the notices off with `ClientBuilder::cancellation(false)`"
+                    );
+                    return;
+                }
+                Err(error) => warn!(queue, %error, "servers could not be told of dropped calls"),
             }
         }
     }

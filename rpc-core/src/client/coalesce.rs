@@ -496,7 +496,7 @@ async fn send(line: Arc<Line>, gone: impl Future<Output = ()>) {
                     let requester = requester.clone();
                     confirms.push(async move {
                         if let Err(error) = requester.confirmed(confirm).await {
-                            requester.in_flight.fail(&ids, &refused(error));
+                            requester.in_flight.fail(&ids, &refused(error, true));
                         }
                     });
                 }

@@ -16,6 +16,7 @@ use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
 use crate::random_keys::RandomKeyMap;
 use crate::telemetry::metrics;
+use crate::transport::TransportError;
 
 /// The fate of a call.
 pub(crate) type Answer = Result<Response, RpcError>;
@@ -72,6 +73,8 @@ struct Table {
     calls: RandomKeyMap<Uuid, Pending>,
     /// The calls of batches that may come back as a whole.
     batches: RandomKeyMap<Uuid, Vec<Uuid>>,
+    /// The call that was registered last.
+    last: Uuid,
     ended: Option<Ended>,
 }
 
@@ -87,7 +90,18 @@ struct Pending {
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
     Lost(Arc<BoxError>),
+    /// The broker closed the channel, because the user may not publish to it.
+    Forbidden(Arc<BoxError>),
     Closed,
+}
+
+impl From<TransportError> for Ended {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Forbidden(cause) => Self::Forbidden(cause),
+            error => Self::Lost(Arc::new(error.into())),
+        }
+    }
 }
 
 impl Ended {
@@ -99,6 +113,7 @@ impl Ended {
                 "the connection to the broker was lost",
             )
             .with_source(cause.to_string()),
+            Self::Forbidden(cause) => may_not_publish(cause.to_string()).executed_if(true),
             Self::Closed => RpcError::new(
                 ErrorKind::Closed,
                 "the connection was closed by this process",
@@ -133,6 +148,7 @@ impl InFlight {
             Some(ended) => Err(ended.error().not_executed()),
             None => {
                 table.calls.insert(id, pending);
+                table.last = id;
                 Ok(Waiter {
                     id,
                     answer,
@@ -250,18 +266,28 @@ impl InFlight {
 
     /// Fails every call, those in flight and those to come.
     pub(crate) fn end(&self, ended: Ended) {
-        let calls = {
+        let (calls, last) = {
             let mut table = self.table();
             if table.ended.is_some() {
                 return;
             }
             table.ended = Some(ended.clone());
             self.has_ended.store(true, Ordering::Relaxed);
-            std::mem::take(&mut table.calls)
+            (std::mem::take(&mut table.calls), table.last)
         };
-        for (_, pending) in calls {
-            let _ = pending.answer.send(Err(ended.error())); // The call may be over.
+        for (id, pending) in calls {
+            let mut error = ended.error();
+            // The broker takes nothing after the message that it forbids.
+            if matches!(ended, Ended::Forbidden(_)) && id == last {
+                error = error.not_executed();
+            }
+            let _ = pending.answer.send(Err(error)); // The call may be over.
         }
+    }
+
+    /// Tells whether no call was registered after this one.
+    pub(super) fn is_last(&self, id: Uuid) -> bool {
+        self.table().last == id
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -272,6 +298,16 @@ impl InFlight {
         // Nothing under the lock leaves the table half changed.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error of a call whose request the broker does not let the user publish.
+pub(super) fn may_not_publish(cause: impl Into<BoxError>) -> RpcError {
+    RpcError::new(
+        ErrorKind::PermissionDenied,
+        "the broker does not allow this client to publish requests: grant its user the permission to write to the exchange \
+         'amq.default', the default exchange",
+    )
+    .with_source(cause)
 }
 
 /// An id as it is sent.

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::builder::ClientBuilder;
 use self::builder::Defaults;
-pub use self::call::{Call, CallFuture};
+pub use self::call::{Call, CallWithHeaders};
 use self::coalesce::{Coalescer, Gate, Turn, Unanswered};
 pub(crate) use self::in_flight::DropCounter;
 pub use self::in_flight::DroppedReplies;
@@ -112,35 +112,55 @@ impl Client {
             };
             // What its errors name; the request itself may be gone by then.
             let (service, queue) = (request.0.service, Arc::clone(&request.0.queue));
+            let is_repeated = request.0.idempotent;
             // What happens before the request is sent is boxed, and what is not needed after that let go, so that a call that waits for
             // its answer is small.
             let answer = async {
-                if request.0.idempotent {
-                    return self.repeat(request, deadline, &sent).boxed().await;
+                if is_repeated {
+                    let repeating = self.repeat(request, started, deadline, &sent);
+                    return repeating.boxed().await;
                 }
-                let mut call = self.send_once(request, deadline, &sent).boxed().await?;
+                let sending = self.send_once(request, started, deadline, &sent);
+                let mut call = sending.boxed().await?;
                 call.answer().await
             };
             let answer = match timeout_at(deadline, answer).await {
                 Ok(answer) => answer,
-                Err(_) => Err(self.timed_out(service, deadline - started, sent.into_inner())),
+                Err(_) => {
+                    return Err(self.timed_out(service, deadline - started, sent.into_inner()));
+                }
             };
             drop(slot);
-            answer.map_err(|error| match error.kind() {
-                // The server noticed first.
-                ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
-                    self.timed_out(service, deadline - started, true)
-                }
-                ErrorKind::DeadlineExceeded => {
-                    clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
-                }
-                ErrorKind::Unroutable => RpcError::new(
-                    ErrorKind::Unroutable,
-                    format!("there is no queue '{queue}': is a server of {service} running?"),
-                )
-                .executed_if(error.may_have_executed()),
-                _ => error,
-            })
+            if is_repeated {
+                return answer; // Its error is explained.
+            }
+            answer.map_err(|error| self.explained(error, service, &queue, started, deadline))
+        }
+    }
+
+    /// The error of an attempt, in view of what this side knows.
+    fn explained(
+        &self,
+        error: RpcError,
+        service: &str,
+        queue: &str,
+        started: Instant,
+        deadline: Instant,
+    ) -> RpcError {
+        match error.kind() {
+            // The server noticed first.
+            ErrorKind::DeadlineExceeded if Instant::now() + clock::TOLERANCE >= deadline => {
+                self.timed_out(service, deadline - started, true)
+            }
+            ErrorKind::DeadlineExceeded => {
+                clock::refused_early(error, deadline.saturating_duration_since(Instant::now()))
+            }
+            ErrorKind::Unroutable => RpcError::new(
+                ErrorKind::Unroutable,
+                format!("there is no queue '{queue}': is a server of {service} running?"),
+            )
+            .executed_if(error.may_have_executed()),
+            _ => error,
         }
     }
 
@@ -164,20 +184,32 @@ impl Client {
     async fn repeat(
         &self,
         request: Request,
+        started: Instant,
         deadline: Instant,
         sent: &AtomicBool,
     ) -> Result<Response, RpcError> {
-        let mut attempts = Attempts::of(&request, &self.0.retry, deadline);
+        let (service, queue) = (request.0.service, &*request.0.queue);
+        let explained = |error| self.explained(error, service, queue, started, deadline);
+        let mut attempts = Attempts::of(&request, &self.0.retry, started, deadline);
         loop {
-            let answer = match attempts.limit() {
+            let own = attempts.limit();
+            // The end of the call, too, is that of an attempt, so that its error tells of those before.
+            let limit = own.or(attempts.has_failed().then_some(deadline));
+            let answer = match limit {
                 None => self.exchange(&request, deadline, sent).await,
                 Some(limit) => timeout_at(limit, self.exchange(&request, limit, sent).boxed())
                     .await
-                    .unwrap_or_else(|_| Err(attempt_timed_out(sent))),
+                    .unwrap_or_else(|_| match own {
+                        Some(_) => Err(attempt_timed_out(sent)),
+                        None => {
+                            let sent = sent.load(Ordering::Relaxed);
+                            Err(self.timed_out(service, deadline - started, sent))
+                        }
+                    }),
             };
             match answer {
                 Ok(response) => return Ok(response),
-                Err(error) => attempts.failed(&request, error).boxed().await?,
+                Err(error) => attempts.failed(&request, error, explained).boxed().await?,
             }
         }
     }
@@ -186,10 +218,11 @@ impl Client {
     async fn send_once<'a>(
         &self,
         request: Request,
+        started: Instant,
         deadline: Instant,
         sent: &'a AtomicBool,
     ) -> Result<SentCall<'a>, RpcError> {
-        let mut attempts = Attempts::of(&request, &self.0.retry, deadline);
+        let mut attempts = Attempts::of(&request, &self.0.retry, started, deadline);
         loop {
             let published = match self.requester().await {
                 Ok(requester) => {
@@ -200,7 +233,10 @@ impl Client {
             };
             match published {
                 Ok(call) => return Ok(call),
-                Err(error) => attempts.failed(&request, error).boxed().await?,
+                Err(error) => {
+                    let pause = attempts.failed(&request, error, |error| error);
+                    pause.boxed().await?;
+                }
             }
         }
     }
@@ -397,18 +433,25 @@ impl SentCall<'_> {
     async fn confirmed_answer(&mut self) -> Result<Response, RpcError> {
         let confirm = Confirm(self.confirm.0.take());
         let confirmed = self.requester.confirmed(confirm);
-        if self.oneway {
-            return confirmed.await.map(|()| no_reply()).map_err(refused);
-        }
-        tokio::select! {
-            biased;
-            // Which may overtake the confirm.
-            answer = self.waiter.answer() => answer,
-            confirmed = confirmed => match confirmed {
-                Ok(()) => self.waiter.answer().await,
-                Err(error) => Err(refused(error)),
-            },
-        }
+        let error = if self.oneway {
+            match confirmed.await {
+                Ok(()) => return Ok(no_reply()),
+                Err(error) => error,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                // Which may overtake the confirm.
+                answer = self.waiter.answer() => return answer,
+                confirmed = confirmed => match confirmed {
+                    Ok(()) => return self.waiter.answer().await,
+                    Err(error) => error,
+                },
+            }
+        };
+        // The broker takes nothing after the message that it forbids.
+        let is_last = self.requester.in_flight.is_last(self.waiter.id());
+        Err(refused(error, !is_last))
     }
 }
 
@@ -422,7 +465,8 @@ fn shown(limit: Duration) -> String {
 }
 
 fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
-    let error = RpcError::new(ErrorKind::Timeout, "no answer to the last attempt");
+    let message = "no answer within the time of an attempt, which the policy for retries sets";
+    let error = RpcError::new(ErrorKind::Timeout, message);
     if sent.load(Ordering::Relaxed) {
         error
     } else {
@@ -430,21 +474,22 @@ fn attempt_timed_out(sent: &AtomicBool) -> RpcError {
     }
 }
 
-/// The error of a request that was published, and which the broker then did not accept.
-fn refused(error: TransportError) -> RpcError {
+/// The error of a request that was published, and which the broker then did not accept; `followed` by others, it may have been taken
+/// before one of those was forbidden.
+fn refused(error: TransportError, followed: bool) -> RpcError {
     match error {
+        TransportError::Forbidden(_) => in_flight::may_not_publish(error).executed_if(followed),
         TransportError::Unroutable
         | TransportError::Rejected
         | TransportError::Invalid(_)
         | TransportError::TooLarge(_) => requester::not_sent(error),
-        TransportError::Lost(_)
-        | TransportError::Refused(_)
-        | TransportError::Forbidden(_)
-        | TransportError::Unavailable(_) => RpcError::new(
-            ErrorKind::Disconnected,
-            "the connection to the broker was lost",
-        )
-        .with_source(error),
+        TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
+            RpcError::new(
+                ErrorKind::Disconnected,
+                "the connection to the broker was lost",
+            )
+            .with_source(error)
+        }
     }
 }
 

@@ -200,7 +200,7 @@ async fn receive(
     // Whatever ends this task, a runtime that goes down included, nobody waits for it any longer.
     let _guard = EndOnDrop(in_flight.clone());
     let mut handed_out = 0;
-    let cause = loop {
+    let ended = loop {
         tokio::select! {
             biased;
             // Leaves off now and then, so that returned requests have their turn however many replies there are.
@@ -214,15 +214,15 @@ async fn receive(
                         yield_now().await;
                     }
                 }
-                Some(Err(error)) => break error.to_string(),
-                None => break "the reply queue is gone".to_owned(),
+                Some(Err(error)) => break Ended::from(error),
+                None => break Ended::Lost(Arc::new("the reply queue is gone".into())),
             },
             Some(request) = returns.recv() => {
                 in_flight.answer(request.correlation_id.as_deref(), Err(unroutable()));
             }
         }
     };
-    in_flight.end(Ended::Lost(Arc::new(cause.into())));
+    in_flight.end(ended);
 }
 
 /// Gives what has arrived to those who wait for it.
@@ -278,9 +278,12 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             ErrorKind::Disconnected,
             "the connection to the broker is lost",
         ),
-        TransportError::Refused(_)
-        | TransportError::Forbidden(_)
-        | TransportError::Unavailable(_) => (
+        TransportError::Forbidden(_) => (
+            ErrorKind::PermissionDenied,
+            "the broker does not allow this client a reply queue: grant its user the permissions to configure and to read queues \
+             whose names begin with 'rpc.reply.'",
+        ),
+        TransportError::Refused(_) | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
         ),

@@ -43,8 +43,10 @@ tokio::task_local! {
 /// What a caller marks goes to services that the caller cannot reach itself. If those trust a header, remove it in a layer of
 /// the server that faces untrusted callers.
 ///
-/// A call belongs to the handler in which it is awaited or turned into a future. A task that the handler spawns is on its
-/// own; [`scope`](Self::scope) brings the context there:
+/// A call belongs to the handler that polls it first; one that is polled where no call is handled belongs to the handler that made
+/// it. So `tokio::spawn(stock.reserve(item))` inherits. **A task that makes the call itself does not**: after
+/// `tokio::spawn(async move { stock.reserve(item).await })` the call has no tenant, no trace and no deadline of the handler's, and
+/// no error says so. [`scope`](Self::scope) brings the context there:
 ///
 /// ```
 /// # use rpc_core::{Context, RpcError, rpc};
@@ -133,11 +135,14 @@ impl Context {
 
     /// Makes this the [current](Self::current) context of a future or a [`Call`](crate::Call), in whatever task it is run.
     ///
+    /// Every `tokio::spawn` in a handler needs it, if the spawned code makes calls: `tokio::spawn(cx.scope(async move { … }))`.
+    /// Without it, those calls silently lose the headers that propagate, such as a tenant, and the handler's trace, deadline and
+    /// cancellation.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future that this returns drops the one that it was given.
     pub fn scope<F: IntoFuture>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        // Turned into a future inside, because that is when a call looks for its context.
         CURRENT.scope(self.clone(), async move { future.await })
     }
 

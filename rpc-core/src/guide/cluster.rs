@@ -67,7 +67,7 @@
 //! }
 //!
 //! // A call waits, within its deadline, until one is.
-//! let call = tokio::spawn(clock.hour().into_future());
+//! let call = tokio::spawn(clock.hour());
 //! broker.refuse_connections(false);
 //! assert_eq!(call.await??, 12);
 //! server.shutdown().await?;

@@ -50,7 +50,7 @@
 //!
 //! let first = serve().await?;
 //! let ledger = LedgerClient::new(connection.client());
-//! let call = tokio::spawn(ledger.book(1, 100).into_future());
+//! let call = tokio::spawn(ledger.book(1, 100));
 //! books.is_booked.notified().await;
 //! drop(first); // As a crash: nothing is finished.
 //! let second = serve().await?;

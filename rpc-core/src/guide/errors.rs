@@ -12,7 +12,7 @@
 //!   again.
 //! - it is `true`: a handler may have run, in part or whole. Call again if that does no harm, else find out.
 //! - [`is_retryable`](crate::RpcError::is_retryable): the same call may well succeed a little later. Of `idempotent` methods
-//!   the client has tried that already, for as long as the deadline allowed.
+//!   the client has tried that already, for as long as the deadline allowed; the error says how often.
 //! - [`is_timeout`](crate::RpcError::is_timeout): time was short, here or there.
 //!
 //! ```
@@ -75,7 +75,9 @@
 //! | [`Encode`](crate::ErrorKind::Encode) | the client | no |
 //! | [`Unroutable`](crate::ErrorKind::Unroutable), [`Rejected`](crate::ErrorKind::Rejected) | the broker | no |
 //! | [`UnknownMethod`](crate::ErrorKind::UnknownMethod), [`BadRequest`](crate::ErrorKind::BadRequest), [`UnsupportedContentType`](crate::ErrorKind::UnsupportedContentType) | the server | no |
-//! | [`Timeout`](crate::ErrorKind::Timeout) | the client | yes, unless it was not sent |
+//! | [`PermissionDenied`](crate::ErrorKind::PermissionDenied) | a layer on either side, or the broker | no, unless the layer looks at answers, or the permission to publish was taken away meanwhile |
+//! | [`Overloaded`](crate::ErrorKind::Overloaded) | a layer on either side | no, unless the layer looks at answers |
+//! | [`Timeout`](crate::ErrorKind::Timeout) | the client, or a layer around it | yes, unless it was not sent |
 //! | [`Disconnected`](crate::ErrorKind::Disconnected), [`Closed`](crate::ErrorKind::Closed) | the client | yes, unless it was not sent |
 //! | [`TooLarge`](crate::ErrorKind::TooLarge) | the client of a request, the server of a reply | no, yes |
 //! | [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), [`Cancelled`](crate::ErrorKind::Cancelled) | the server, a layer, or the call of which this one is part | yes, unless the server says that no handler saw it |
@@ -83,6 +85,15 @@
 //! | [`BadReply`](crate::ErrorKind::BadReply) | whoever could not write or read the reply | yes |
 //!
 //! If an earlier attempt or an earlier delivery of the same request may have run, `may_have_executed` is `true` whatever the kind.
+//!
+//! # Refusals
+//!
+//! A refusal says what may be done about it:
+//!
+//! - [`PermissionDenied`](crate::ErrorKind::PermissionDenied) is final. No client repeats it. If it is the broker's, its text names
+//!   the permission to grant.
+//! - [`Overloaded`](crate::ErrorKind::Overloaded) may pass: clients repeat calls of `idempotent` methods, with longer and longer pauses.
+//! - [`Cancelled`](crate::ErrorKind::Cancelled) is no refusal: the server was told to stop, or stops.
 //!
 //! # In a handler
 //!

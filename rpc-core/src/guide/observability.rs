@@ -13,6 +13,7 @@
 //!   a look.
 //! - **Traces**: each call has a span on the client's side and one on the server's, its child, joined by the W3C headers
 //!   `traceparent` and `tracestate`. With the feature `opentelemetry` they are OpenTelemetry's: `examples/tracing.rs`.
+//!   See [below](#matching-versions-of-opentelemetry) for the versions that belong together.
 //! - **Metrics**, with the feature `metrics`, go to the facade of that name: `examples/metrics.rs` shows them as a Prometheus page.
 //! - **Health**: [`Connection::state`](crate::Connection::state) tells whether the broker is there, and whether it takes
 //!   messages; [`ServerHandle::ended`](crate::ServerHandle::ended) that a server cannot go on.
@@ -42,6 +43,22 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Matching versions of OpenTelemetry
+//!
+//! A span is OpenTelemetry's only for crates of one version. This version of rpc-core belongs to `opentelemetry` 0.33 and
+//! `tracing-opentelemetry` 0.34. With a layer of another version in the subscriber nothing fails: its spans are exported, but rpc-core does
+//! not see them, makes ids of its own for `traceparent`, and every trace ends where one service calls another.
+//!
+//! - `cargo tree -d` lists crates that are there in several versions. Neither of the two may be among them:
+//!   `cargo tree -i tracing-opentelemetry` shows who wants which.
+//! - The log says once, as a warning, that the subscriber has no layer of the version that rpc-core knows. The feature `opentelemetry`
+//!   without any such layer gives the same warning: leave the feature out of programs that do not export spans.
+//! - Crates that only set up the exporter, such as `opentelemetry-otlp` and `opentelemetry_sdk`, have to be of the version of
+//!   `opentelemetry`; the compiler says so where they are not.
+//!
+//! A task that a handler spawns is in no span. Put `.in_current_span()` of `tracing::Instrument` behind the future, and the call's
+//! [`Context::scope`](crate::Context::scope) around it, or its calls begin a trace of their own and have lost the headers that propagate.
 //!
 //! # What to watch
 //!

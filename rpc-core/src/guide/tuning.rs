@@ -57,7 +57,7 @@
 //! - [`max_in_flight`](crate::ClientBuilder::max_in_flight) bounds memory, 262,144 calls unless set. Further calls wait.
 //! - Clients, and clones, of one connection share its channel and its reply queue: one connection for a process is right to begin
 //!   with.
-//! - One call after the other waits for a round trip each. Have many in flight, with `into_future()` and a `JoinSet`, or write a
+//! - One call after the other waits for a round trip each. Have many in flight, with a `JoinSet`, or write a
 //!   method that takes a list.
 //!
 //! # Calls that share messages

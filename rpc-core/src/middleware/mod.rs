@@ -43,6 +43,9 @@
 //! whichever queue a request came through. The broker's prefetch comes before all layers: what waits in a layer is one of the
 //! `prefetch` requests that the server has at a time. It is let go there when its deadline passes or its caller drops the call.
 //!
+//! [`ServerBuilder::service`](crate::ServerBuilder::service) takes a dispatcher with layers of its own, inside of those:
+//! `.service(ServiceBuilder::new().layer(authenticate).service(AdminDispatcher::new(admin)))`.
+//!
 //! Each layer that is added has to make something that is `Clone`. One that does not is put together with a buffer before it is
 //! added: `.layer(ServiceBuilder::new().buffer(64).rate_limit(100, second))`.
 //!
@@ -51,16 +54,22 @@
 //! A layer that does not pass a request on answers with one of:
 //!
 //! - [`Response::error`](crate::Response::error): the service's own error, which reaches the caller as
-//!   [`CallError::App`](crate::CallError::App). An authorization that is refused is best said so; `examples/auth.rs` does it.
-//! - an [`RpcError`](crate::RpcError): of a kind that a server can have, it reaches the caller with that kind, else as
-//!   [`Cancelled`](crate::ErrorKind::Cancelled);
-//! - any other error, such as tower's `Elapsed` and `Overloaded`: an `RpcError` of the kind
-//!   [`Cancelled`](crate::ErrorKind::Cancelled), whose [`source`](std::error::Error::source) it is on the side of the layer.
+//!   [`CallError::App`](crate::CallError::App), for refusals that belong to the contract;
+//! - an [`RpcError`](crate::RpcError): of a kind that a server can have, it reaches the caller with that kind and its text. Of the other
+//!   kinds, [`Timeout`](crate::ErrorKind::Timeout) becomes [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), and the rest
+//!   [`Cancelled`](crate::ErrorKind::Cancelled). For refusals there are two:
+//!   [`PermissionDenied`](crate::ErrorKind::PermissionDenied), which no client repeats, and
+//!   [`Overloaded`](crate::ErrorKind::Overloaded), after which calls of `idempotent` methods are repeated a little later;
+//! - any other error: an `RpcError` whose [`source`](std::error::Error::source) it is on the side of the layer. The first of its causes that
+//!   is known decides about the kind: an `RpcError`, tower's `Overloaded` (of a load shed), `Elapsed` of tower or tokio (a
+//!   `Timeout`). Without one it is `Cancelled`. Only errors of tower 0.5 are known.
+//!
+//! `examples/auth.rs` refuses callers without a token.
 //!
 //! From a server such an error comes with the knowledge whether a handler saw the request. On a client only the layer knows that:
-//! its error counts as if the request may have run, unless the layer was not ready for it. For one that refuses what it was
-//! given, as a load shed does, say so outside of it:
-//! `.map_err(|_| RpcError::new(ErrorKind::Cancelled, "too many calls here").not_executed())`.
+//! `PermissionDenied`, `Overloaded` and the other kinds that refuse a request count as not executed, and so does what a layer
+//! says before it is ready. Any other error counts as if the request may have run, unless the layer says
+//! [`not_executed`](crate::RpcError::not_executed).
 //!
 //! # Circuit breaking
 //!

@@ -27,7 +27,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// Only calls of `idempotent` methods are repeated, only after failures that may pass
 /// ([`is_retryable`](RpcError::is_retryable)), and never beyond the call's deadline. (A request that never left, because the
-/// connection is down, waits for it and is no attempt, whatever the method and the policy.)
+/// connection is down, waits for it and is no attempt, whatever the method and the policy.) A call that fails after several attempts
+/// has the error of the last one, which says how many there were, how long they took together, and how the first one failed.
 ///
 /// [`ClientBuilder::retry`](crate::ClientBuilder::retry) gives it to a client, [`RetryLayer`] puts it around any service.
 ///
@@ -119,24 +120,46 @@ pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
     /// Whether another may be made after one that may have run.
     repeats: bool,
+    started: Instant,
     deadline: Instant,
     made: u32,
     /// Whether one of them may have run.
     executed: bool,
     /// From the first failure on.
-    pauses: Option<Box<ExponentialBackoff>>,
+    failures: Option<Box<Failures>>,
 }
 
+#[derive(Debug)]
+struct Failures {
+    pauses: ExponentialBackoff,
+    /// The message of the first attempt's error.
+    first: Option<String>,
+}
+
+/// How much is told of the first failure, in characters: another program may have chosen the text.
+const MAX_FIRST: usize = 200;
+
 impl<'a> Attempts<'a> {
-    pub(crate) fn of(request: &Request, policy: &'a RetryPolicy, deadline: Instant) -> Self {
+    pub(crate) fn of(
+        request: &Request,
+        policy: &'a RetryPolicy,
+        started: Instant,
+        deadline: Instant,
+    ) -> Self {
         Self {
             policy,
             repeats: request.0.idempotent && policy.attempts > 1,
+            started,
             deadline,
             made: 0,
             executed: false,
-            pauses: None,
+            failures: None,
         }
+    }
+
+    /// Tells whether one has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures.is_some()
     }
 
     /// When the attempt that is about to be made is given up, if that is before the call's deadline.
@@ -145,36 +168,61 @@ impl<'a> Attempts<'a> {
         Some(deadline_after(timeout)).filter(|limit| *limit < self.deadline)
     }
 
-    /// Takes the failure of an attempt. Returns after a pause if another is to be made, else fails with what the caller is
-    /// to know.
+    /// Takes the failure of an attempt. Returns after a pause if another is to be made, else fails with what the caller is to know:
+    /// `explained` adds what else there is to say of the last failure.
     pub(crate) async fn failed(
         &mut self,
         request: &Request,
         error: RpcError,
+        explained: impl FnOnce(RpcError) -> RpcError,
     ) -> Result<(), RpcError> {
         let error = error.executed_if(self.executed);
         let never_left = error.kind() == ErrorKind::Disconnected && !error.may_have_executed();
         if !never_left {
             self.made += 1;
         }
-        let may_pass =
-            error.is_retryable() || self.policy.attempt_timeout.is_some() && error.is_timeout();
+        // A time limit that passes before the call's own is that of a layer, or of an attempt.
+        let may_pass = error.is_retryable()
+            || error.kind() == ErrorKind::Timeout
+            || self.policy.attempt_timeout.is_some() && error.is_timeout();
         let may_repeat = self.repeats && may_pass && self.made < self.policy.attempts;
         if !never_left && !may_repeat {
-            return Err(error);
+            return Err(self.summed_up(explained(error)));
         }
         let pause = self.pause();
         let next = Instant::now() + pause;
         if !never_left && next + self.policy.reserve >= self.deadline {
-            return Err(error);
+            return Err(self.summed_up(explained(error)));
+        }
+        if let Some(failures) = &mut self.failures
+            && !never_left
+        {
+            let text = || error.message().chars().take(MAX_FIRST).collect();
+            failures.first.get_or_insert_with(text);
         }
         self.executed |= error.may_have_executed();
         if !never_left {
             metrics::retried(request.0.service, request.method().unwrap_or_default());
         }
         debug!(service = request.0.service, method = request.method(), %error, "sending the request again");
-        tokio::time::sleep_until(next).await;
+        // A request that never left may wait for as long as there is time.
+        tokio::time::sleep_until(next.min(self.deadline)).await;
         Ok(())
+    }
+
+    /// The error of the last attempt, as that of all.
+    fn summed_up(&self, error: RpcError) -> RpcError {
+        let failures = self.failures.as_ref();
+        let Some(first) = failures.and_then(|failures| failures.first.as_deref()) else {
+            return error;
+        };
+        let (made, took) = (self.made, self.started.elapsed());
+        let note = if error.message().starts_with(first) {
+            format!(" (the last of {made} attempts in {took:.1?})")
+        } else {
+            format!(" (the last of {made} attempts in {took:.1?}; the first failed: {first})")
+        };
+        error.with_note(&note)
     }
 
     fn pause(&mut self) -> Duration {
@@ -183,10 +231,14 @@ impl<'a> Attempts<'a> {
             max_pause,
             ..
         } = *self.policy;
-        self.pauses
-            .get_or_insert_with(|| Box::new(pauses(min_pause, max_pause)))
-            .next()
-            .unwrap_or(max_pause) // There is always another.
+        let none = || {
+            Box::new(Failures {
+                pauses: pauses(min_pause, max_pause),
+                first: None,
+            })
+        };
+        let failures = self.failures.get_or_insert_with(none);
+        failures.pauses.next().unwrap_or(max_pause) // There is always another.
     }
 }
 
@@ -275,8 +327,9 @@ impl<S: RpcService> Service<Request> for Retry<S> {
 
 async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Response, RpcError> {
     let Retry { inner, policy } = service;
-    let deadline = request.deadline_or(DEFAULT_TIMEOUT, Instant::now());
-    let mut attempts = Attempts::of(&request, &policy, deadline);
+    let started = Instant::now();
+    let deadline = request.deadline_or(DEFAULT_TIMEOUT, started);
+    let mut attempts = Attempts::of(&request, &policy, started, deadline);
     loop {
         let mut attempt = request.clone();
         let limit = attempts.limit();
@@ -293,7 +346,7 @@ async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Re
         };
         match answer {
             Ok(response) => return Ok(response),
-            Err(error) => attempts.failed(&request, error).await?,
+            Err(error) => attempts.failed(&request, error, |error| error).await?,
         }
     }
 }
@@ -358,7 +411,7 @@ mod tests {
             failures: Arc::new(Mutex::new(
                 failures
                     .into_iter()
-                    .map(|kind| RpcError::new(kind, "no"))
+                    .map(|kind| RpcError::new(kind, format!("{kind:?}")))
                     .collect(),
             )),
             calls: Arc::default(),
@@ -402,6 +455,38 @@ mod tests {
         assert_eq!(calls.len(), 4);
         let (_, calls) = try_with(RetryPolicy::never(), GET, SECOND, failures).await;
         assert_eq!(calls.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_repeated_call_speaks_of_all_attempts() {
+        let policy = || RetryPolicy::new().pauses(SECOND, SECOND);
+        let shown = async |policy, failures: &[ErrorKind]| {
+            let failures = failures.iter().copied();
+            let (answer, _) = try_with(policy, GET, 60 * SECOND, failures).await;
+            answer.unwrap_err().to_string()
+        };
+        let final_one = [ErrorKind::Disconnected, ErrorKind::BadRequest];
+        let text = shown(policy(), &final_one).await;
+        let (before, after) = text.split_once(" in ").unwrap();
+        assert_eq!(before, "BadRequest (the last of 2 attempts");
+        assert!(
+            after.ends_with("s; the first failed: Disconnected)"),
+            "{text}"
+        );
+        let text = shown(policy().attempts(3), &[ErrorKind::Cancelled; 9]).await;
+        assert!(
+            text.starts_with("Cancelled (the last of 3 attempts in "),
+            "{text}"
+        );
+        assert!(!text.contains("first"), "{text}");
+        assert_eq!(
+            shown(policy(), &[ErrorKind::BadRequest]).await,
+            "BadRequest"
+        );
+        assert_eq!(
+            shown(RetryPolicy::never(), &[ErrorKind::Cancelled]).await,
+            "Cancelled"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Options of a server and their defaults.
 
+use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use tower::util::{BoxCloneSyncService, service_fn};
 use tower_layer::Layer;
 
 use super::consume::Limits;
-use super::{Dispatch, Server};
+use super::dispatch::{Found, found_in};
+use super::{Dispatch, Serve, Server};
 use crate::connection::Connection;
 use crate::definition::{Method, Service as Definition};
 use crate::error::RpcError;
@@ -45,6 +47,8 @@ pub(super) type ReplyPolicy = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct ServerBuilder {
     connection: Connection,
     services: Vec<Added>,
+    /// The reason why the first of them that cannot be served cannot.
+    flaw: Option<String>,
     layers: Vec<Arc<dyn Fn(LayeredService) -> LayeredService + Send + Sync>>,
     limits: Limits,
     reply_policy: ReplyPolicy,
@@ -72,6 +76,19 @@ pub(super) enum Handler {
 }
 
 impl Handler {
+    /// A service that is a dispatcher.
+    fn dispatcher<S: Serve>(service: S) -> Self {
+        Self::Dispatcher(Arc::new(move |request| {
+            ResponseFuture::of(service.clone().call(request))
+        }))
+    }
+
+    /// A dispatcher with layers of its own.
+    fn layered<S: Serve>(service: S) -> Self {
+        let service = service.map_err(RpcError::from_layer);
+        Self::Layered(BoxCloneSyncService::new(service))
+    }
+
     fn into_service(self) -> LayeredService {
         match self {
             Self::Dispatcher(dispatch) => {
@@ -172,6 +189,7 @@ impl ServerBuilder {
         Self {
             connection,
             services: Vec::new(),
+            flaw: None,
             layers: Vec::new(),
             limits: Limits {
                 prefetch: DEFAULT_PREFETCH,
@@ -190,17 +208,134 @@ impl ServerBuilder {
     /// one service: two on one queue are an error when the server starts. Servers of different services that share a queue
     /// cannot be told apart by anyone; each would be given the other's requests, and answer them with
     /// [`ErrorKind::UnknownMethod`](crate::ErrorKind::UnknownMethod).
-    pub fn service(mut self, dispatcher: impl Dispatch) -> Self {
+    ///
+    /// It is a dispatcher, or one with tower layers around it, which are this service's alone. The dispatcher inside is found whatever
+    /// the layers do with requests, and its queues and options are kept. Only layers whose clones share one service hide it, such as
+    /// `BufferLayer`: use [`layered_service`](Self::layered_service) for those. The server's own layers
+    /// ([`layer`](Self::layer)) are around these.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Connection, ErrorKind, Request, RpcError, Server, rpc};
+    /// use tower::ServiceBuilder;
+    ///
+    /// # #[rpc] pub trait Fib { async fn fib(n: u64) -> u64; }
+    /// # #[rpc] pub trait Admin { async fn reload(); }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # impl Admin for Calculator { async fn reload(&self) {} }
+    /// fn known(request: Request) -> Result<Request, RpcError> {
+    ///     match request.headers().get_as("token") {
+    ///         Some("sesame") => Ok(request),
+    ///         _ => Err(RpcError::new(ErrorKind::PermissionDenied, "the token is not known")),
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let connection = Connection::open("memory:").await?;
+    /// let server = Server::builder(&connection)
+    ///     .service(FibDispatcher::new(Calculator))
+    ///     .service(ServiceBuilder::new().filter(known).service(AdminDispatcher::new(Calculator)))
+    ///     .build()
+    ///     .start()
+    ///     .await?;
+    ///
+    /// let admin = AdminClient::new(connection.client());
+    /// assert_eq!(admin.reload().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    /// admin.reload().header("token", "sesame").await?;
+    /// assert_eq!(FibClient::new(connection.client()).fib(1).await?, 1);
+    /// # server.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn service<S: Serve>(self, service: S) -> Self {
+        let mut found = found_in(&service);
+        let Some(first) = found.pop() else {
+            let reason = "no dispatcher is found in it, because a layer around it hides what it holds, as `BufferLayer` does: give \
+                          dispatcher and layers to `ServerBuilder::layered_service`";
+            return self.refusing(reason.to_owned());
+        };
+        let differs = |other: &Found| {
+            (other.definition.name, &other.queues) != (first.definition.name, &first.queues)
+        };
+        if let Some(other) = found.iter().find(|other| differs(other)) {
+            let names = (first.definition.name, other.definition.name);
+            let reason = format!(
+                "dispatchers of {} and {} are in it: add each by a `service` of its own",
+                names.0, names.1
+            );
+            return self.refusing(reason);
+        }
+        let handler = if first.type_name == type_name::<S>() {
+            Handler::dispatcher(service)
+        } else {
+            Handler::layered(service)
+        };
+        self.adding(first.definition, first.queues, first.queue_options, handler)
+    }
+
+    /// Adds a service with a layer around its dispatcher, or with several in a `tower::ServiceBuilder`, like
+    /// [`service`](Self::service), whatever the layers are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use rpc_core::{Connection, Server, rpc};
+    /// use tower::ServiceBuilder;
+    ///
+    /// # #[rpc] pub trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// // A rate limit is not `Clone`, and the buffer that makes it so hides the dispatcher.
+    /// let limit = ServiceBuilder::new().buffer(64).rate_limit(100, Duration::from_secs(1));
+    /// let server = Server::builder(&connection)
+    ///     .layered_service(FibDispatcher::new(Calculator), limit)
+    ///     .build()
+    ///     .start()
+    ///     .await?;
+    /// # assert_eq!(FibClient::new(connection.client()).fib(1).await?, 1);
+    /// # server.shutdown().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn layered_service<D: Dispatch, L>(self, dispatcher: D, layer: L) -> Self
+    where
+        L: Layer<D>,
+        L::Service: Serve,
+    {
         let info = dispatcher.dispatcher();
-        let definition = info.definition();
-        let (queues, options) = (info.queues(), info.queue_options().clone());
+        let (definition, queues) = (info.definition(), info.queues());
+        let options = info.queue_options().clone();
+        let handler = Handler::layered(layer.layer(dispatcher));
+        self.adding(definition, queues, options, handler)
+    }
+
+    fn adding(
+        mut self,
+        definition: &'static Definition,
+        queues: Vec<String>,
+        options: QueueOptions,
+        handler: Handler,
+    ) -> Self {
         self.services.push(Added {
             service: definition.name,
             definition,
             queues,
             options,
-            handler: Handler::Dispatcher(Arc::new(move |request| dispatcher.clone().call(request))),
+            handler,
         });
+        self
+    }
+
+    /// Has the start fail for this reason.
+    fn refusing(mut self, reason: String) -> Self {
+        self.flaw.get_or_insert(reason);
         self
     }
 
@@ -334,6 +469,7 @@ impl ServerBuilder {
         let Self {
             connection,
             services,
+            flaw,
             layers,
             limits,
             reply_policy,
@@ -362,6 +498,7 @@ impl ServerBuilder {
         Server {
             connection,
             queues: queues.collect(),
+            flaw,
             limits,
             reply_policy,
             propagated_headers,

@@ -1,7 +1,8 @@
 //! What a generated dispatcher is made of: from a request to a handler's method and back to a response.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -22,7 +23,7 @@ use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::exchange::Returns;
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
-use crate::service::ResponseFuture;
+use crate::service::{ResponseFuture, RpcService};
 
 /// A generated dispatcher: routes requests to the methods of a handler.
 ///
@@ -53,6 +54,54 @@ pub trait Handler<D> {}
 
 #[diagnostic::do_not_recommend]
 impl<H, D: Dispatch> Handler<D> for H {}
+
+/// A dispatcher, or one with tower layers around it: what a server can serve.
+///
+/// It is implemented for every such service and is not to be implemented by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be served",
+    label = "not a dispatcher",
+    note = "wrap the handler in the dispatcher that `#[rpc]` generates: for `trait Fib`, `FibDispatcher::new(handler)`",
+    note = "with the layers around it, it has to be `Clone` and `Sync`: give one that is not, such as a rate limit, to `layered_service` with a tower `BufferLayer` around it"
+)]
+pub trait Serve: RpcService + Sync {}
+
+#[diagnostic::do_not_recommend]
+impl<S: RpcService + Sync> Serve for S {}
+
+/// A dispatcher inside of a service, as a server sees it.
+pub(super) struct Found {
+    /// Of the generated type.
+    pub(super) type_name: &'static str,
+    pub(super) definition: &'static Service,
+    pub(super) queues: Vec<String>,
+    pub(super) queue_options: QueueOptions,
+}
+
+thread_local! {
+    /// True while a service is cloned to see which dispatchers are inside.
+    static SEARCHING: Cell<bool> = const { Cell::new(false) };
+    static FOUND: RefCell<Vec<Found>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Finds the dispatchers inside of a service, whatever layers are around them. The types of layers are unknown here and need not let
+/// a request through, but they are `Clone`, and a clone of a layer clones what it holds. Layers whose clones share one service, such
+/// as `BufferLayer`, hide it.
+pub(super) fn found_in(service: &impl Clone) -> Vec<Found> {
+    /// Ends the search, even if the clone panics.
+    struct Search;
+    impl Drop for Search {
+        fn drop(&mut self) {
+            SEARCHING.set(false);
+        }
+    }
+    SEARCHING.set(true);
+    let search = Search;
+    let clone = service.clone();
+    drop(search);
+    drop(clone);
+    FOUND.take()
+}
 
 /// What a server asks a dispatcher.
 pub trait DispatcherInfo {
@@ -106,6 +155,27 @@ impl<H> Dispatcher<H> {
         self
     }
 
+    /// A clone, as part of one of a generated dispatcher `D`.
+    #[must_use]
+    pub fn clone_within<D>(&self) -> Self {
+        if SEARCHING.get() {
+            FOUND.with_borrow_mut(|found| {
+                found.push(Found {
+                    type_name: type_name::<D>(),
+                    definition: self.definition,
+                    queues: self.queues(),
+                    queue_options: self.queue_options.as_ref().clone(),
+                });
+            });
+        }
+        Self {
+            handler: self.handler.clone(),
+            definition: self.definition,
+            queues: self.queues.clone(),
+            queue_options: self.queue_options.clone(),
+        }
+    }
+
     /// Finds the method that a request is for, whichever of the queues it came through.
     pub fn accept(&self, request: Request) -> Result<Invocation<H>, ResponseFuture> {
         match self.definition.resolve(request.method()) {
@@ -144,17 +214,6 @@ impl<H> DispatcherInfo for Dispatcher<H> {
 
     fn queue_options(&self) -> &QueueOptions {
         &self.queue_options
-    }
-}
-
-impl<H> Clone for Dispatcher<H> {
-    fn clone(&self) -> Self {
-        Self {
-            handler: self.handler.clone(),
-            definition: self.definition,
-            queues: self.queues.clone(),
-            queue_options: self.queue_options.clone(),
-        }
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::builder::ServerBuilder;
 use self::builder::{QueueEntry, ReplyPolicy};
 use self::cancel::Calls;
 use self::consume::{Ended, Limits, Serving, Session};
-pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation};
+pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation, Serve};
 use self::workload::Workload;
 use crate::connection::Connection;
 use crate::error::ServeError;
@@ -72,6 +72,8 @@ use crate::task;
 pub struct Server {
     connection: Connection,
     queues: Vec<QueueEntry>,
+    /// The reason why a service that was added cannot be served.
+    flaw: Option<String>,
     limits: Limits,
     reply_policy: ReplyPolicy,
     propagated_headers: Vec<String>,
@@ -128,8 +130,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`] and [`ServeError::NoService`] for an invalid
-    /// configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
+    /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`], [`ServeError::InvalidService`] and [`ServeError::NoService`] for an
+    /// invalid configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
     /// because it does not exist and is not to be declared ([`QueueOptions::passive`](crate::QueueOptions::passive)),
     /// [`ServeError::Closed`] when the connection is closed on this side.
     ///
@@ -164,6 +166,9 @@ impl Server {
     }
 
     fn check(&self) -> Result<(), ServeError> {
+        if let Some(reason) = self.flaw.clone() {
+            return Err(ServeError::InvalidService { reason });
+        }
         if self.queues.is_empty() {
             return Err(ServeError::NoService);
         }

@@ -131,15 +131,20 @@ pub(crate) fn fuzz(parent: &str, state: &str) {
 /// Where the ids are OpenTelemetry's.
 #[cfg(feature = "opentelemetry")]
 mod bridge {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use opentelemetry::Context;
     use opentelemetry::trace::{
         SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
     };
-    use tracing::Span;
-    use tracing_opentelemetry::OpenTelemetrySpanExt;
+    use tracing::{Span, warn};
+    use tracing_opentelemetry::{OpenTelemetrySpanExt, SetParentError};
 
     use super::{TRACEPARENT, TRACESTATE, TraceContext};
     use crate::headers::{HeaderValue, Headers};
+
+    /// Tells whether the log says that there is no layer.
+    static TOLD: AtomicBool = AtomicBool::new(false);
 
     /// As [`super::enter`]; does nothing and returns `false` if the subscriber has no layer of OpenTelemetry's.
     pub(super) fn enter(span: &Span, headers: &mut Headers, parent: Option<TraceContext>) -> bool {
@@ -149,9 +154,10 @@ mod bridge {
             let _ = span.set_parent(Context::new().with_remote_span_context(remote));
         }
         let context = span.context();
-        let span = context.span();
-        let own = span.span_context();
+        let place = context.span();
+        let own = place.span_context();
         if !own.is_valid() {
+            tell_of_no_layer(span, &TOLD);
             return false;
         }
         let traceparent = TraceContext {
@@ -167,6 +173,24 @@ mod bridge {
             headers.insert(TRACESTATE, state);
         }
         true
+    }
+
+    /// Logs, once, that a subscriber has no layer of the version that this crate knows. A layer of another version looks the same.
+    pub(super) fn tell_of_no_layer(span: &Span, told: &AtomicBool) {
+        if told.load(Ordering::Relaxed) {
+            return;
+        }
+        // The cheapest question of which the answer says so.
+        let found = span.set_parent(Context::new());
+        if matches!(found, Err(SetParentError::LayerNotFound))
+            && !told.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                "the spans of calls are not OpenTelemetry's, although rpc-core has its feature `opentelemetry`: add a layer of \
+                 `tracing_opentelemetry` to the subscriber, of the version that rpc-core uses (`cargo tree -d` shows others), or \
+                 traces end where services call each other"
+            );
+        }
     }
 
     impl TraceContext {
@@ -187,6 +211,79 @@ mod bridge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "opentelemetry")]
+    mod without_a_layer {
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+        use std::sync::{Arc, Mutex};
+
+        use tracing::field::{Field, Visit};
+        use tracing::span::{Attributes, Id, Record};
+        use tracing::{Event, Metadata, Subscriber, info_span};
+
+        use super::super::bridge;
+
+        /// Keeps what is logged.
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>);
+
+        struct Text<'a>(&'a mut Vec<String>);
+
+        impl Visit for Text<'_> {
+            fn record_debug(&mut self, _: &Field, value: &dyn std::fmt::Debug) {
+                self.0.push(format!("{value:?}"));
+            }
+        }
+
+        impl Subscriber for Log {
+            fn enabled(&self, _: &Metadata<'_>) -> bool {
+                true
+            }
+
+            fn new_span(&self, _: &Attributes<'_>) -> Id {
+                Id::from_u64(self.1.fetch_add(1, Ordering::Relaxed) + 1)
+            }
+
+            fn record(&self, _: &Id, _: &Record<'_>) {}
+
+            fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+            fn event(&self, event: &Event<'_>) {
+                event.record(&mut Text(&mut self.0.lock().unwrap()));
+            }
+
+            fn enter(&self, _: &Id) {}
+
+            fn exit(&self, _: &Id) {}
+        }
+
+        #[test]
+        fn the_log_says_once_that_no_layer_of_this_version_is_there() {
+            let log = Log::default();
+            let _logging = tracing::subscriber::set_default(log.clone());
+            let told = AtomicBool::new(false);
+            for _ in 0..3 {
+                bridge::tell_of_no_layer(&info_span!("a call"), &told);
+            }
+            let lines = log.0.lock().unwrap().clone();
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].contains("cargo tree -d"), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_guide_names_the_versions_of_opentelemetry() {
+        let manifest = include_str!("../../../Cargo.toml");
+        let guide = include_str!("../guide/observability.rs");
+        for name in ["opentelemetry", "tracing-opentelemetry"] {
+            let start = format!("{name} = {{ version = \"");
+            let line = manifest.lines().find_map(|line| line.strip_prefix(&start));
+            let version = line.expect("it is a dependency").split('"').next().unwrap();
+            let (minor, _) = version.rsplit_once('.').unwrap();
+            let named = format!("`{name}` {minor}");
+            assert!(guide.contains(&named), "{named}");
+        }
+    }
 
     fn read(text: &str) -> Option<TraceContext> {
         let mut headers = Headers::new();

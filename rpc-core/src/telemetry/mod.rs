@@ -37,7 +37,8 @@
 //!
 //! With the feature `opentelemetry`, and a `tracing_opentelemetry` layer in the subscriber, the ids are OpenTelemetry's: calls
 //! made in a handler are children of its span, and everything is exported as usual. Neither a global propagator nor a global
-//! tracer is needed. `examples/tracing.rs` shows it.
+//! tracer is needed. `examples/tracing.rs` shows it. The layer has to be of the version that this crate uses, see
+//! [`guide::observability`](crate::guide::observability#matching-versions-of-opentelemetry).
 //!
 //! With any other subscriber the ids are made here, and are fields of the spans, so that the logs of all programs that took
 //! part in a call can be found by one `trace_id`. The parent is then taken from the request's own header `traceparent`, which

@@ -177,6 +177,7 @@ pub(crate) fn request_from_message(
         headers,
         propagating,
         deadline,
+        timeout: None,
         parent: None,
         priority: message.priority,
         persistent: message.persistent,
@@ -290,7 +291,8 @@ pub(crate) fn message_from_answer(
                 Ran::Here => {}
                 Ran::Earlier => reply.headers.insert(REDELIVERED_HEADER, true),
             }
-            if error.kind() == ErrorKind::DeadlineExceeded {
+            let code = error.kind().fault_code();
+            if code == ErrorKind::DeadlineExceeded.fault_code() {
                 let now = unix_millis_after(Duration::ZERO);
                 reply.headers.insert(TIME_HEADER, now);
             }
@@ -306,7 +308,7 @@ pub(crate) fn message_from_answer(
                 reply.content_type = content_type.as_property().map(SmolStr::new_static);
             }
             let fault = Fault {
-                code: error.kind().fault_code().to_owned(),
+                code: code.to_owned(),
                 message: error.message().to_owned(),
             };
             // Two strings can be written in every format.
@@ -356,26 +358,32 @@ fn answer(
         }
         Some(FAULT) => {
             let fault: Fault = response.decode()?;
-            Err(match ErrorKind::from_fault_code(&fault.code) {
-                Some(kind) => {
-                    let was_redelivered = response.headers.get(REDELIVERED_HEADER).is_some();
-                    let mut error = RpcError::new(kind, fault.message);
-                    if response.headers.get_as(EXECUTED_HEADER) == Some(false) {
-                        error = error.not_executed();
-                    }
-                    let error = error.executed_if(was_redelivered);
-                    match response.headers.get_as(TIME_HEADER) {
-                        Some(time) => error.with_source(ServerClock::read(time)),
-                        None => error,
-                    }
-                }
-                None => bad_reply(format!(
-                    "the server reports an unknown fault '{}': {}",
-                    fault.code, fault.message
-                )),
-            })
+            Err(error_of(fault, &response.headers))
         }
         Some(kind) => Err(bad_reply(format!("the reply has type '{kind}'"))),
+    }
+}
+
+/// A fault as its caller sees it. A code of a later version is one more answer that this client cannot read.
+fn error_of(fault: Fault, headers: &Headers) -> RpcError {
+    let Fault { code, message } = fault;
+    let mut error = match ErrorKind::from_fault_code(&code) {
+        // These say nothing of themselves: a layer may refuse what a handler has answered.
+        Some(kind @ (ErrorKind::PermissionDenied | ErrorKind::Overloaded)) => {
+            RpcError::new(kind, message).executed_if(true)
+        }
+        Some(kind) => RpcError::new(kind, message),
+        None => bad_reply(format!(
+            "the server reports an unknown fault '{code}': {message}"
+        )),
+    };
+    if headers.get_as(EXECUTED_HEADER) == Some(false) {
+        error = error.not_executed();
+    }
+    error = error.executed_if(headers.get(REDELIVERED_HEADER).is_some());
+    match headers.get_as(TIME_HEADER) {
+        Some(time) => error.with_source(ServerClock::read(time)),
+        None => error,
     }
 }
 
@@ -641,7 +649,12 @@ mod tests {
     fn a_fault_says_whether_its_request_may_have_run() {
         for (ran, may_have_executed) in [(Ran::No, false), (Ran::Here, true), (Ran::Earlier, true)]
         {
-            for kind in [ErrorKind::Cancelled, ErrorKind::DeadlineExceeded] {
+            for kind in [
+                ErrorKind::Cancelled,
+                ErrorKind::DeadlineExceeded,
+                ErrorKind::PermissionDenied,
+                ErrorKind::Overloaded,
+            ] {
                 let fault = RpcError::new(kind, "no");
                 let message = answered(Err(fault), ran);
                 let error = answer_from_message(message).unwrap_err();
@@ -661,6 +674,22 @@ mod tests {
         let error = answer_from_message(message).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownMethod);
         assert_eq!(error.to_string(), "no");
+    }
+
+    #[test]
+    fn a_fault_of_a_later_version_is_a_reply_that_cannot_be_read() {
+        for (ran, may_have_executed) in [(Ran::No, false), (Ran::Here, true)] {
+            let mut message = answered(Err(RpcError::new(ErrorKind::Panicked, "no")), ran);
+            let body = b"\x82\xa4code\xa5later\xa7message\xa2no";
+            message.body = Bytes::from_static(body);
+            let error = answer_from_message(message).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BadReply);
+            assert_eq!(
+                error.to_string(),
+                "the server reports an unknown fault 'later': no"
+            );
+            assert_eq!(error.may_have_executed(), may_have_executed);
+        }
     }
 
     #[test]

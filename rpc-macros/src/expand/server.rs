@@ -233,7 +233,9 @@ fn common_traits(service: &Service) -> TokenStream {
     let (introduced, arguments, clause) = generics.split_for_impl();
     let cloned = construct(
         service,
-        &quote!(::core::clone::Clone::clone(&self.dispatcher)),
+        &quote!(__rpc::__private::Dispatcher::clone_within::<Self>(
+            &self.dispatcher
+        )),
     );
     quote! {
         impl #introduced ::core::clone::Clone for #dispatcher #arguments #clause {

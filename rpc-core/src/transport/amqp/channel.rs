@@ -362,7 +362,15 @@ impl Channel for AmqpChannel {
                 routing_key: short("the topic", topic)?,
                 mandatory: false,
             };
-            self.send_freely(Ok(address), message).wait().await
+            match self.mode {
+                ChannelMode::Plain => self.send_freely(Ok(address), message).wait().await,
+                ChannelMode::Confirm => {
+                    let (waiting, answer) = oneshot::channel();
+                    let sending = self.send_confirmed(Ok(address), message, waiting);
+                    sending.wait().await?;
+                    Confirm(Some(answer)).wait().await
+                }
+            }
         }
         .boxed()
     }

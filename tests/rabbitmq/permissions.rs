@@ -1,0 +1,160 @@
+//! Users who lack permissions learn which ones, and hurt nobody else.
+
+use std::error::Error;
+use std::time::Duration;
+
+use rpc_core::{Connection, ErrorKind, RpcError};
+use rpc_tests::broker::Node;
+use rpc_tests::{eventually, unique_queue};
+
+use super::giving_up::Log;
+use super::{AdderClient, serve};
+
+const ALL: &str = ".*";
+
+/// A node with a user who has no more than some permissions.
+struct Limited(Node);
+
+impl Limited {
+    async fn new(permissions: [&str; 3]) -> Self {
+        let node = Node::start().await;
+        node.ctl(&["add_user", "limited", "secret"]).await;
+        let limited = Self(node);
+        limited.permit(permissions).await;
+        limited
+    }
+
+    /// Sets the permissions to configure, write and read.
+    async fn permit(&self, [configure, write, read]: [&str; 3]) {
+        let set = ["set_permissions", "limited", configure, write, read];
+        self.0.ctl(&set).await;
+    }
+
+    async fn connect(&self) -> Connection {
+        let url = self.0.url_with("limited", "secret", "%2f");
+        Connection::open(&url).await.unwrap()
+    }
+
+    /// A client of that user, and a server that everything is allowed to.
+    async fn adder(&self) -> (AdderClient, rpc_core::ServerHandle) {
+        let queue = unique_queue("limited");
+        let serving = Connection::open(&self.0.url()).await.unwrap();
+        let server = serve(&serving, &queue).await;
+        let client = self.connect().await.client();
+        (AdderClient::new(client).with_queue(&queue), server)
+    }
+}
+
+/// All names but this one.
+fn all_but(name: &str) -> String {
+    format!("^(?!{}$).*", name.replace('.', "\\."))
+}
+
+/// Asserts that a call was not permitted, and that its error names what is missing.
+fn assert_denied(error: &RpcError, missing: &str) {
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    assert!(error.to_string().contains(missing), "{error}");
+    assert!(error.to_string().contains("grant"), "{error}");
+    assert!(!error.is_retryable());
+    let cause = error.source().expect("the broker's words").to_string();
+    assert!(
+        cause.contains("ACCESS_REFUSED") && cause.contains("limited"),
+        "{cause}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_publish_learns_which_permission_is_missing() {
+    let limited = Limited::new([ALL, &all_but("amq.default"), ALL]).await;
+    let (adder, _server) = limited.adder().await;
+    let error = adder.add(1, 2).await.unwrap_err();
+    assert_denied(&error, "'amq.default'");
+    assert!(!error.may_have_executed());
+    // One that is confirmed goes through a channel of its own.
+    let error = adder.add(1, 2).persistent().await.unwrap_err();
+    assert_denied(&error, "'amq.default'");
+    assert!(!error.may_have_executed());
+    // One that might be repeated is not.
+    let error = adder.wait_twice().await.unwrap_err();
+    assert_denied(&error, "'amq.default'");
+    let together = futures_util::future::join_all((0..10).map(|n| adder.add(n, n))).await;
+    for answer in together {
+        assert_denied(&answer.unwrap_err(), "'amq.default'");
+    }
+    limited.permit([ALL; 3]).await;
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    assert_eq!(adder.add(1, 2).persistent().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_call_that_ends_with_a_forbidden_one_may_have_run() {
+    let limited = Limited::new([ALL; 3]).await;
+    let (adder, _server) = limited.adder().await;
+    let held = tokio::spawn(adder.wait_for_release());
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    limited.permit([ALL, &all_but("amq.default"), ALL]).await;
+    let forbidden = eventually("the broker forgets what it allowed", async || {
+        // It remembers that for as long as the channel is busy.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        adder.add(1, 2).await.err()
+    })
+    .await;
+    assert_denied(&forbidden, "'amq.default'");
+    assert!(!forbidden.may_have_executed());
+    let ended = held.await.unwrap().unwrap_err();
+    assert_denied(&ended, "'amq.default'");
+    assert!(ended.may_have_executed());
+}
+
+#[tokio::test]
+async fn a_client_that_may_have_no_reply_queue_learns_which_permissions_are_missing() {
+    let replies = r"^(?!rpc\.reply\.).*";
+    let limited = Limited::new([replies, ALL, ALL]).await;
+    let (adder, _server) = limited.adder().await;
+    for permissions in [[replies, ALL, ALL], [ALL, ALL, replies]] {
+        limited.permit(permissions).await;
+        let error = adder.add(1, 2).await.unwrap_err();
+        assert_denied(&error, "'rpc.reply.'");
+        assert!(!error.may_have_executed());
+    }
+    limited.permit([ALL; 3]).await;
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
+    let no_notices = all_but("amq.direct");
+    let limited = Limited::new([ALL, &no_notices, &no_notices]).await;
+    let connection = limited.connect().await;
+    let queue = unique_queue("limited");
+    let log = Log::default();
+    let _logging = log.keep();
+    let _server = serve(&connection, &queue).await;
+    let adder = AdderClient::new(connection.client()).with_queue(&queue);
+    let others: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(adder.wait_for_release()))
+        .collect();
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let warnings = || {
+        log.text()
+            .matches("servers are not told of dropped calls")
+            .count()
+    };
+    for _ in 0..3 {
+        let dropped = tokio::spawn(adder.stick());
+        assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+        dropped.abort();
+        assert!(dropped.await.unwrap_err().is_cancelled());
+        eventually("the log says so", async || (warnings() > 0).then_some(())).await;
+    }
+    for call in others {
+        adder.release().await.unwrap();
+        call.await.unwrap().expect("the refusal hurt nobody else");
+    }
+    assert_eq!(warnings(), 1);
+    let told = log.text();
+    assert!(
+        told.contains("'amq.direct'") && told.contains("cancellation(false)"),
+        "{told}"
+    );
+}
