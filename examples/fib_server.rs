@@ -14,7 +14,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
-use rpc_core::{Connection, QueueOptions, Server};
+use rpc_core::{Connection, QueueOptions, ServeError, Server};
 use rpc_examples::{Calculator, Fib, FibDispatcher, FibError, default_url, exit_code};
 
 const USAGE: &str =
@@ -56,7 +56,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .prefetch(options.prefetch)
         .build()
         .start()
-        .await?;
+        .await
+        .map_err(|error| match error {
+            ServeError::QueueRefused { .. } => {
+                format!("{error:?} (with --existing this program uses a queue as it is)").into()
+            }
+            error => Box::<dyn Error>::from(error),
+        })?;
     println!("[x] Awaiting RPC requests");
     tokio::select! {
         ended = server.ended() => ended?,

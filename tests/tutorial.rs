@@ -52,7 +52,12 @@ async fn our_server_says_what_to_do_about_a_queue_of_another_type() {
     let output = server.expect("it runs");
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr);
-    for part in ["'quorum'", "'classic'", "`QueueOptions::existing()`"] {
+    for part in [
+        "'quorum'",
+        "'classic'",
+        "`QueueOptions::existing()`",
+        "--existing",
+    ] {
         assert!(told.contains(part), "{told}");
     }
     assert_eq!(told.matches("inequivalent").count(), 1, "{told}");

@@ -174,7 +174,7 @@ async fn a_refused_queue_says_why_and_what_to_do() {
     assert_eq!(
         type_of,
         format!(
-            "the broker refused queue '{queue}': it exists with x-queue-type 'classic', and this server declares 'quorum'; declare it with the same options, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
+            "the broker refused queue '{queue}': it exists with x-queue-type 'classic', and this server declares 'quorum'; declare it with `QueueOptions::classic()`, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
         )
     );
     let missing = told(&connection, "nowhere", QueueOptions::passive()).await;

@@ -123,7 +123,7 @@ async fn a_queue_of_another_type_is_told_with_both_and_the_remedy() {
         (
             QueueOptions::classic(),
             QueueOptions::quorum(),
-            "x-queue-type 'classic', and this server declares 'quorum'; declare it with the same options",
+            "x-queue-type 'classic', and this server declares 'quorum'; declare it with `QueueOptions::classic()`",
         ),
     ] {
         let bed = Bed::new().await;

@@ -139,4 +139,5 @@
 //!
 //! A full queue tells a client only if it confirms: `oneway` and `persistent` methods do, others with
 //! [`ClientBuilder::confirms`](crate::ClientBuilder::confirms). All who declare a queue have to agree on its options: changing them
-//! takes a new queue, or deleting the old one.
+//! takes [a new queue](super::cluster#which-queues-survive), or deleting the old one. A server that is to stand beside others which
+//! declare the queue in their own way uses it as it is: [`QueueOptions::existing`](crate::QueueOptions::existing).

@@ -74,28 +74,24 @@ impl fmt::Display for Refusal<'_> {
         )?;
         match &self.cause {
             Cause::Differs { argument, values } => {
-                let quorum = match values {
-                    Some((has, declared)) => {
-                        let (has, declared) = (has.text(argument), declared.text(argument));
-                        write!(
-                            f,
-                            ": it exists with {argument} {has}, and this server declares {declared}"
-                        )?;
-                        *argument == "x-queue-type" && has == "'quorum'"
-                    }
-                    None => {
-                        write!(f, ": it exists with another {argument}")?;
-                        false
-                    }
-                };
-                let options = if quorum {
-                    "with `QueueOptions::quorum()`"
+                let mut options = "the same options";
+                if let Some((has, declared)) = values {
+                    let (has, declared) = (has.text(argument), declared.text(argument));
+                    write!(
+                        f,
+                        ": it exists with {argument} {has}, and this server declares {declared}"
+                    )?;
+                    options = match (*argument, has.as_str()) {
+                        ("x-queue-type", "'quorum'") => "`QueueOptions::quorum()`",
+                        ("x-queue-type", "'classic'") => "`QueueOptions::classic()`",
+                        _ => options,
+                    };
                 } else {
-                    "with the same options"
-                };
+                    write!(f, ": it exists with another {argument}")?;
+                }
                 write!(
                     f,
-                    "; declare it {options}, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
+                    "; declare it with {options}, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
                 )
             }
             Cause::InvalidArgument(argument) => write!(

@@ -416,7 +416,8 @@ impl ServerBuilder {
     /// requests with handlers that do not end would use up the [`prefetch`](Self::prefetch). `None` sets no deadline. Zero refuses
     /// all such requests.
     ///
-    /// Clients of this crate always send a deadline, for `oneway` methods too; others may not.
+    /// Clients of this crate always send a deadline, for `oneway` methods too; others may not. A dead letter that was moved back to a
+    /// request queue counts as a request without one.
     ///
     /// Default: 15 minutes.
     pub fn default_deadline(mut self, limit: impl Into<Option<Duration>>) -> Self {
