@@ -368,7 +368,7 @@ mod tests {
     const SERVICE: &Service = &Service::new("Shelf", "rpc.Shelf", &[GET]);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What a service gets to see of a call.
+    /// The part of a call that its service tells of: the time left, and a header.
     type Seen = (Option<Duration>, Option<String>);
 
     /// A call whose service answers with what it sees.
