@@ -12,15 +12,19 @@ use super::{MAX_DEPTH, TOO_DEEP};
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-    super::write(|body| {
-        serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(|error| match error.is_syntax() {
-            // The only such error of a writer is about the keys of a map.
-            true => format!(
-                "JSON has only texts as the keys of maps ({error}): use MessagePack, a list of pairs, or keys of another type"
-            ).into(),
-            false => error.into(),
-        })
-    })
+    super::write(|body| serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(unwritable))
+}
+
+/// Says more about a value that cannot be written. The keys of maps are all that `serde_json` refuses by itself.
+fn unwritable(error: serde_json::Error) -> BoxError {
+    match error.is_syntax() {
+        true => format!(
+            "JSON has only texts as the keys of maps ({error}): \
+             use MessagePack, a list of pairs, or another type of key"
+        )
+        .into(),
+        false => error.into(),
+    }
 }
 
 pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
