@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::sending::Rules;
-use super::{MAX_DEPTH, TOO_DEEP};
+use super::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
@@ -35,8 +35,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
 /// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
 fn check_depth(body: &[u8]) -> Result<(), BoxError> {
     // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
-    let opening = body.iter().filter(|byte| matches!(byte, b'[' | b'{'));
-    if body.len() < MAX_DEPTH || opening.count() < MAX_DEPTH {
+    if count(body, |byte| matches!(byte, b'[' | b'{')) < MAX_DEPTH {
         return Ok(());
     }
     let mut depth = 0_usize;
