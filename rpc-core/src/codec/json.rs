@@ -35,7 +35,8 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
 /// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
 fn check_depth(body: &[u8]) -> Result<(), BoxError> {
     // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
-    if count(body, |byte| matches!(byte, b'[' | b'{')) < MAX_DEPTH {
+    let may_open = |byte| matches!(byte, b'[' | b'{');
+    if body.len() < MAX_DEPTH || count(body, may_open) < MAX_DEPTH {
         return Ok(());
     }
     let mut depth = 0_usize;

@@ -72,7 +72,7 @@ pub(crate) fn decode_own<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Bo
 /// Refuses values that are nested too deep. `rmp_serde` has the same limit, but does not count the maps that are variants of enums.
 fn check_depth(body: &[u8], max_depth: usize) -> Result<(), BoxError> {
     let may_open = |byte| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf);
-    if count(body, may_open) < max_depth {
+    if body.len() < max_depth || count(body, may_open) < max_depth {
         return Ok(());
     }
     // The number of values that are left: in the body, for which there is no limit, and in each array or map that is open.
