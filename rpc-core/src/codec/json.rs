@@ -8,19 +8,23 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::sending::Rules;
-use super::{MAX_DEPTH, TOO_DEEP};
+use super::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-    super::write(|body| {
-        serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(|error| match error.is_syntax() {
-            // The only such error of a writer is about the keys of a map.
-            true => format!(
-                "JSON has only texts as the keys of maps ({error}): use MessagePack, a list of pairs, or keys of another type"
-            ).into(),
-            false => error.into(),
-        })
-    })
+    super::write(|body| serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(unwritable))
+}
+
+/// Says more about a value that cannot be written. The keys of maps are all that `serde_json` refuses by itself.
+fn unwritable(error: serde_json::Error) -> BoxError {
+    match error.is_syntax() {
+        true => format!(
+            "JSON has only texts as the keys of maps ({error}): \
+             use MessagePack, a list of pairs, or another type of key"
+        )
+        .into(),
+        false => error.into(),
+    }
 }
 
 pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
@@ -31,8 +35,8 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
 /// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
 fn check_depth(body: &[u8]) -> Result<(), BoxError> {
     // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
-    let opening = body.iter().filter(|byte| matches!(byte, b'[' | b'{'));
-    if body.len() < MAX_DEPTH || opening.count() < MAX_DEPTH {
+    let may_open = |byte| matches!(byte, b'[' | b'{');
+    if body.len() < MAX_DEPTH || count(body, may_open) < MAX_DEPTH {
         return Ok(());
     }
     let mut depth = 0_usize;

@@ -1,13 +1,14 @@
 //! MessagePack, written and read by `rmp_serde`.
 
 use bytes::Bytes;
+use rmp::Marker;
 use rmp_serde::config::{DefaultConfig, HumanReadableConfig};
 use rmp_serde::decode::{Error, ReadRefReader};
-use serde::de::{Deserialize, DeserializeOwned, IgnoredAny};
+use serde::de::{Deserialize, DeserializeOwned};
 use serde::ser::Serialize;
 
 use super::sending::Rules;
-use super::{MAX_DEPTH, TOO_DEEP};
+use super::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
 /// MessagePack that is being read.
@@ -70,22 +71,160 @@ pub(crate) fn decode_own<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Bo
 
 /// Refuses values that are nested too deep. `rmp_serde` has the same limit, but does not count the maps that are variants of enums.
 fn check_depth(body: &[u8], max_depth: usize) -> Result<(), BoxError> {
-    if body.len() < max_depth || !may_be_deep(body, max_depth) {
+    let may_open = |byte| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf);
+    if body.len() < max_depth || count(body, may_open) < max_depth {
         return Ok(());
     }
-    let mut body = MessagePack::new(body, max_depth);
-    loop {
-        match IgnoredAny::deserialize(body.value()) {
-            Ok(IgnoredAny) => {}
-            Err(Error::DepthLimitExceeded) => return Err(TOO_DEEP.into()),
-            // The end, or what cannot be read.
-            Err(_) => return Ok(()),
+    // The number of values that are left: in the body, for which there is no limit, and in each array or map that is open.
+    let mut left = [u64::MAX; MAX_DEPTH];
+    let mut depth = 0;
+    let mut rest = body;
+    // What cannot be read is left to its reader.
+    while let Some((content, after)) = next(rest) {
+        rest = after;
+        left[depth] -= 1;
+        if let Some(values) = content {
+            depth += 1;
+            if depth == max_depth {
+                return Err(TOO_DEEP.into());
+            }
+            left[depth] = values;
+        }
+        while left[depth] == 0 {
+            depth -= 1;
         }
     }
+    Ok(())
 }
 
-/// Tells whether there are enough bytes that could open an array or a map.
-fn may_be_deep(body: &[u8], max_depth: usize) -> bool {
-    let opening = |byte: &&u8| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf);
-    body.iter().filter(opening).count() >= max_depth
+/// Skips what is before the next value, and tells how many values there are inside if this was the beginning of an array or a map.
+fn next(body: &[u8]) -> Option<(Option<u64>, &[u8])> {
+    let (marker, rest) = body.split_first()?;
+    let number = |bytes| {
+        let bytes = rest.get(..bytes)?.iter();
+        Some(bytes.fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let (len, values) = match Marker::from_u8(*marker) {
+        Marker::Null | Marker::True | Marker::False | Marker::Reserved => (0, None),
+        Marker::FixPos(_) | Marker::FixNeg(_) => (0, None),
+        Marker::U8 | Marker::I8 => (1, None),
+        Marker::U16 | Marker::I16 => (2, None),
+        Marker::U32 | Marker::I32 | Marker::F32 => (4, None),
+        Marker::U64 | Marker::I64 | Marker::F64 => (8, None),
+        Marker::FixStr(len) => (len.into(), None),
+        Marker::Str8 | Marker::Bin8 => (1 + number(1)?, None),
+        Marker::Str16 | Marker::Bin16 => (2 + number(2)?, None),
+        Marker::Str32 | Marker::Bin32 => (4 + number(4)?, None),
+        // Read as an array.
+        Marker::FixExt1 => (2, Some(0)),
+        Marker::FixExt2 => (3, Some(0)),
+        Marker::FixExt4 => (5, Some(0)),
+        Marker::FixExt8 => (9, Some(0)),
+        Marker::FixExt16 => (17, Some(0)),
+        Marker::Ext8 => (2 + number(1)?, Some(0)),
+        Marker::Ext16 => (3 + number(2)?, Some(0)),
+        Marker::Ext32 => (5 + number(4)?, Some(0)),
+        Marker::FixArray(len) => (0, Some(len.into())),
+        Marker::Array16 => (2, Some(number(2)?)),
+        Marker::Array32 => (4, Some(number(4)?)),
+        Marker::FixMap(len) => (0, Some(2 * u64::from(len))),
+        Marker::Map16 => (2, Some(2 * number(2)?)),
+        Marker::Map32 => (4, Some(2 * number(4)?)),
+    };
+    Some((values, rest.get(usize::try_from(len).ok()?..)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::IgnoredAny;
+
+    /// A value for each marker that holds no others.
+    fn scalars() -> Vec<Vec<u8>> {
+        // Bytes that would open arrays, if they were read as markers.
+        let of = |marker: &[u8], len: usize| [marker, &vec![0xdd; len]].concat();
+        let mut scalars = vec![vec![7], vec![0xe0], vec![0xc0], vec![0xc2], vec![0xc3]];
+        scalars.extend([
+            of(&[0xcc], 1),
+            of(&[0xcd], 2),
+            of(&[0xce], 4),
+            of(&[0xcf], 8),
+        ]);
+        scalars.extend([
+            of(&[0xd0], 1),
+            of(&[0xd1], 2),
+            of(&[0xd2], 4),
+            of(&[0xd3], 8),
+        ]);
+        scalars.extend([of(&[0xca], 4), of(&[0xcb], 8), of(&[0xa3], 3)]);
+        for (bytes, markers) in [[0xd9, 0xc4], [0xda, 0xc5], [0xdb, 0xc6]]
+            .into_iter()
+            .enumerate()
+        {
+            let zeros = vec![0; (1 << bytes) - 1];
+            for marker in markers {
+                scalars.push(of(&[&[marker], &zeros[..], &[9]].concat(), 9));
+            }
+        }
+        scalars
+    }
+
+    /// The beginnings of arrays and maps with one value after another, in which the last one goes on.
+    fn openings() -> Vec<Vec<u8>> {
+        let mut openings: Vec<Vec<u8>> = [
+            &[0x91][..],
+            &[0x81, 0xa1, b'k'],
+            &[0xdc, 0, 1],
+            &[0xdd, 0, 0, 0, 1],
+            &[0xde, 0, 1, 1],
+            &[0xdf, 0, 0, 0, 1, 1],
+            &[0x93, 1, 2],
+            &[0x82, 1, 2, 3],
+        ]
+        .map(<[u8]>::to_vec)
+        .into();
+        openings.extend(
+            scalars()
+                .into_iter()
+                .map(|scalar| [&[0x92], &scalar[..]].concat()),
+        );
+        openings
+    }
+
+    #[test]
+    fn nesting_is_counted_as_it_is_read() {
+        let openings = openings();
+        for levels in [1, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, 1_000] {
+            for first in 0..openings.len() {
+                let mut body = Vec::new();
+                for opening in openings.iter().cycle().skip(first).take(levels) {
+                    body.extend_from_slice(opening);
+                }
+                body.push(7);
+                let is_refused = check_depth(&body, MAX_DEPTH).is_err();
+                assert_eq!(is_refused, levels >= MAX_DEPTH, "{levels} from {first}");
+                let read = decode_own::<IgnoredAny>(&body);
+                assert_eq!(read.is_err(), is_refused, "{levels} from {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_beside_each_other_are_not_nested() {
+        let pair = [0x92, 0x81, 1, 0x90, 7];
+        let body = [&[0xdc, 3, 0xe8][..], &pair.repeat(1_000)].concat();
+        check_depth(&body, MAX_DEPTH).unwrap();
+        decode_own::<IgnoredAny>(&body).unwrap();
+    }
+
+    #[test]
+    fn what_is_cut_short_is_left_to_its_reader() {
+        for opening in openings() {
+            let body = opening.repeat(MAX_DEPTH - 1);
+            for len in 0..=body.len() {
+                check_depth(&body[..len], MAX_DEPTH).unwrap();
+            }
+        }
+        check_depth(&[0xdb, 0xff, 0xff, 0xff, 0xff].repeat(MAX_DEPTH), MAX_DEPTH).unwrap();
+    }
 }

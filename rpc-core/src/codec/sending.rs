@@ -72,7 +72,7 @@ fn too_deep<E: Error>() -> E {
 #[cold]
 fn not_finite<E: Error>() -> E {
     E::custom(
-        "JSON has no NaN and no infinity: use MessagePack, or a type that has text or nothing in their place",
+        "JSON has no NaN and no infinity: use MessagePack, or an `Option` that is `None` in their place",
     )
 }
 
