@@ -541,7 +541,7 @@ pub enum OpenError {
     Unreachable {
         /// Host and port.
         endpoint: String,
-        /// What to look at.
+        /// A way out, where one is known.
         hint: &'static str,
         /// The cause.
         source: BoxError,

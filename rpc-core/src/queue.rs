@@ -115,7 +115,7 @@ impl QueueOptions {
         }
     }
 
-    /// Of the queue where requests wait for their last attempt.
+    /// The options of the queue where requests wait for their last attempt.
     pub(crate) fn of_retries(&self) -> Self {
         Self {
             kind: self.kind,

@@ -129,7 +129,7 @@ async fn headers_and_bodies_are_not_logged() {
 /// The passwords of the program at TRACE: the third and later ones are told to the broker in renewals.
 const PASSWORDS: [&str; 3] = ["passw0rd-in-url", "passw0rd-given", "passw0rd-renewed"];
 
-/// Where the program at TRACE finds its broker: a URL up to the user, the rest of it, and the client's certificate, key and authority.
+/// Variables in which the program at TRACE finds its broker: a URL up to the user, the rest of it, and the client's certificate, key and authority.
 const SETTINGS: [&str; 4] = [
     "TRACED_URL",
     "TRACED_CERTIFICATE",

@@ -51,7 +51,7 @@ async fn several_runtimes_share_a_connection() {
     let first = runtime();
     let shared = broker.connect_in(&first).await;
     let here = BenchClient::new(client(&shared)).with_queue(&setup.queue);
-    // What the calls of the second runtime open outlives it.
+    // The channels that the calls of the second runtime open outlive it.
     let second = runtime();
     let there = here.clone();
     let calls = second.spawn(async move {
@@ -212,7 +212,7 @@ async fn what_is_awaited_outside_of_a_runtime_says_so() {
     let started = outside(server.start());
     assert!(matches!(started, Err(ServeError::NoRuntime)), "{started:?}");
 
-    // What needs no runtime of its own works.
+    // These need no runtime of their own.
     let handle = setup.server;
     outside(handle.shutdown()).unwrap();
     let connection = setup.connection;

@@ -61,7 +61,7 @@ async fn tell(
     user_id: Option<SmolStr>,
     mut waiting: mpsc::Receiver<DroppedCall>,
 ) {
-    // Of its own: a user who may not publish notices loses this one, not the one with the requests. Confirmed, because a refusal is
+    // A channel for notices alone: a user who may not publish them loses this one, not the one with the requests. Confirmed, because a refusal is
     // not heard of otherwise.
     let channel = LazyChannel::new(link, ChannelMode::Confirm);
     let mut batch = Vec::new();

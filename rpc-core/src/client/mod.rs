@@ -441,7 +441,7 @@ impl SentCall<'_> {
         } else {
             tokio::select! {
                 biased;
-                // Which may overtake the confirm.
+                // The answer may overtake the confirm.
                 answer = self.waiter.answer() => return answer,
                 confirmed = confirmed => match confirmed {
                     Ok(()) => return self.waiter.answer().await,

@@ -24,7 +24,7 @@ impl<'a> MessagePack<'a> {
         Self(reader)
     }
 
-    /// What a map or an array consists of, and whatever follows it.
+    /// Reads the values inside a map or an array, and all that follows it.
     pub(crate) fn inside(rest: &'a [u8]) -> Result<Self, BoxError> {
         check_depth(rest, MAX_DEPTH - 1)?;
         Ok(Self::new(rest, MAX_DEPTH - 1))
@@ -79,7 +79,7 @@ fn check_depth(body: &[u8], max_depth: usize) -> Result<(), BoxError> {
     let mut left = [u64::MAX; MAX_DEPTH];
     let mut depth = 0;
     let mut rest = body;
-    // What cannot be read is left to its reader.
+    // Bytes that cannot be read are left to their reader.
     while let Some((content, after)) = next(rest) {
         rest = after;
         left[depth] -= 1;

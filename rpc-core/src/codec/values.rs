@@ -447,7 +447,7 @@ fn fail(error: BoxError) -> TestCaseError {
     TestCaseError::fail(error.to_string())
 }
 
-/// What a build can send: plain messages too.
+/// The formats that a build can send, plain messages included.
 fn formats() -> impl Iterator<Item = ContentType> {
     let all = [
         ContentType::MessagePack,

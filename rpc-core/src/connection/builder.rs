@@ -27,7 +27,7 @@ pub struct ConnectionBuilder {
     urls: Vec<String>,
     name: Option<String>,
     wait: Duration,
-    /// Of RabbitMQ alone.
+    /// The options of RabbitMQ alone.
     #[cfg(feature = "amqp")]
     amqp: amqp::Options,
     states_user_id: bool,

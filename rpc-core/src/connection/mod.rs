@@ -45,7 +45,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Connection(Arc<Inner>);
 
-/// How a connection was opened.
+/// The settings that a connection was opened with.
 struct Settings {
     name: SmolStr,
     /// The broker's addresses, without secrets.

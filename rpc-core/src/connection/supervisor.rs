@@ -102,7 +102,7 @@ impl Supervisor {
         self.moves.subscribe()
     }
 
-    /// Whether new work goes to this link.
+    /// Tells the link to which new work goes.
     pub(super) fn is_current(&self, link: &Arc<dyn Link>) -> bool {
         let keeping = self.links.borrow();
         keeping

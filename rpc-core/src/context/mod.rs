@@ -219,13 +219,13 @@ impl Context {
         self.lock_reply_headers().clone()
     }
 
-    /// Whether the broker handed the request out before, to a server that did not finish it: it may have run already. So may one that was
-    /// moved back from a dead-letter queue, which says `true` at its first delivery, too.
+    /// Returns `true` if the request may have run already: the broker handed it out before, to a server that did not finish it, or it was
+    /// moved back from a dead-letter queue.
     pub fn redelivered(&self) -> bool {
         self.0.delivery.redelivered
     }
 
-    /// How often the request was delivered before this time, to servers that did not finish it: 0 for a new one, and for one that was
+    /// The number of deliveries before this one, to servers that did not finish it: 0 for a new one, and for one that was
     /// moved back from a dead-letter queue.
     ///
     /// What a stopping server gives back unrun does not count, but for requests that were on their way from a quorum queue of

@@ -112,7 +112,7 @@
 //! verify_peer` and `ssl_options.fail_if_no_peer_cert = true`, and add a user with the name that `ssl_cert_login_from` says
 //! (<https://www.rabbitmq.com/docs/access-control#certificate-authentication>): with `common_name`, the `CN` of the certificate.
 //!
-//! What is wrong with a certificate, on either side, is in the error: [`OpenError::TlsRefused`](crate::OpenError::TlsRefused) for what
+//! The error says what is wrong with a certificate, on either side: [`OpenError::TlsRefused`](crate::OpenError::TlsRefused) for what
 //! a handshake shows, [`OpenError::InvalidCertificate`](crate::OpenError::InvalidCertificate) for what cannot be used at all.
 //!
 //! # Who calls

@@ -68,7 +68,7 @@
 //!
 //! [`Connection::close`](crate::Connection::close) at the end tells the broker that the program leaves. Without it the socket breaks
 //! off: RabbitMQ logs a warning that the client closed the connection unexpectedly, and the reply queue stays until it has noticed.
-//! What was awaited is safe in either case: a call has its answer, and a `oneway` one has the broker's confirm. A call that was spawned
+//! Awaited work is safe in either case: a call has its answer, and a `oneway` one has the broker's confirm. A call that was spawned
 //! and not awaited may never have been sent.
 //!
 //! ```

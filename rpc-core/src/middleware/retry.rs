@@ -136,7 +136,7 @@ struct Failures {
     first: Option<String>,
 }
 
-/// How much is told of the first failure, in characters: another program may have chosen the text.
+/// The most that is told of the first failure, in characters: another program may have chosen the text.
 const MAX_FIRST: usize = 200;
 
 impl<'a> Attempts<'a> {

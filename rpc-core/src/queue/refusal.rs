@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What RabbitMQ says of a queue that it refuses, as far as it is understood. All of it is text for people, cut at 255 bytes, so
-/// whatever is not found in it is left out.
+/// RabbitMQ's words about a queue that it refuses, as far as they are understood. All of it is text for people, cut at 255 bytes, so
+/// a part that is not found is left out.
 pub(crate) struct Refusal<'a> {
     queue: &'a str,
     cause: Cause<'a>,

@@ -35,7 +35,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a server replaces a channel that the broker closed because of what was sent on it.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a stopping server reads on for its prefetch to fill up.
+/// The time for which a stopping server reads on until its prefetch is full.
 const FILL_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long a stopping server waits for its broker before it turns to its handlers.
@@ -464,7 +464,7 @@ impl Serving {
         let mut unstarted = workload.take_backlog();
         let giving_back = async {
             let filling = self.fill_up(session, &mut unstarted);
-            // Where fewer requests come in that time than the prefetch, hardly one is on its way just then.
+            // If fewer requests than the prefetch come in that time, hardly one is on its way just then.
             tokio::time::timeout(FILL_LIMIT, filling).await.ok();
             let channel = &session.lines.channel;
             let consumers = (0..self.queues.len()).flat_map(|queue| {
@@ -533,7 +533,7 @@ impl Serving {
 }
 
 impl Session {
-    /// Whether nothing runs any more that came through it.
+    /// Returns `true` once nothing runs that came through it.
     pub(super) fn is_done(&self) -> bool {
         Arc::strong_count(&self.lines) == 1
     }

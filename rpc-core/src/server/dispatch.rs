@@ -71,7 +71,7 @@ impl<S: RpcService + Sync> Serve for S {}
 
 /// A dispatcher inside of a service, as a server sees it.
 pub(super) struct Found {
-    /// Of the generated type.
+    /// The name of the generated type.
     pub(super) type_name: &'static str,
     pub(super) definition: &'static Service,
     pub(super) queues: Vec<String>,

@@ -29,11 +29,11 @@ use crate::error::OpenError;
 /// A stream, with TLS or without.
 type Stream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// What it takes to connect to a broker and to log in.
+/// Connects to a broker and logs in.
 #[derive(Clone)]
 pub(super) struct Login {
     pub(super) endpoint: Endpoint,
-    /// What the broker's management shows.
+    /// The name that the broker's management shows.
     pub(super) name: String,
     /// The program's callback, in place of the URL's user and password.
     pub(super) credentials: Option<Provider>,
@@ -41,7 +41,7 @@ pub(super) struct Login {
     pub(super) tls: Option<Connector>,
 }
 
-/// What a program's callback gave, and when.
+/// The credentials that a program's callback gave, and the time.
 #[derive(Clone)]
 pub(super) struct Given {
     credentials: Credentials,
@@ -56,7 +56,7 @@ pub(super) struct Session {
     pub(super) renewal: Option<Renewal>,
 }
 
-/// How far an attempt has come.
+/// The progress of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Reaching,
@@ -323,7 +323,7 @@ fn split_long_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 impl Session {
-    /// Whether another is to take its place.
+    /// Returns `true` if another is to take its place.
     pub(super) fn is_outdated(&self) -> bool {
         self.renewal.as_ref().is_some_and(Renewal::is_outdated)
     }

@@ -54,7 +54,7 @@ impl Renewal {
         }
     }
 
-    /// Whether the credentials are another user's by now, for which the connection cannot be used.
+    /// Returns `true` if the credentials are another user's by now, for which the connection cannot be used.
     pub(super) fn is_outdated(&self) -> bool {
         *self.outdated.borrow()
     }

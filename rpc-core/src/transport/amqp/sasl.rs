@@ -20,7 +20,7 @@ pub(super) const MECHANISMS: [SASLMechanism; 4] = [
 /// The login of one attempt to connect.
 pub(super) struct Sasl {
     mechanism: SASLMechanism,
-    /// What lapin sends in place of the response.
+    /// The bytes that lapin sends in place of the response.
     stand_in: Vec<u8>,
     greeted: Arc<AtomicBool>,
 }

@@ -171,7 +171,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Whether the connection is encrypted.
+    /// Returns `true` for an encrypted connection.
     pub(super) fn is_secure(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
@@ -181,7 +181,7 @@ impl Endpoint {
         self.uri.query.auth_mechanism.unwrap_or_default()
     }
 
-    /// Whether the client says as whom it logs in.
+    /// Returns `true` if the client names the user as whom it logs in.
     pub(super) fn names_user(&self) -> bool {
         !matches!(
             self.mechanism(),
@@ -247,7 +247,7 @@ fn unknown_mechanism(query: &str) -> Option<&str> {
     (!is_known).then_some(name)
 }
 
-/// Whether a '%' is not followed by two hexadecimal digits. The parser would take such a one for itself.
+/// Finds a '%' without two hexadecimal digits behind it. The parser would keep it as it is.
 fn has_bare_percent(url: &str) -> bool {
     let mut parts = url.split('%');
     parts.next();

@@ -1,4 +1,4 @@
-//! What RabbitMQ says of names and arguments, in its own words, so that the embedded broker refuses what RabbitMQ refuses.
+//! RabbitMQ's rules for names and arguments, and its words about them, so that the embedded broker refuses what RabbitMQ refuses.
 
 use crate::headers::HeaderValue;
 use crate::queue::{QueueOptions, QueueType};

@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// The secrets of a connection that are about to be sent: one at most.
 #[derive(Default)]
 pub(in crate::transport::amqp) struct Secrets {
-    /// Whether there is one, which most writes have to know and nothing else.
+    /// True while one waits. Most writes ask for nothing else.
     waits: AtomicBool,
     waiting: Mutex<Option<Disguised>>,
 }
