@@ -112,29 +112,26 @@ impl Client {
             };
             // What its errors name; the request itself may be gone by then.
             let (service, queue) = (request.0.service, Arc::clone(&request.0.queue));
-            let is_repeated = request.0.idempotent;
             // What happens before the request is sent is boxed, and what is not needed after that let go, so that a call that waits for
             // its answer is small.
             let answer = async {
-                if is_repeated {
+                if request.0.idempotent {
                     let repeating = self.repeat(request, started, deadline, &sent);
                     return repeating.boxed().await;
                 }
                 let sending = self.send_once(request, started, deadline, &sent);
-                let mut call = sending.boxed().await?;
-                call.answer().await
+                let answer = match sending.boxed().await {
+                    Ok(mut call) => call.answer().await,
+                    Err(error) => Err(error),
+                };
+                answer.map_err(|error| self.explained(error, service, &queue, started, deadline))
             };
             let answer = match timeout_at(deadline, answer).await {
                 Ok(answer) => answer,
-                Err(_) => {
-                    return Err(self.timed_out(service, deadline - started, sent.into_inner()));
-                }
+                Err(_) => Err(self.timed_out(service, deadline - started, sent.into_inner())),
             };
             drop(slot);
-            if is_repeated {
-                return answer; // Its error is explained.
-            }
-            answer.map_err(|error| self.explained(error, service, &queue, started, deadline))
+            answer
         }
     }
 

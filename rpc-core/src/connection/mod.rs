@@ -189,11 +189,6 @@ impl Connection {
         self.0.settings.max_message_size
     }
 
-    /// Waits until the runtime that opened the connection has ended.
-    pub(crate) async fn ended_with_runtime(&self) {
-        self.0.supervisor.ended_with_runtime().await;
-    }
-
     /// Tells code in one of several runtimes that the connection belongs to another.
     pub(crate) fn is_of_another_runtime(&self) -> bool {
         Handle::try_current().is_ok_and(|current| current.id() != self.0.runtime.id())
@@ -212,7 +207,8 @@ impl Connection {
         self.0.supervisor.link().await
     }
 
-    /// Sees when another link takes the place of one that works.
+    /// Sees when new work is to leave a link whose channels do not tell so: another link has taken its place, or the connection has ended
+    /// with its runtime.
     pub(crate) fn moves(&self) -> watch::Receiver<()> {
         self.0.supervisor.moves()
     }

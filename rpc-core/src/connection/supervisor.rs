@@ -78,6 +78,7 @@ impl Supervisor {
         let owner = Arc::new(());
         let last_words = LastWords {
             links: links.clone(),
+            moves: moves.clone(),
             owner: Arc::downgrade(&owner),
         };
         let keeper = Keeper {
@@ -129,13 +130,6 @@ impl Supervisor {
         close(&self.links, Closed::ByProgram)
     }
 
-    /// Waits until the connection was closed because its runtime has ended.
-    pub(super) async fn ended_with_runtime(&self) {
-        let ended = |keeping: &Keeping| matches!(keeping, Keeping::Closed(Closed::WithRuntime));
-        // The sender is here.
-        let _ = self.links.subscribe().wait_for(ended).await;
-    }
-
     pub(super) fn is_closed(&self) -> bool {
         matches!(*self.links.borrow(), Keeping::Closed(_))
     }
@@ -154,6 +148,7 @@ impl Supervisor {
 #[derive(Debug)]
 struct LastWords {
     links: watch::Sender<Keeping>,
+    moves: watch::Sender<()>,
     owner: Weak<()>,
 }
 
@@ -163,6 +158,7 @@ impl Drop for LastWords {
             return;
         }
         let link = close(&self.links, Closed::WithRuntime);
+        self.moves.send_replace(());
         if let Some(link) = link {
             link.abandon();
         }

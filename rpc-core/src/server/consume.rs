@@ -311,7 +311,6 @@ impl Serving {
                 std::future::pending::<()>().await; // The connection is about to end.
             }
         });
-        let mut ended = std::pin::pin!(self.connection.ended_with_runtime());
         loop {
             tokio::select! {
                 biased;
@@ -359,10 +358,11 @@ impl Serving {
                         }
                     }
                 },
-                // Deliveries do not end then, as nothing runs that would end them.
-                () = &mut ended => return Ok(Ended::Lost),
                 // Last, so that it costs nothing while deliveries come.
                 () = &mut moved => {
+                    if self.connection.is_closed() {
+                        return Ok(Ended::Lost); // Nothing runs that would end the deliveries.
+                    }
                     self.give_back(session, workload).await;
                     return Ok(Ended::Moved);
                 }
