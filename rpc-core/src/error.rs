@@ -642,7 +642,10 @@ pub(crate) fn with_causes(error: &dyn StdError) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        line += &format!(": {error}");
+        let said = error.to_string();
+        if !line.ends_with(&said) {
+            line += &format!(": {said}");
+        }
         cause = error.source();
     }
     line

@@ -25,7 +25,9 @@ enum Cause<'a> {
     Missing,
     /// It belongs to another connection.
     Locked,
-    Unknown,
+    /// The virtual host has as many queues as it may have.
+    Limit,
+    Unknown(&'a str),
 }
 
 /// The value of an argument.
@@ -60,7 +62,8 @@ impl<'a> Cause<'a> {
             },
             Some("NOT_FOUND") if words.contains("no queue '") => Self::Missing,
             Some("RESOURCE_LOCKED") => Self::Locked,
-            _ => Self::Unknown,
+            _ if words.contains("queue limit in vhost") => Self::Limit,
+            _ => Self::Unknown(words),
         }
     }
 }
@@ -74,7 +77,7 @@ impl fmt::Display for Refusal<'_> {
         )?;
         match &self.cause {
             Cause::Differs { argument, values } => {
-                let mut options = "the same options";
+                let mut options = OPTIONS.contains(argument).then_some("the same options");
                 if let Some((has, declared)) = values {
                     let (has, declared) = (has.text(argument), declared.text(argument));
                     write!(
@@ -82,16 +85,19 @@ impl fmt::Display for Refusal<'_> {
                         ": it exists with {argument} {has}, and this server declares {declared}"
                     )?;
                     options = match (*argument, has.as_str()) {
-                        ("x-queue-type", "'quorum'") => "`QueueOptions::quorum()`",
-                        ("x-queue-type", "'classic'") => "`QueueOptions::classic()`",
+                        ("x-queue-type", "'quorum'") => Some("`QueueOptions::quorum()`"),
+                        ("x-queue-type", "'classic'") => Some("`QueueOptions::classic()`"),
                         _ => options,
                     };
                 } else {
                     write!(f, ": it exists with another {argument}")?;
                 }
-                write!(
-                    f,
-                    "; declare it with {options}, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
+                f.write_str("; ")?;
+                if let Some(options) = options {
+                    write!(f, "declare it with {options}, ")?;
+                }
+                f.write_str(
+                    "use it as it is with `QueueOptions::existing()`, or delete it once it is empty",
                 )
             }
             Cause::InvalidArgument(argument) => write!(
@@ -120,20 +126,36 @@ impl fmt::Display for Refusal<'_> {
             Cause::Locked => f.write_str(
                 ": it belongs to another connection alone; choose another queue, or close that connection",
             ),
-            Cause::Unknown => Ok(()),
+            Cause::Limit => f.write_str(
+                ": its virtual host has as many queues as its limit allows; raise that with `rabbitmqctl set_vhost_limits`, or delete queues",
+            ),
+            Cause::Unknown("") => Ok(()),
+            Cause::Unknown(words) => write!(f, ": {}", words.escape_debug()),
         }
     }
 }
 
+/// The arguments that `QueueOptions` sets to any value.
+const OPTIONS: [&str; 7] = [
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-expires",
+    "x-max-length",
+    "x-max-priority",
+    "x-message-ttl",
+    "x-overflow",
+];
+
 impl Value<'_> {
     fn text(&self, argument: &str) -> String {
         let Self(words) = self;
-        let value = between(words, "the value '", "' of type '")
-            .or_else(|| between(words, "'", "'"))
-            .unwrap_or(match (*words, argument) {
-                ("none", "x-queue-type") => "classic",
-                _ => words,
-            });
+        let value = match (*words, argument) {
+            ("none", "x-queue-type") => "classic",
+            ("none", _) => return "not set".to_owned(),
+            _ => between(words, "the value '", "' of type '")
+                .or_else(|| between(words, "'", "'"))
+                .unwrap_or(words),
+        };
         format!("'{}'", value.escape_debug())
     }
 }
@@ -174,11 +196,11 @@ mod tests {
         for (words, part) in [
             (
                 "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'",
-                "queue 'q': it exists with durable 'false', and this server declares 'true'; declare it with the same options,",
+                "queue 'q': it exists with durable 'false', and this server declares 'true'; use it as it is",
             ),
             (
                 "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received the value '6' of type 'long' but current is none",
-                "x-max-length 'none', and this server declares '6';",
+                "x-max-length not set, and this server declares '6'; declare it with the same options, use it",
             ),
             // RabbitMQ cuts what is longer than 255 bytes.
             (
@@ -222,6 +244,10 @@ mod tests {
                 "PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue",
                 "takes no x-max-priority of this value",
             ),
+            (
+                "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (1) is reached",
+                "raise that with `rabbitmqctl set_vhost_limits`",
+            ),
         ] {
             let told = told(words);
             assert!(told.contains(part), "{told}");
@@ -230,8 +256,10 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_to_the_brokers_words() {
-        for words in ["", "PRECONDITION_FAILED", "inequivalent arg 'x", "\n\u{0}"] {
-            assert_eq!(told(words), "the broker refused queue 'rpc_queue'");
+        let refused = "the broker refused queue 'rpc_queue'";
+        assert_eq!(told(""), refused);
+        for words in ["PRECONDITION_FAILED", "inequivalent arg 'x", "\n\u{0}"] {
+            assert_eq!(told(words), format!("{refused}: {}", words.escape_debug()));
         }
     }
 

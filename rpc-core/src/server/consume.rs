@@ -136,14 +136,19 @@ impl Serving {
             .await
     }
 
-    /// Opens another session after a loss, as soon as that succeeds; `None` when told to stop before.
+    /// Opens another session after the end of one, as soon as that succeeds; `None` when told to stop before. A user who has taken
+    /// another's place may be given the permissions later, or be replaced in turn.
     pub(super) async fn reopen(
         &self,
+        ended: &Ended,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
+        let may_be_permitted = matches!(ended, Ended::Moved);
+        let may_pass =
+            |failure: &Failure| failure.may_pass || failure.is_forbidden && may_be_permitted;
         tokio::select! {
             () = stopped(stop) => Ok(None),
-            reopened = self.keep_opening(|failure| failure.may_pass) => reopened.map(Some),
+            reopened = self.keep_opening(may_pass) => reopened.map(Some),
         }
     }
 
@@ -272,17 +277,20 @@ impl Serving {
                 error: ServeError::Closed,
                 may_pass: false,
                 is_missing: false,
+                is_forbidden: false,
             },
             (error @ TransportError::Lost(_), _) | (error, None) => Failure {
                 error: ServeError::Disconnected(error.into()),
                 may_pass: true,
                 is_missing: false,
+                is_forbidden: false,
             },
             (error, Some(entry)) => {
                 let may_pass = matches!(error, TransportError::Unavailable(_));
                 Failure {
                     may_pass,
                     is_missing: may_pass && entry.options.is_passive(),
+                    is_forbidden: matches!(error, TransportError::Forbidden(_)),
                     error: ServeError::QueueRefused {
                         queue: entry.queue.to_string(),
                         source: error.into(),
@@ -593,6 +601,8 @@ struct Failure {
     may_pass: bool,
     /// Tells whether a passive queue does not exist: that passes only if the queue is declared elsewhere.
     is_missing: bool,
+    /// The user lacks a permission.
+    is_forbidden: bool,
 }
 
 /// Resolves when the server is told to stop.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use self::builder::ServerBuilder;
 use self::builder::{QueueEntry, ReplyPolicy};
@@ -31,7 +31,7 @@ use self::consume::{Ended, Limits, Serving, Session};
 pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation, Serve};
 use self::workload::Workload;
 use crate::connection::Connection;
-use crate::error::ServeError;
+use crate::error::{ServeError, with_causes};
 use crate::task;
 
 /// Serves one or more services: reads their queues, runs their handlers, replies, acknowledges.
@@ -156,7 +156,16 @@ impl Server {
         let session = serving.open().await?;
         let (stop, stopped) = watch::channel(false);
         let mut task = JoinSet::new();
-        task.spawn(serve(serving, session, stopped, self.drain_timeout));
+        let serving = serve(serving, session, stopped, self.drain_timeout);
+        task.spawn(async {
+            let outcome = serving.await;
+            if let Err(error) = &outcome
+                && !matches!(error, ServeError::Closed)
+            {
+                error!(error = ?with_causes(error), "the server has ended");
+            }
+            outcome
+        });
         Ok(ServerHandle {
             stop,
             task,
@@ -226,7 +235,7 @@ async fn serve(
             break;
         }
         // Handlers go on meanwhile. After a loss, their replies will not be sent: the broker gives their requests to a server again.
-        let Some(reopened) = serving.reopen(&mut stop).await? else {
+        let Some(reopened) = serving.reopen(&ended, &mut stop).await? else {
             break;
         };
         let old = std::mem::replace(&mut session, reopened);
