@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use rpc_core::{Connection, Context, ErrorKind, QueueOptions, Server, ServerHandle, rpc};
+use rpc_core::{
+    Connection, Context, ErrorKind, QueueOptions, Server, ServerBuilder, ServerHandle, rpc,
+};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::{eventually, unique_queue};
 use tokio::sync::Notify;
@@ -132,8 +134,20 @@ async fn an_at_most_once_request_runs_once_even_if_the_broker_forgets_that_it_di
 /// Servers are replaced under load, and no call is lost or runs twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_servers_of_a_quorum_queue_lose_no_at_most_once_call() {
-    const STOPS: usize = 30;
-    const CALLERS: usize = 64;
+    stop_one_after_the_other(12, 64, |server| server.prefetch(16)).await;
+}
+
+#[tokio::test]
+async fn servers_of_a_quorum_queue_give_back_many_requests_when_they_stop() {
+    stop_one_after_the_other(6, 300, |server| server.prefetch(256).concurrency(8)).await;
+}
+
+/// Stops servers of a quorum queue under load, each after the next has started. Each call has to run once.
+async fn stop_one_after_the_other(
+    stops: usize,
+    callers_at_once: usize,
+    options: impl Fn(ServerBuilder) -> ServerBuilder,
+) {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("stops");
@@ -144,14 +158,14 @@ async fn stopping_servers_of_a_quorum_queue_lose_no_at_most_once_call() {
             .with_queue_options(QueueOptions::quorum());
         let connection = Connection::open(&node.url()).await.unwrap();
         let server = Server::builder(&connection).service(dispatcher);
-        server.prefetch(16).build().start().await.unwrap()
+        options(server).build().start().await.unwrap()
     };
     let mut server = serve().await;
     let ledger = LedgerClient::new(connection.client()).with_queue(&queue);
     let stopped = Arc::new(AtomicBool::new(false));
     let ids = Arc::new(AtomicU64::new(0));
     let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..CALLERS {
+    for _ in 0..callers_at_once {
         let (ledger, stopped, ids) = (ledger.clone(), stopped.clone(), ids.clone());
         callers.spawn(async move {
             let mut errors = Vec::new();
@@ -164,7 +178,7 @@ async fn stopping_servers_of_a_quorum_queue_lose_no_at_most_once_call() {
             errors
         });
     }
-    for _ in 0..STOPS {
+    for _ in 0..stops {
         let next = serve().await;
         book.until(book.entries().len() + 100).await;
         std::mem::replace(&mut server, next)

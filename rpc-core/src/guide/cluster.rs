@@ -136,8 +136,9 @@
 //! of [`run_until`](crate::Server::run_until); no call fails, as `examples/rolling_restart.rs` shows. With one exception: a
 //! quorum queue takes back what is on its way to a server at the moment when that stops to read. Requests of `at_most_once` methods are
 //! then given up, and their callers are told [`Cancelled`](crate::ErrorKind::Cancelled). A stopping server reads on for a quarter of a
-//! second until its prefetch is full and nothing can be on its way, so this happens only where fewer requests come than that, and then
-//! hardly ever: one of those that come within some hundred microseconds. Give the process more time to stop than its
+//! second until its prefetch is full and nothing can be on its way, so this happens only where fewer requests come than that, to those
+//! that come within some hundred microseconds, or more on a busy machine. A burst at that moment, such as the backlog of another server
+//! that stops, is given up as a whole: stop servers one after the other. Give the process more time to stop than its
 //! [`drain_timeout`](crate::ServerBuilder::drain_timeout), which is 30 seconds. Of RabbitMQ's nodes: one after the other, with
 //! quorum queues; calls in flight through a node fail once, so make methods `idempotent` where they can be.
 //!

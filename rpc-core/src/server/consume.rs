@@ -35,6 +35,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a server replaces a channel that the broker closed because of what was sent on it.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
+/// The time that a quorum queue has for acknowledgements before their channel is closed. RabbitMQ holds them back in the channel while
+/// 32 others have not been applied, and forgets them with the channel: the requests would be delivered again, as if the server had
+/// died. It does not say when they are applied
+/// (<https://github.com/rabbitmq/rabbitmq-server/blob/main/deps/rabbit/src/rabbit_fifo_client.erl>, `unsent_commands`).
+const APPLYING: Duration = Duration::from_millis(500);
+
 /// The time for which a stopping server reads on until its prefetch is full.
 const FILL_LIMIT: Duration = Duration::from_millis(250);
 
@@ -81,6 +87,8 @@ pub(super) struct Session {
     lines: Arc<Lines>,
     arrivals: SelectAll<Arrivals>,
     last_attempts: LastAttempts,
+    /// One of the queues may be a quorum queue.
+    is_quorum: bool,
     /// Tells when another link takes the place of this one.
     moves: watch::Receiver<()>,
     _notices: Option<Task>,
@@ -195,6 +203,7 @@ impl Serving {
             lines: Arc::new(Lines::new(link, channel, self.limits.batch(), user_id)),
             arrivals: SelectAll::new(),
             last_attempts: LastAttempts::default(),
+            is_quorum: self.queues.iter().any(QueueEntry::may_be_quorum),
             moves,
         };
         for (queue, entry) in self.queues.iter().enumerate() {
@@ -551,6 +560,8 @@ impl Session {
         let flushing = tokio::time::timeout(BROKER_LIMIT, self.lines.replies.flush());
         if flushing.await.is_err() {
             warn!("replies could not be sent: the broker takes nothing");
+        } else if self.is_quorum {
+            tokio::time::sleep(APPLYING).await;
         }
         self.lines.channel.close().await;
     }
