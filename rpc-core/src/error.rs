@@ -33,7 +33,7 @@ pub enum ErrorKind {
     /// The connection to the broker was lost with the call in flight, or is down.
     Disconnected,
     /// The server was told to stop this call, or shut down before running it; or this call was part of another one
-    /// ([`Context`](crate::Context)) whose caller has dropped it.
+    /// ([`Context`](crate::Context)) whose caller has dropped it; or a layer failed with an error that tells no kind.
     Cancelled,
     /// The service has no method of that name.
     UnknownMethod,
@@ -275,8 +275,11 @@ impl RpcError {
             known = Self::from_cause(error);
             cause = error.source();
         }
-        let refused = || Self::new(ErrorKind::Cancelled, "refused by a layer");
-        known.unwrap_or_else(refused).with_source(error)
+        let failed = || {
+            let message = "a layer failed, with an error that tells no kind of refusal; `RpcError::new` makes one that does";
+            Self::new(ErrorKind::Cancelled, message)
+        };
+        known.unwrap_or_else(failed).with_source(error)
     }
 
     /// The error that a cause stands for, if it is of a type that says so.
@@ -600,10 +603,13 @@ pub enum ServeError {
         /// The broker's own words.
         source: BoxError,
     },
-    /// The server ended with its connection, because a runtime has ended: the server's, or the one that had opened the connection. After
-    /// any other loss the server waits for another connection.
+    /// The server ended with its connection, because its runtime is shutting down. After any other loss the server waits for another
+    /// connection.
     #[error("the server lost its connection to the broker")]
     Disconnected(#[source] BoxError),
+    /// The runtime that had opened the connection has ended.
+    #[error("{RUNTIME_ENDED}")]
+    RuntimeEnded,
     /// The server was started outside of a Tokio runtime.
     #[error(
         "a server needs a Tokio runtime and was started outside of any: start it inside `Runtime::block_on`"

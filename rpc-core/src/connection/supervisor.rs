@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::state::ConnectionState;
 use crate::backoff::pauses;
-use crate::error::{BoxError, OpenError, RUNTIME_ENDED, RpcError, ServeError, with_causes};
+use crate::error::{BoxError, OpenError, RpcError, ServeError, with_causes};
 use crate::task::Task;
 use crate::telemetry::metrics;
 use crate::transport::{Link, LinkStatus, Transport};
@@ -52,7 +52,7 @@ impl From<Closed> for ServeError {
     fn from(reason: Closed) -> Self {
         match reason {
             Closed::ByProgram => Self::Closed,
-            Closed::WithRuntime => Self::Disconnected(RUNTIME_ENDED.into()),
+            Closed::WithRuntime => Self::RuntimeEnded,
         }
     }
 }

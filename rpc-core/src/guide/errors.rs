@@ -92,8 +92,10 @@
 //!
 //! - [`PermissionDenied`](crate::ErrorKind::PermissionDenied) is final. No client repeats it. If it is the broker's, its text names
 //!   the permission to grant.
-//! - [`Overloaded`](crate::ErrorKind::Overloaded) may pass: clients repeat calls of `idempotent` methods, with longer and longer pauses.
-//! - [`Cancelled`](crate::ErrorKind::Cancelled) is no refusal: the server was told to stop, or stops.
+//! - [`Overloaded`](crate::ErrorKind::Overloaded) may pass: clients repeat calls of `idempotent` methods that a server refused, with
+//!   longer and longer pauses. For refusals of a client's own layers, [`RetryLayer`](crate::middleware::RetryLayer) does.
+//! - [`Cancelled`](crate::ErrorKind::Cancelled) is no refusal: the server was told to stop, or stops, or one of its layers failed with an
+//!   error that tells no kind.
 //!
 //! # In a handler
 //!
