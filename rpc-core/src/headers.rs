@@ -12,8 +12,9 @@ const MAX_NAME_LEN: usize = 255;
 /// The most values that a user may send in the headers of a message, those inside lists and tables included.
 pub(crate) const MAX_VALUES: usize = 1_000;
 
-/// The values that a message may hold beside a user's: those of the protocol and of the broker.
-pub(crate) const OTHER_VALUES: usize = 24;
+/// The values that a message may hold beside a user's: those of the protocol, and those that the broker adds to a message each time it
+/// moves it to a dead-letter queue.
+pub(crate) const OTHER_VALUES: usize = 256;
 
 /// The deepest nesting of lists and tables. A list of numbers is one deep.
 pub(crate) const MAX_DEPTH: usize = 32;

@@ -25,7 +25,7 @@ fn examine(sent: &[u8], rng: &mut Rng) -> Option<Vec<AMQPFrame>> {
     for table in read.iter().filter_map(headers) {
         let (depth, values) = measure(table);
         assert!(
-            depth <= 32 && values <= 1_024,
+            depth <= 32 && values <= 1_256,
             "{depth} {values} {sent:02x?}"
         );
     }
