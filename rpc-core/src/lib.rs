@@ -193,6 +193,7 @@
 //! - [`guide::credentials`]: passwords that change, tokens that expire, certificates
 //! - [`guide::cluster`]: several nodes, and what happens when one dies
 //! - [`guide::tuning`]: which settings matter
+//! - [`guide::questions`]: answers to the questions of the first month
 //!
 //! # Other languages
 //!

@@ -213,13 +213,14 @@ impl Request {
         self.0.delivery.as_ref()?.correlation_id.as_deref()
     }
 
-    /// The name by which the caller calls itself, which nobody verifies; `None` on the client's side.
+    /// The name by which the caller calls itself, which is not verified; `None` on the client's side.
     pub fn app_id(&self) -> Option<&str> {
         self.0.delivery.as_ref()?.app_id.as_deref()
     }
 
     /// The broker's user that published the request, if the caller stated it; `None` on the client's side. RabbitMQ refuses a
-    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>).
+    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>). A request that a server has published
+    /// anew has none, see [`Context::user_id`](crate::Context::user_id).
     pub fn user_id(&self) -> Option<&str> {
         self.0.delivery.as_ref()?.user_id.as_deref()
     }

@@ -107,7 +107,8 @@ impl QueueOptions {
     /// The other options say nothing about a queue that exists, but for [`dead_letter_queue`](Self::dead_letter_queue), where the server
     /// puts what was delivered too often. Deliveries are counted as on a classic queue, by publishing requests anew, on a quorum
     /// queue too: the server cannot know that the queue is one. `<queue>.retry` is a classic queue. Servers that use
-    /// [`quorum`](Self::quorum) for the same queue may run beside this one.
+    /// [`quorum`](Self::quorum) for the same queue may run beside this one. A stream gives no request again: those of a server that dies
+    /// are lost.
     pub fn existing() -> Self {
         Self {
             declares: Declares::IfMissing,

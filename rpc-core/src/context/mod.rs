@@ -261,13 +261,16 @@ impl Context {
         }
     }
 
-    /// What the caller calls itself; not verified by anyone.
+    /// The name by which the caller calls itself, which is not verified.
     pub fn app_id(&self) -> Option<&str> {
         self.0.delivery.app_id.as_deref()
     }
 
     /// The broker's user that published the request, if the caller stated it: RabbitMQ refuses a `user_id` that is not
     /// the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>).
+    ///
+    /// `None` as well for a request that a server has published anew, which may state no other user: one of a classic queue that is
+    /// delivered again, or one that comes from a dead-letter queue.
     pub fn user_id(&self) -> Option<&str> {
         self.0.delivery.user_id.as_deref()
     }

@@ -149,4 +149,4 @@
 //! ```
 //!
 //! A request that its server publishes anew, after another server died with it, has lost the name: no user may state another's. Let a
-//! handler refuse what needs a name and has none.
+//! handler refuse what needs a name and has none. Requests of a quorum queue keep the name when they are delivered again.

@@ -75,7 +75,7 @@
 //! - A request expires at its deadline, `persistent` and `oneway` ones included: after 30 seconds, unless a `timeout` says more.
 //! - Reply queues go with their client's connection. A `persistent` request that outlives its broker is run, but its caller has
 //!   had `Disconnected` by then, or, if the method is `idempotent`, has sent it again.
-//! - What a `oneway` handler returns, or that it panicked, nobody is told but the server's log.
+//! - Only the server's log tells what a `oneway` handler returned, that it panicked, or that a layer refused the call.
 //! - A request that is not `persistent` may be lost when the broker restarts, though its queue is durable. A quorum queue keeps
 //!   all.
 //!
@@ -96,7 +96,7 @@
 //!
 //! Every delivery counts that ended with its server's death or lost connection. Where several deadly requests are about, what
 //! runs beside them may be given up with them: the dead-letter queue has it, and running it again is safe as far as it ever was.
-//! What a server gives back when it stops does not count.
+//! Requests that a server gives back when it stops do not count.
 //!
 //! # The queue
 //!

@@ -62,5 +62,7 @@
 //!   inside.
 //! - **Timeouts** of calls need no layer. One around a client limits a single exchange, inside of a retry for instance.
 //! - **Authentication** belongs to the server. [`Request`](crate::Request) has the headers and the user whom the broker vouches for
-//!   (`user_id`); the answer to strangers is [`PermissionDenied`](crate::ErrorKind::PermissionDenied). The header with the token to [`ClientBuilder::header`](crate::ClientBuilder::header).
+//!   (`user_id`); the answer to strangers is [`PermissionDenied`](crate::ErrorKind::PermissionDenied). A client sends a token with all its calls by
+//!   [`ClientBuilder::header`](crate::ClientBuilder::header). On a classic queue, a request that is delivered again has
+//!   [lost the user](crate::Context::user_id): use a quorum queue, or a token, where those are to be let in.
 //! - **Traces and metrics** need no layers, see [`observability`](super::observability).

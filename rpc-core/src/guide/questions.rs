@@ -126,7 +126,7 @@
 //!     }
 //!
 //!     fn fib(&self, n: u64) -> Result<u64, RpcError> {
-//!         self.runtime.block_on(async { self.client.fib(n).await })
+//!         self.runtime.block_on(self.client.fib(n))
 //!     }
 //! }
 //!
@@ -141,7 +141,7 @@
 //! ```
 //!
 //! - `block_on` panics on a thread that runs async code. In an async program, code that is not async belongs into
-//!   `tokio::task::spawn_blocking`, and calls there with `Handle::current().block_on(async { fib.fib(30).await })`.
+//!   `tokio::task::spawn_blocking`, and calls there with `Handle::current().block_on(fib.fib(30))`.
 //! - `spawn_blocking` takes a thread out of the current [`Context`](crate::Context): a call that is made there inherits neither deadline
 //!   nor headers. `cx.sync_scope(|| …)` on that thread gives them back.
 //! - The handler of a `blocking` method is in its context already, and calls others with `Handle::current().block_on(…)`.
@@ -151,7 +151,7 @@
 //! JSON has no bytes: in JSON, a `Vec<u8>` is a list of numbers, `[137,80,78,71]`, three to four times as large, and so is one with
 //! `serde_bytes`, which makes it binary in MessagePack. Rust clients speak MessagePack unless told otherwise, so `serde_bytes` or
 //! `bytes::Bytes` is all that they need. For clients that speak JSON, send base64 text, a third larger than the bytes. The crate
-//! `serde_with` has that for fields, arguments included:
+//! `serde_with`, with its feature `base64`, has that for fields, arguments included:
 //!
 //! ```text
 //! #[serde(with = "serde_with::As::<serde_with::base64::Base64>")]

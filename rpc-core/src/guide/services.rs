@@ -106,7 +106,7 @@
 //! - `Some(x)` is written as `x`, so `Some(None)` and `Some(())` arrive as `None`: where these mean something, use an enum.
 //! - Integers of 128 bits cannot be read in what is `untagged`, internally tagged or flattened; neither can, in JSON, maps there whose
 //!   keys are no texts.
-//! - Values are nested at most 128 deep. Deeper ones are refused where they are sent from. Send a tree without such a limit as a list of
+//! - At most 127 arrays and maps are in each other, the map of all arguments included. Deeper ones are refused where they are sent from. Send a tree without such a limit as a list of
 //!   nodes that name each other.
 //!
 //! # Queues
