@@ -258,6 +258,34 @@ async fn another_user_takes_over_and_no_call_is_lost() {
 }
 
 #[tokio::test]
+async fn a_server_outlives_a_user_who_may_not_serve() {
+    let node = node().await;
+    add_user(node, "ann", "one").await;
+    add_user(node, "unfit", "two").await;
+    let permissions = ["set_permissions", "unfit", ".*", ".*", "^$"];
+    node.ctl(&permissions).await;
+    let given = |user, password| Credentials::new(user, password).valid_for(Duration::from_secs(1));
+    let vault = Vault::new(given("ann", "one"));
+    let serving = vault.open(node).await;
+    let calling = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("unfit");
+    let server = serve(&serving, &queue, Press::default()).await;
+    let mint = MintClient::new(calling.client()).with_queue(&queue);
+    assert_eq!(mint.double(1).await.unwrap(), 2);
+
+    vault.set(Some(given("unfit", "two")));
+    eventually("requests wait for a user who may serve", async || {
+        let waiting = mint.double(2).timeout(Duration::from_millis(300)).await;
+        waiting.is_err_and(|error| error.is_timeout()).then_some(())
+    })
+    .await;
+
+    vault.set(Some(given("ann", "one")));
+    assert_eq!(mint.double(3).timeout(LIMIT).await.unwrap(), 6);
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_callback_without_credentials_is_said() {
     let node = shared_node().await;
     let vault = Vault::new(Credentials::new("guest", "guest"));
