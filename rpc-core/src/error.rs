@@ -600,6 +600,12 @@ pub enum ServeError {
         /// The broker's own words.
         source: BoxError,
     },
+    /// The server may not open the channels that it needs: the connection, its user or the broker's node has as many as are allowed.
+    #[error("the server may not open another channel")]
+    NoChannel {
+        /// The limit, and its remedy.
+        source: BoxError,
+    },
     /// The server ended with its connection, because a runtime has ended: the server's, or the one that had opened the connection. After
     /// any other loss the server waits for another connection.
     #[error("the server lost its connection to the broker")]

@@ -122,13 +122,28 @@ impl AmqpLink {
     }
 }
 
+impl AmqpLink {
+    /// The cause for which the link was lost, which its watcher soon reports.
+    async fn loss(&self) -> TransportError {
+        let mut status = self.status.clone();
+        let lost = status.wait_for(|status| matches!(status, LinkStatus::Lost(_)));
+        match lost.await.as_deref() {
+            Ok(LinkStatus::Lost(cause)) => cause.clone(),
+            _ => TransportError::lost(CLOSED),
+        }
+    }
+}
+
 /// How often a link is looked at. lapin has events for most losses, but not for a close by the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The cause of a loss, unless there is another.
+const CLOSED: &str = "the broker closed the connection";
 
 /// Reports how a link is until it is lost.
 async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<LinkStatus>) {
     let mut events = pin!(connection.events_listener());
-    let mut cause = "the broker closed the connection".to_owned();
+    let mut cause = CLOSED.to_owned();
     loop {
         let event = tokio::time::timeout(LOOK_INTERVAL, events.next()).await;
         match event {
@@ -179,8 +194,14 @@ impl Link for AmqpLink {
             let intake = self.intake.clone();
             let direct_replies = Some(self.direct_replies.clone());
             let connection = &self.session.connection;
-            let channel = AmqpChannel::open(connection, mode, intake, direct_replies).await?;
-            Ok(Arc::new(channel) as Arc<dyn Channel>)
+            match AmqpChannel::open(connection, mode, intake, direct_replies).await {
+                Ok(channel) => Ok(Arc::new(channel) as Arc<dyn Channel>),
+                // Others may have been told of the cause.
+                Err(TransportError::Lost(_)) if !connection.status().connected() => {
+                    Err(self.loss().await)
+                }
+                Err(error) => Err(error),
+            }
         }
         .boxed()
     }
