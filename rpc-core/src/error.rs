@@ -495,21 +495,24 @@ pub enum OpenError {
         source: BoxError,
     },
     /// A limit of the broker, of the virtual host or of the user leaves no room for another connection.
-    #[error(
-        "the broker at {endpoint} has no room for another connection: close others, or raise the limit that it names (`rabbitmqctl \
-         set_vhost_limits`, `rabbitmqctl set_user_limits`, `connection_max`)"
-    )]
+    #[error("the broker at {endpoint} has no room for another connection: {hint}")]
     LimitReached {
         /// Host and port.
         endpoint: String,
+        /// The limit, and the way to raise it.
+        hint: &'static str,
         /// The broker's own words.
         source: BoxError,
     },
     /// The broker does not accept an option of the URL.
-    #[error("the broker at {endpoint} refused an option of the URL: change the one that it names")]
+    #[error("the broker at {endpoint} refused the option `{option}` of the URL: {hint}")]
     OptionRefused {
         /// Host and port.
         endpoint: String,
+        /// The name of the option.
+        option: &'static str,
+        /// A way out.
+        hint: &'static str,
         /// The broker's own words.
         source: BoxError,
     },

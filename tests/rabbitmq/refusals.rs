@@ -49,9 +49,9 @@ async fn refusal(url: &str) -> (OpenError, String) {
 #[tokio::test]
 async fn limits_of_connections_are_said_with_the_remedy() {
     let node = limited().await;
-    for (user, virtual_host, said) in [
-        ("guest", "full", "vhost 'full'"),
-        ("few", "%2f", "user 'few'"),
+    for (user, virtual_host, said, remedy) in [
+        ("guest", "full", "vhost 'full'", "set_vhost_limits"),
+        ("few", "%2f", "user 'few'", "set_user_limits"),
     ] {
         let (error, story) = refusal(&node.url_with(user, user, virtual_host)).await;
         assert!(matches!(error, OpenError::LimitReached { .. }), "{story}");
@@ -59,7 +59,9 @@ async fn limits_of_connections_are_said_with_the_remedy() {
             story.contains(said) && story.contains("limit (0) is reached"),
             "{story}"
         );
-        assert!(story.contains("set_vhost_limits") && story.contains("set_user_limits"));
+        let text = error.to_string();
+        assert!(text.contains(remedy), "{text}");
+        assert_eq!(text.matches("`rabbitmqctl").count(), 1, "{text}");
     }
 }
 
@@ -122,6 +124,34 @@ async fn an_option_that_no_connection_can_have_is_said() {
         assert!(matches!(error, OpenError::InvalidUrl(_)), "{story}");
         assert!(story.contains(said), "{story}");
     }
+}
+
+/// RabbitMQ 3 takes every size of a frame that AMQP allows, RabbitMQ 4 none below 8192 bytes.
+#[tokio::test]
+async fn a_frame_that_is_too_small_for_rabbitmq_4_is_said() {
+    let node = shared_node().await;
+    let version = node.ctl(&["version"]).await;
+    for frame_max in [4096, 8191] {
+        let opened = Connection::open(&format!("{}?frame_max={frame_max}", node.url())).await;
+        if version.trim().starts_with("3.") {
+            opened.unwrap();
+            continue;
+        }
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, OpenError::OptionRefused { .. }),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("`frame_max`") && text.contains("raise it"),
+            "{text}"
+        );
+        assert!(format!("{error:?}").contains("8192"), "{error:?}");
+    }
+    Connection::open(&format!("{}?frame_max=8192", node.url()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
