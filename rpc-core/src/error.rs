@@ -559,6 +559,16 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Tells an outage, of the broker or of the program's credentials, from a refusal.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::CredentialsUnavailable { .. }
+        )
+    }
+}
+
 /// Why a [`Server`](crate::Server) could not start or go on.
 #[derive(thiserror::Error)]
 #[non_exhaustive]

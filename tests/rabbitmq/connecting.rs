@@ -277,3 +277,35 @@ async fn the_log_says_why_a_connection_is_not_made_again() {
     let place = format!("127.0.0.1:{}", node.port());
     assert!(line.contains(&place) && line.contains("refused"), "{line}");
 }
+
+#[tokio::test]
+async fn a_refusal_is_said_before_endpoints_that_are_down() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let node = shared_node().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let down = format!("amqp://{}/%2f", listener.local_addr().unwrap());
+    drop(listener);
+    let wrong = node.url_with("guest", "wr0ng-s3cret", "/");
+    for [first, second] in [[&wrong, &down], [&down, &wrong]] {
+        let opened = Connection::builder(first).endpoint(second).open().await;
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, OpenError::CredentialsRefused { .. }),
+            "{error:?}"
+        );
+    }
+    // Another endpoint works, and the log tells of the one that does not.
+    let connected = Connection::builder(&wrong).endpoint(node.url()).open();
+    connected.await.unwrap();
+    let text = log.text();
+    let refused = |line: &&str| {
+        line.contains("WARN") && line.contains("an endpoint refuses") && line.contains("'guest'")
+    };
+    assert_eq!(text.lines().filter(refused).count(), 3, "{text}");
+    assert!(!text.contains("wr0ng-s3cret"), "{text}");
+}

@@ -12,7 +12,7 @@ use futures_util::stream::StreamExt;
 use lapin::Event;
 use smol_str::SmolStr;
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
@@ -68,12 +68,12 @@ impl AmqpTransport {
         endpoints.collect::<Vec<_>>().join(", ")
     }
 
-    /// Tries each address once, in turn.
+    /// Tries each address once, in turn. If none works, the error is that of the first one that refuses, else that of the first one.
     async fn try_each(&self) -> Result<Arc<dyn Link>, OpenError> {
         let first = self.next.load(Ordering::Relaxed);
         // The same for all, so that an outage does not multiply the questions.
         let given = self.logins[first % self.logins.len()].ask().await?;
-        let mut outcome = Err(OpenError::InvalidUrl("there is none".to_owned()));
+        let mut failure = None;
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
@@ -85,12 +85,22 @@ impl AmqpTransport {
                 }
                 Err(error) => {
                     let reason = with_causes(&error);
-                    debug!(reason, "an endpoint was not reached");
-                    outcome = Err(error);
+                    match error.may_pass() {
+                        true => debug!(reason, "an endpoint was not reached"),
+                        // A single one is told of by those who asked for the connection.
+                        false if self.logins.len() > 1 => {
+                            warn!(?reason, "an endpoint refuses the connection");
+                        }
+                        false => {}
+                    }
+                    let is_known = |failure: &OpenError| !failure.may_pass() || error.may_pass();
+                    if !failure.as_ref().is_some_and(is_known) {
+                        failure = Some(error);
+                    }
                 }
             }
         }
-        outcome
+        Err(failure.unwrap_or_else(|| OpenError::InvalidUrl("there is none".to_owned())))
     }
 }
 
