@@ -108,6 +108,22 @@ async fn a_peer_that_is_no_broker_is_said() {
 }
 
 #[tokio::test]
+async fn a_peer_that_ends_the_connection_at_once_is_not_taken_for_another_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let error = Connection::open(&format!("amqp://127.0.0.1:{port}/%2f"))
+        .await
+        .unwrap_err();
+    let story = story(&error);
+    assert!(matches!(error, OpenError::Unreachable { .. }), "{story}");
+    assert!(
+        story.contains("started or stopped") && !story.contains("does not speak AMQP"),
+        "{story}"
+    );
+}
+
+#[tokio::test]
 async fn a_queue_declared_otherwise_is_said_with_the_argument() {
     let node = shared_node().await;
     let queue = unique_queue("otherwise");

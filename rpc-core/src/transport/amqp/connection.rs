@@ -22,7 +22,7 @@ use super::options::Options;
 use super::renewal::Renewal;
 use super::tls::Connector;
 use super::url::Endpoint;
-use super::within_limit;
+use super::{CLOSED, within_limit};
 use crate::error::{OpenError, with_causes};
 use crate::task::Task;
 use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
@@ -146,9 +146,6 @@ impl AmqpLink {
 
 /// How often a link is looked at. lapin has events for most losses, but not for a close by the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// The cause of a loss, unless there is another.
-const CLOSED: &str = "the broker closed the connection";
 
 /// Reports how a link is until it is lost.
 async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<LinkStatus>) {

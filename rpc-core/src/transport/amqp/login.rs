@@ -321,6 +321,15 @@ impl Login {
             Stage::Securing => {
                 "it ended the connection during the TLS handshake; is it the port for amqp:// URLs?"
             }
+            Stage::Greeting if error.is_io_error() => match self.tls {
+                Some(_) => {
+                    "it ended the connection at once: is it being started or stopped, or a load balancer that has no node?"
+                }
+                None => {
+                    "it ended the connection at once: is it being started or stopped, a load balancer that has no node, or the port \
+                     for amqps:// URLs?"
+                }
+            },
             Stage::Greeting if self.tls.is_none() => {
                 "what listens there does not speak AMQP; is it the port for amqps:// URLs?"
             }

@@ -23,6 +23,7 @@ mod settled;
 mod tls;
 mod url;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ async fn within_limit(what: &str, closing: impl Future<Output = ()> + Send) {
     }
 }
 
+/// The cause of a loss, unless there is another.
+const CLOSED: &str = "the broker ended the connection";
+
 /// The error of a connection that may not have another channel.
 const NO_CHANNEL: &str = "all channels of the connection are in use: raise `channel_max`, in the URL and in the broker's configuration, \
      or open another connection";
@@ -54,7 +58,13 @@ const NO_CHANNEL: &str = "all channels of the connection are in use: raise `chan
 fn cause(error: &lapin::Error) -> BoxError {
     match error.kind() {
         lapin::ErrorKind::IOError(cause) => {
-            std::io::Error::new(cause.kind(), cause.to_string()).into()
+            let kind = cause.kind();
+            match kind {
+                // rustls's words are those of its manual.
+                io::ErrorKind::UnexpectedEof => io::Error::new(kind, CLOSED),
+                _ => io::Error::new(kind, cause.to_string()),
+            }
+            .into()
         }
         lapin::ErrorKind::ProtocolError(refusal) => refusal_in_words(refusal).into(),
         // lapin's words name its own states.
