@@ -498,21 +498,24 @@ pub enum OpenError {
         source: BoxError,
     },
     /// A limit of the broker, of the virtual host or of the user leaves no room for another connection.
-    #[error(
-        "the broker at {endpoint} has no room for another connection: close others, or raise the limit that it names (`rabbitmqctl \
-         set_vhost_limits`, `rabbitmqctl set_user_limits`, `connection_max`)"
-    )]
+    #[error("the broker at {endpoint} has no room for another connection: {hint}")]
     LimitReached {
         /// Host and port.
         endpoint: String,
+        /// The limit, and the way to raise it.
+        hint: &'static str,
         /// The broker's own words.
         source: BoxError,
     },
     /// The broker does not accept an option of the URL.
-    #[error("the broker at {endpoint} refused an option of the URL: change the one that it names")]
+    #[error("the broker at {endpoint} refused the option `{option}` of the URL: {hint}")]
     OptionRefused {
         /// Host and port.
         endpoint: String,
+        /// The name of the option.
+        option: &'static str,
+        /// A way out.
+        hint: &'static str,
         /// The broker's own words.
         source: BoxError,
     },
@@ -559,6 +562,16 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Tells an outage, of the broker or of the program's credentials, from a refusal.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::CredentialsUnavailable { .. }
+        )
+    }
+}
+
 /// Why a [`Server`](crate::Server) could not start or go on.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -601,6 +614,12 @@ pub enum ServeError {
         /// The queue.
         queue: String,
         /// The broker's own words.
+        source: BoxError,
+    },
+    /// The server may not open the channels that it needs: the connection, its user or the broker's node has as many as are allowed.
+    #[error("the server may not open another channel")]
+    NoChannel {
+        /// The limit, and its remedy.
         source: BoxError,
     },
     /// The server ended with its connection, because its runtime is shutting down. After any other loss the server waits for another

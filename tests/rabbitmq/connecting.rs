@@ -108,6 +108,22 @@ async fn a_peer_that_is_no_broker_is_said() {
 }
 
 #[tokio::test]
+async fn a_peer_that_ends_the_connection_at_once_is_not_taken_for_another_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let error = Connection::open(&format!("amqp://127.0.0.1:{port}/%2f"))
+        .await
+        .unwrap_err();
+    let story = story(&error);
+    assert!(matches!(error, OpenError::Unreachable { .. }), "{story}");
+    assert!(
+        story.contains("started or stopped") && !story.contains("does not speak AMQP"),
+        "{story}"
+    );
+}
+
+#[tokio::test]
 async fn a_queue_declared_otherwise_is_said_with_the_argument() {
     let node = shared_node().await;
     let queue = unique_queue("otherwise");
@@ -276,4 +292,36 @@ async fn the_log_says_why_a_connection_is_not_made_again() {
     .await;
     let place = format!("127.0.0.1:{}", node.port());
     assert!(line.contains(&place) && line.contains("refused"), "{line}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_said_before_endpoints_that_are_down() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let node = shared_node().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let down = format!("amqp://{}/%2f", listener.local_addr().unwrap());
+    drop(listener);
+    let wrong = node.url_with("guest", "wr0ng-s3cret", "/");
+    for [first, second] in [[&wrong, &down], [&down, &wrong]] {
+        let opened = Connection::builder(first).endpoint(second).open().await;
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, OpenError::CredentialsRefused { .. }),
+            "{error:?}"
+        );
+    }
+    // Another endpoint works, and the log tells of the one that does not.
+    let connected = Connection::builder(&wrong).endpoint(node.url()).open();
+    connected.await.unwrap();
+    let text = log.text();
+    let refused = |line: &&str| {
+        line.contains("WARN") && line.contains("an endpoint refuses") && line.contains("'guest'")
+    };
+    assert_eq!(text.lines().filter(refused).count(), 3, "{text}");
+    assert!(!text.contains("wr0ng-s3cret"), "{text}");
 }

@@ -1,6 +1,6 @@
 //! Limits and options by which a broker refuses a connection or a channel.
 
-use rpc_core::{Connection, ConnectionState, OpenError, Server};
+use rpc_core::{Connection, ConnectionState, ErrorKind, OpenError, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::unique_queue;
 use tokio::sync::OnceCell;
@@ -28,6 +28,7 @@ async fn limited() -> &'static Node {
         for (user, limits) in [
             ("few", r#"{"max-connections": 0}"#),
             ("narrow", r#"{"max-channels": 1}"#),
+            ("mute", r#"{"max-channels": 0}"#),
         ] {
             node.ctl(&["add_user", user, user]).await;
             node.ctl(&["set_permissions", user, ".*", ".*", ".*"]).await;
@@ -48,9 +49,9 @@ async fn refusal(url: &str) -> (OpenError, String) {
 #[tokio::test]
 async fn limits_of_connections_are_said_with_the_remedy() {
     let node = limited().await;
-    for (user, virtual_host, said) in [
-        ("guest", "full", "vhost 'full'"),
-        ("few", "%2f", "user 'few'"),
+    for (user, virtual_host, said, remedy) in [
+        ("guest", "full", "vhost 'full'", "set_vhost_limits"),
+        ("few", "%2f", "user 'few'", "set_user_limits"),
     ] {
         let (error, story) = refusal(&node.url_with(user, user, virtual_host)).await;
         assert!(matches!(error, OpenError::LimitReached { .. }), "{story}");
@@ -58,7 +59,9 @@ async fn limits_of_connections_are_said_with_the_remedy() {
             story.contains(said) && story.contains("limit (0) is reached"),
             "{story}"
         );
-        assert!(story.contains("set_vhost_limits") && story.contains("set_user_limits"));
+        let text = error.to_string();
+        assert!(text.contains(remedy), "{text}");
+        assert_eq!(text.matches("`rabbitmqctl").count(), 1, "{text}");
     }
 }
 
@@ -76,25 +79,37 @@ async fn a_virtual_host_without_permission_is_said() {
 #[tokio::test]
 async fn a_limit_of_channels_is_said_with_the_remedy() {
     let node = limited().await;
-    let connection = Connection::open(&node.url_with("narrow", "narrow", "%2f"))
-        .await
-        .unwrap();
-    let mut state = connection.state();
-    let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue(unique_queue("narrow"));
-    let server = Server::builder(&connection).service(dispatcher).build();
-    // The broker closes the connection of a user that opens one channel too many.
-    let said = tokio::select! {
-        said = async { loop {
-            if let Some(ConnectionState::Reconnecting { error }) = state.changed().await {
-                break error;
-            }
-        } } => said,
-        started = server.start() => panic!("it has a channel too few: {started:?}"),
+    let open = async |user| {
+        let connection = Connection::open(&node.url_with(user, user, "%2f")).await;
+        connection.unwrap()
     };
-    assert!(
-        said.contains("allowed user limit of") && said.contains("set_user_limits"),
-        "{said}"
-    );
+    let is_told = |said: &str| {
+        let is_told = said.contains("allowed user limit of") && said.contains("set_user_limits");
+        assert!(is_told && !said.contains("invalid"), "{said}");
+    };
+    // One channel is enough to begin with, and none is not.
+    for user in ["narrow", "mute"] {
+        let connection = open(user).await;
+        let mut state = connection.state();
+        let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue(unique_queue(user));
+        let server = Server::builder(&connection).service(dispatcher).build();
+        let error = server.start().await.unwrap_err();
+        assert!(matches!(error, ServeError::NoChannel { .. }), "{error:?}");
+        is_told(&story(&error));
+        // The broker closes the connection of a user that opens one channel too many.
+        while let Some(state) = state.changed().await {
+            if let ConnectionState::Reconnecting { error } = state {
+                is_told(&error);
+                break;
+            }
+        }
+    }
+    let adder = AdderClient::new(open("mute").await.client()).with_queue(unique_queue("mute"));
+    for _ in 0..3 {
+        let error = adder.add(1, 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+        is_told(&story(&error));
+    }
 }
 
 #[tokio::test]
@@ -109,6 +124,34 @@ async fn an_option_that_no_connection_can_have_is_said() {
         assert!(matches!(error, OpenError::InvalidUrl(_)), "{story}");
         assert!(story.contains(said), "{story}");
     }
+}
+
+/// RabbitMQ 3 takes every size of a frame that AMQP allows, RabbitMQ 4 none below 8192 bytes.
+#[tokio::test]
+async fn a_frame_that_is_too_small_for_rabbitmq_4_is_said() {
+    let node = shared_node().await;
+    let version = node.ctl(&["version"]).await;
+    for frame_max in [4096, 8191] {
+        let opened = Connection::open(&format!("{}?frame_max={frame_max}", node.url())).await;
+        if version.trim().starts_with("3.") {
+            opened.unwrap();
+            continue;
+        }
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, OpenError::OptionRefused { .. }),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("`frame_max`") && text.contains("raise it"),
+            "{text}"
+        );
+        assert!(format!("{error:?}").contains("8192"), "{error:?}");
+    }
+    Connection::open(&format!("{}?frame_max=8192", node.url()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

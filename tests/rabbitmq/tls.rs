@@ -3,6 +3,8 @@
 use rpc_core::{Connection, ConnectionBuilder, OpenError};
 use rpc_tests::broker::{Authority, Identity, Node};
 use rpc_tests::unique_queue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 
 use super::connecting::story;
@@ -117,6 +119,7 @@ async fn a_client_certificate_that_the_broker_does_not_trust_is_said() {
     for identity in [
         Authority::new().identity("ada", &[]),
         strict.authority.expired_identity("ada", &[]),
+        strict.authority.server_identity("ada", &[]),
     ] {
         let story = refusal(strict.builder(Some(identity))).await;
         assert!(
@@ -124,6 +127,29 @@ async fn a_client_certificate_that_the_broker_does_not_trust_is_said() {
             "{story}"
         );
     }
+}
+
+/// A peer that refuses each client with an alert of TLS, as one does that has TLS 1.1 alone.
+#[tokio::test]
+async fn a_peer_without_a_version_of_tls_in_common_is_said() {
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let url = format!(
+        "amqps://localhost:{}/%2f",
+        listener.local_addr().unwrap().port()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).await.unwrap();
+            let mut rest = vec![0; usize::from(u16::from_be_bytes([hello[3], hello[4]]))];
+            stream.read_exact(&mut rest).await.unwrap();
+            // An alert of TLS 1.1, two bytes long: fatal, protocol_version.
+            stream.write_all(&[21, 3, 2, 0, 2, 2, 70]).await.unwrap();
+        }
+    });
+    let builder = Connection::builder(url).root_certificates(Authority::new().pem());
+    let story = refusal(builder).await;
+    assert!(story.contains("enable TLS 1.2 or 1.3 there"), "{story}");
 }
 
 #[tokio::test]

@@ -479,6 +479,7 @@ fn refused(error: TransportError, followed: bool) -> RpcError {
         TransportError::Unroutable
         | TransportError::Rejected
         | TransportError::Invalid(_)
+        | TransportError::NoChannel(_)
         | TransportError::TooLarge(_) => requester::not_sent(error),
         TransportError::Lost(_) | TransportError::Refused(_) | TransportError::Unavailable(_) => {
             RpcError::new(

@@ -283,6 +283,10 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             "the broker does not allow this client a reply queue: grant its user the permissions to configure and to read queues \
              whose names begin with 'rpc.reply.'",
         ),
+        TransportError::NoChannel(_) => (
+            ErrorKind::PermissionDenied,
+            "the client may not open another channel: raise the limit of channels, or use fewer clients and servers",
+        ),
         TransportError::Refused(_) | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",

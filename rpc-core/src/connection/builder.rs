@@ -55,6 +55,9 @@ impl ConnectionBuilder {
 
     /// Adds another address of the same broker, usually another node of a RabbitMQ cluster. Attempts to connect try each in
     /// turn, the last one that worked first. All must be `amqp` URLs. Default: none.
+    ///
+    /// If none works, the error is that of the first one that refuses the connection, before those of nodes that cannot be reached; the
+    /// log tells each refusal at WARN.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self

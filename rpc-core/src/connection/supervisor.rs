@@ -323,11 +323,7 @@ pub(super) async fn connect_within(
     let deadline = crate::message::deadline_after(limit);
     for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
         match transport.connect().await {
-            Err(
-                OpenError::Unreachable { .. }
-                | OpenError::TimedOut { .. }
-                | OpenError::CredentialsUnavailable { .. },
-            ) if Instant::now() + pause < deadline => {}
+            Err(error) if error.may_pass() && Instant::now() + pause < deadline => {}
             outcome => return outcome,
         }
         tokio::time::sleep(pause).await;

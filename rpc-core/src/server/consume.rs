@@ -140,8 +140,11 @@ pub(super) enum Ended {
 impl Serving {
     /// Declares the queues and reads them, as soon as that succeeds. A passive queue has to be there.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        self.keep_opening(|failure| failure.may_pass && !failure.is_missing)
-            .await
+        self.keep_opening(|failure| {
+            let is_limit = matches!(failure.error, ServeError::NoChannel { .. });
+            failure.may_pass && !failure.is_missing && !is_limit
+        })
+        .await
     }
 
     /// Opens another session after the end of one, as soon as that succeeds; `None` when told to stop before. A user who has taken
@@ -199,7 +202,7 @@ impl Serving {
         let user_id = self.connection.user_id_on(&*link);
         let mut session = Session {
             // Before the queues, so that no notice is missed about what comes from them.
-            _notices: self.listen(&*link).await,
+            _notices: self.listen(&*link).await?,
             lines: Arc::new(Lines::new(link, channel, self.limits.batch(), user_id)),
             arrivals: SelectAll::new(),
             last_attempts: LastAttempts::default(),
@@ -225,8 +228,10 @@ impl Serving {
     }
 
     /// Hears about calls that were dropped. A server that may not do that goes on without.
-    async fn listen(&self, link: &dyn Link) -> Option<Task> {
-        let calls = self.calls.clone()?;
+    async fn listen(&self, link: &dyn Link) -> Result<Option<Task>, Failure> {
+        let Some(calls) = self.calls.clone() else {
+            return Ok(None);
+        };
         let topics: Vec<String> = self
             .queues
             .iter()
@@ -240,14 +245,22 @@ impl Serving {
             Ok::<_, TransportError>((channel, notices))
         };
         match listening.await {
-            Ok((channel, notices)) => Some(Task::spawn(async move {
+            Ok((channel, notices)) => Ok(Some(Task::spawn(async move {
                 calls.listen(notices).await;
                 drop(channel);
-            })),
+            }))),
+            // The queues would meet the same.
+            Err(error @ (TransportError::Lost(_) | TransportError::NoChannel(_))) => {
+                Err(self.failure(None, error))
+            }
             Err(error) => {
                 let error = error.to_string();
-                warn!(?error, "dropped calls will not be cancelled");
-                None
+                warn!(
+                    ?error,
+                    "dropped calls will not be cancelled: grant the server's user the permissions to configure, write and read queues \
+                     whose names begin with 'rpc.notices.', and to read the exchange 'amq.direct'"
+                );
+                Ok(None)
             }
         }
     }
@@ -287,6 +300,14 @@ impl Serving {
                 may_pass: false,
                 is_missing: false,
                 is_forbidden: false,
+            },
+            (error @ TransportError::NoChannel(_), _) => Failure {
+                error: ServeError::NoChannel {
+                    source: error.into(),
+                },
+                // After a loss, the channels of the lost connection may still be counted.
+                may_pass: true,
+                is_missing: false,
             },
             (error @ TransportError::Lost(_), _) | (error, None) => Failure {
                 error: ServeError::Disconnected(error.into()),

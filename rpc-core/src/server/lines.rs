@@ -230,7 +230,10 @@ async fn publish(
 pub(super) fn may_pass(error: &TransportError) -> bool {
     matches!(
         error,
-        TransportError::Lost(_) | TransportError::Forbidden(_) | TransportError::Unavailable(_)
+        TransportError::Lost(_)
+            | TransportError::Forbidden(_)
+            | TransportError::Unavailable(_)
+            | TransportError::NoChannel(_)
     )
 }
 

@@ -133,6 +133,7 @@ impl Server {
     /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`], [`ServeError::InvalidService`] and [`ServeError::NoService`] for an
     /// invalid configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
     /// because it does not exist and is not to be declared ([`QueueOptions::passive`](crate::QueueOptions::passive)),
+    /// [`ServeError::NoChannel`] when a limit leaves no room for its channels,
     /// [`ServeError::Closed`] when the connection is closed on this side.
     ///
     /// # Cancel safety

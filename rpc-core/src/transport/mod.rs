@@ -312,6 +312,13 @@ pub(crate) enum TransportError {
     /// The same, for a queue that is not there, or not at the moment: the node that has it may be down.
     #[error("{0}")]
     Unavailable(Arc<BoxError>),
+    /// No other channel may be opened, on the connection or by its user.
+    #[error("{0}")]
+    #[cfg_attr(
+        not(feature = "amqp"),
+        expect(dead_code, reason = "the embedded broker has no such limit")
+    )]
+    NoChannel(Arc<BoxError>),
     /// The message does not fit into AMQP.
     #[error("{0}")]
     Invalid(String),

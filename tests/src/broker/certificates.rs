@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
 /// The files of [`write()`], in its folder.
@@ -59,7 +59,19 @@ impl Authority {
     /// When a name cannot be one of a host.
     #[must_use]
     pub fn identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
-        self.issue(common_name, hosts, false)
+        self.issue(common_name, hosts, |_| {})
+    }
+
+    /// The same, for servers alone.
+    ///
+    /// # Panics
+    ///
+    /// When a name cannot be one of a host.
+    #[must_use]
+    pub fn server_identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
+        self.issue(common_name, hosts, |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        })
     }
 
     /// The same, out of date.
@@ -69,19 +81,24 @@ impl Authority {
     /// When a name cannot be one of a host.
     #[must_use]
     pub fn expired_identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
-        self.issue(common_name, hosts, true)
+        self.issue(common_name, hosts, |params| {
+            params.not_after = date_time_ymd(2020, 1, 1);
+        })
     }
 
-    fn issue(&self, common_name: &str, hosts: &[&str], is_expired: bool) -> Identity {
+    fn issue(
+        &self,
+        common_name: &str,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).expect("hosts have names of hosts");
         params
             .distinguished_name
             .push(DnType::CommonName, common_name);
         params.use_authority_key_identifier_extension = true;
-        if is_expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
+        change(&mut params);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.0);
         Identity {

@@ -21,8 +21,7 @@ use super::direct::{self, DirectReplies};
 use super::intake::Intake;
 use super::properties::{short, to_message, to_table};
 use super::publisher::{self, Address, Line, Publish, Waiting, closed};
-use super::refused_or_lost;
-use super::within_limit;
+use super::{not_opened, refused_or_lost, within_limit};
 use crate::task::Task;
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Reply,
@@ -55,7 +54,7 @@ impl AmqpChannel {
         intake: Arc<Intake>,
         direct_replies: Option<Arc<DirectReplies>>,
     ) -> Result<Self, TransportError> {
-        let channel = connection.create_channel().await.map_err(refused_or_lost)?;
+        let channel = connection.create_channel().await.map_err(not_opened)?;
         let (queued, to_publish) = publisher::queue();
         let (returned, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
         let line = Arc::new(Line::new(channel));

@@ -12,7 +12,7 @@ use futures_util::stream::StreamExt;
 use lapin::Event;
 use smol_str::SmolStr;
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::channel::AmqpChannel;
 use super::direct::DirectReplies;
@@ -22,7 +22,7 @@ use super::options::Options;
 use super::renewal::Renewal;
 use super::tls::Connector;
 use super::url::Endpoint;
-use super::within_limit;
+use super::{CLOSED, within_limit};
 use crate::error::{OpenError, with_causes};
 use crate::task::Task;
 use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
@@ -68,12 +68,12 @@ impl AmqpTransport {
         endpoints.collect::<Vec<_>>().join(", ")
     }
 
-    /// Tries each address once, in turn.
+    /// Tries each address once, in turn. If none works, the error is that of the first one that refuses, else that of the first one.
     async fn try_each(&self) -> Result<Arc<dyn Link>, OpenError> {
         let first = self.next.load(Ordering::Relaxed);
         // The same for all, so that an outage does not multiply the questions.
         let given = self.logins[first % self.logins.len()].ask().await?;
-        let mut outcome = Err(OpenError::InvalidUrl("there is none".to_owned()));
+        let mut failure = None;
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
@@ -85,12 +85,22 @@ impl AmqpTransport {
                 }
                 Err(error) => {
                     let reason = with_causes(&error);
-                    debug!(reason, "an endpoint was not reached");
-                    outcome = Err(error);
+                    match error.may_pass() {
+                        true => debug!(reason, "an endpoint was not reached"),
+                        // A single one is told of by those who asked for the connection.
+                        false if self.logins.len() > 1 => {
+                            warn!(?reason, "an endpoint refuses the connection");
+                        }
+                        false => {}
+                    }
+                    let is_known = |failure: &OpenError| !failure.may_pass() || error.may_pass();
+                    if !failure.as_ref().is_some_and(is_known) {
+                        failure = Some(error);
+                    }
                 }
             }
         }
-        outcome
+        Err(failure.unwrap_or_else(|| OpenError::InvalidUrl("there is none".to_owned())))
     }
 }
 
@@ -122,13 +132,25 @@ impl AmqpLink {
     }
 }
 
+impl AmqpLink {
+    /// The cause for which the link was lost, which its watcher soon reports.
+    async fn loss(&self) -> TransportError {
+        let mut status = self.status.clone();
+        let lost = status.wait_for(|status| matches!(status, LinkStatus::Lost(_)));
+        match lost.await.as_deref() {
+            Ok(LinkStatus::Lost(cause)) => cause.clone(),
+            _ => TransportError::lost(CLOSED),
+        }
+    }
+}
+
 /// How often a link is looked at. lapin has events for most losses, but not for a close by the broker.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Reports how a link is until it is lost.
 async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<LinkStatus>) {
     let mut events = pin!(connection.events_listener());
-    let mut cause = "the broker closed the connection".to_owned();
+    let mut cause = CLOSED.to_owned();
     loop {
         let event = tokio::time::timeout(LOOK_INTERVAL, events.next()).await;
         match event {
@@ -179,8 +201,14 @@ impl Link for AmqpLink {
             let intake = self.intake.clone();
             let direct_replies = Some(self.direct_replies.clone());
             let connection = &self.session.connection;
-            let channel = AmqpChannel::open(connection, mode, intake, direct_replies).await?;
-            Ok(Arc::new(channel) as Arc<dyn Channel>)
+            match AmqpChannel::open(connection, mode, intake, direct_replies).await {
+                Ok(channel) => Ok(Arc::new(channel) as Arc<dyn Channel>),
+                // Others may have been told of the cause.
+                Err(TransportError::Lost(_)) if !connection.status().connected() => {
+                    Err(self.loss().await)
+                }
+                Err(error) => Err(error),
+            }
         }
         .boxed()
     }

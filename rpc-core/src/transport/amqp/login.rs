@@ -22,7 +22,7 @@ use super::intake::Intake;
 use super::renewal::Renewal;
 use super::sasl::Sasl;
 use super::tls::Connector;
-use super::url::Endpoint;
+use super::url::{Endpoint, OPTIONS};
 use crate::credentials::{Credentials, Provider};
 use crate::error::OpenError;
 
@@ -231,11 +231,20 @@ impl Login {
             Stage::LoggingIn if error.is_io_error() => {
                 let offered = self.offered_mechanisms().await?;
                 let mechanism = self.endpoint.mechanism().name();
-                let is_offered = offered.split(' ').any(|one| one == mechanism);
-                (!is_offered).then_some(OpenError::MechanismRefused {
+                if !offered.split(' ').any(|one| one == mechanism) {
+                    return Some(OpenError::MechanismRefused {
+                        endpoint,
+                        mechanism,
+                        offered,
+                    });
+                }
+                // It says so, but resets the connection before that arrives.
+                let is_small = self.endpoint.frame_max_is_small();
+                is_small.then(|| OpenError::OptionRefused {
                     endpoint,
-                    mechanism,
-                    offered,
+                    option: "frame_max",
+                    hint: "RabbitMQ 4 takes no value below 8192; raise it, or leave it out",
+                    source: cause(error),
                 })
             }
             _ => None,
@@ -261,10 +270,20 @@ impl Login {
             Some((AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), said)) => {
                 let said = said.as_str();
                 if said.contains("connection limit") && said.contains("reached") {
-                    return OpenError::LimitReached { endpoint, source };
+                    let hint = limit_hint(said);
+                    return OpenError::LimitReached {
+                        endpoint,
+                        hint,
+                        source,
+                    };
                 }
-                if said.contains("negotiated ") {
-                    return OpenError::OptionRefused { endpoint, source };
+                if let Some((option, hint)) = refused_option(said) {
+                    return OpenError::OptionRefused {
+                        endpoint,
+                        option,
+                        hint,
+                        source,
+                    };
                 }
                 let virtual_host = self.endpoint.uri.vhost.clone();
                 let hint = if virtual_host.is_empty() {
@@ -302,6 +321,15 @@ impl Login {
             Stage::Securing => {
                 "it ended the connection during the TLS handshake; is it the port for amqp:// URLs?"
             }
+            Stage::Greeting if error.is_io_error() => match self.tls {
+                Some(_) => {
+                    "it ended the connection at once: is it being started or stopped, or a load balancer that has no node?"
+                }
+                None => {
+                    "it ended the connection at once: is it being started or stopped, a load balancer that has no node, or the port \
+                     for amqps:// URLs?"
+                }
+            },
             Stage::Greeting if self.tls.is_none() => {
                 "what listens there does not speak AMQP; is it the port for amqps:// URLs?"
             }
@@ -314,6 +342,30 @@ impl Login {
             source,
         }
     }
+}
+
+/// Names the limit of connections that the broker's words are about, and the way to raise it.
+fn limit_hint(said: &str) -> &'static str {
+    if said.contains("user connection limit") {
+        "the user has as many as it may have: close others, or raise its limit with `rabbitmqctl set_user_limits`"
+    } else if said.contains("node connection limit") {
+        "the node has as many as it may have: close others, or raise `connection_max` in its configuration"
+    } else {
+        "the virtual host has as many as it may have: close others, or raise its limit with `rabbitmqctl set_vhost_limits`"
+    }
+}
+
+/// The option of the URL that the broker's words refuse, and a way out.
+fn refused_option(said: &str) -> Option<(&'static str, &'static str)> {
+    let (_, refused) = said.split_once("negotiated ")?;
+    let option = OPTIONS
+        .into_iter()
+        .find(|option| refused.starts_with(option))?;
+    let hint = match refused.contains("lower than") {
+        true => "raise it, or leave it out",
+        false => "lower it, or leave it out",
+    };
+    Some((option, hint))
 }
 
 /// Splits what begins with AMQP's long string, or a table, behind that.
@@ -349,5 +401,47 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("connected", &self.connection.status().connected())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_reached_is_named_with_its_own_remedy() {
+        for (said, part) in [
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached",
+                "set_vhost_limits",
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached",
+                "set_user_limits",
+            ),
+            (
+                "NOT_ALLOWED - connection refused: node connection limit (1) is reached",
+                "connection_max",
+            ),
+        ] {
+            assert!(limit_hint(said).contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_option_that_is_refused_is_named() {
+        for (said, refused) in [
+            (
+                "NOT_ALLOWED - negotiated frame_max = 4096 is lower than the minimum allowed value (8192)",
+                Some(("frame_max", "raise it, or leave it out")),
+            ),
+            (
+                "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value (2047)",
+                Some(("channel_max", "lower it, or leave it out")),
+            ),
+            ("NOT_ALLOWED - vhost negotiated not found", None),
+        ] {
+            assert_eq!(refused_option(said), refused, "{said}");
+        }
     }
 }

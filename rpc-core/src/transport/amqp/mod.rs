@@ -23,10 +23,11 @@ mod settled;
 mod tls;
 mod url;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tracing::warn;
 
 use crate::error::BoxError;
@@ -45,6 +46,9 @@ async fn within_limit(what: &str, closing: impl Future<Output = ()> + Send) {
     }
 }
 
+/// The cause of a loss, unless there is another.
+const CLOSED: &str = "the broker ended the connection";
+
 /// The error of a connection that may not have another channel.
 const NO_CHANNEL: &str = "all channels of the connection are in use: raise `channel_max`, in the URL and in the broker's configuration, \
      or open another connection";
@@ -54,9 +58,18 @@ const NO_CHANNEL: &str = "all channels of the connection are in use: raise `chan
 fn cause(error: &lapin::Error) -> BoxError {
     match error.kind() {
         lapin::ErrorKind::IOError(cause) => {
-            std::io::Error::new(cause.kind(), cause.to_string()).into()
+            let kind = cause.kind();
+            match kind {
+                // rustls's words are those of its manual.
+                io::ErrorKind::UnexpectedEof => io::Error::new(kind, CLOSED),
+                _ => io::Error::new(kind, cause.to_string()),
+            }
+            .into()
         }
         lapin::ErrorKind::ProtocolError(refusal) => refusal_in_words(refusal).into(),
+        // lapin's words name its own states.
+        lapin::ErrorKind::InvalidConnectionState(_) => "the connection was lost before".into(),
+        lapin::ErrorKind::InvalidChannelState(..) => "the channel was closed before".into(),
         _ => error.to_string().into(),
     }
 }
@@ -66,6 +79,8 @@ fn refusal_in_words(refusal: &lapin::protocol::AMQPError) -> String {
     let said = refusal.get_message().as_str();
     let remedy = if said.contains("maximum allowed user limit") {
         ": raise it with `rabbitmqctl set_user_limits`, or use fewer clients and servers as this user"
+    } else if is_limit_of_channels(said) {
+        ": raise `channel_max_per_node` there, or use fewer clients and servers"
     } else {
         ""
     };
@@ -75,13 +90,16 @@ fn refusal_in_words(refusal: &lapin::protocol::AMQPError) -> String {
     }
 }
 
+/// Recognizes the broker's words about a user, or a node, that has as many channels as it may have. The broker closes the connection that
+/// asks for another one.
+fn is_limit_of_channels(said: &str) -> bool {
+    said.contains("number of channels opened") && said.contains("maximum allowed")
+}
+
 /// Tells an operation that the broker refused, which closed the channel, from a lost connection.
 fn refused_or_lost(error: lapin::Error) -> TransportError {
     let refusal = match error.kind() {
         lapin::ErrorKind::ProtocolError(refusal) => Some(refusal.kind().clone()),
-        lapin::ErrorKind::ChannelsLimitReached => {
-            return TransportError::Refused(Arc::new(NO_CHANNEL.into()));
-        }
         _ => None,
     };
     let cause = Arc::new(cause(&error));
@@ -92,5 +110,21 @@ fn refused_or_lost(error: lapin::Error) -> TransportError {
         Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => TransportError::Forbidden(cause),
         Some(AMQPErrorKind::Soft(_)) => TransportError::Refused(cause),
         _ => TransportError::Lost(cause),
+    }
+}
+
+/// Tells a limit of channels from the other causes for which a channel could not be opened.
+fn not_opened(error: lapin::Error) -> TransportError {
+    match error.kind() {
+        lapin::ErrorKind::ChannelsLimitReached => {
+            TransportError::NoChannel(Arc::new(NO_CHANNEL.into()))
+        }
+        lapin::ErrorKind::ProtocolError(refusal)
+            if *refusal.kind() == AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+                && is_limit_of_channels(refusal.get_message().as_str()) =>
+        {
+            TransportError::NoChannel(Arc::new(cause(&error)))
+        }
+        _ => refused_or_lost(error),
     }
 }

@@ -19,6 +19,10 @@ pub(super) struct Connector {
     has_identity: bool,
 }
 
+/// The reason of a broker that speaks an old TLS alone.
+const OTHER_TLS: &str =
+    "the broker has no version or cipher of TLS that rustls has: enable TLS 1.2 or 1.3 there";
+
 impl Connector {
     /// Reads the certificates of the platform and those that were given.
     pub(super) fn new(options: &Options) -> Result<Self, OpenError> {
@@ -89,6 +93,11 @@ impl Connector {
                 AlertDescription::HandshakeFailure if !self.has_identity => {
                     "the broker wants a client certificate, which `ConnectionBuilder::identity` sets, or has no cipher that rustls has"
                 }
+                AlertDescription::HandshakeFailure => {
+                    "the broker does not accept the client certificate: is it one for clients (extendedKeyUsage clientAuth)? The broker's \
+                     log says more"
+                }
+                AlertDescription::ProtocolVersion => OTHER_TLS,
                 AlertDescription::BadCertificate
                 | AlertDescription::UnsupportedCertificate
                 | AlertDescription::CertificateRevoked
@@ -105,9 +114,7 @@ impl Connector {
             Error::InvalidMessage(_) => {
                 "what listens there does not speak TLS: is it the port for amqp:// URLs?"
             }
-            Error::PeerIncompatible(_) => {
-                "the broker has no version or cipher of TLS that rustls has: enable TLS 1.2 or 1.3 there"
-            }
+            Error::PeerIncompatible(_) => OTHER_TLS,
             _ => "the TLS handshake failed",
         })
     }

@@ -22,7 +22,7 @@ const MAX_HEARTBEAT: u16 = 45;
 /// The options that a URL may carry (<https://www.rabbitmq.com/docs/uri-query-parameters>).
 ///
 /// lapin ignores every other one. We do not: a misspelt `heartbeat` or an ignored `verify` is a bad surprise.
-const OPTIONS: [&str; 5] = [
+pub(super) const OPTIONS: [&str; 5] = [
     "auth_mechanism",
     "channel_max",
     "connection_timeout",
@@ -35,8 +35,9 @@ const OPTIONS: [&str; 5] = [
 /// try again alone.
 const MIN_CHANNELS: u16 = 8;
 
-/// The smallest limit of a frame that AMQP 0-9-1 allows, in bytes. RabbitMQ 4 asks for twice as much.
+/// The smallest limit of a frame that AMQP 0-9-1 allows, in bytes, and the smallest that RabbitMQ 4 does.
 const MIN_FRAME: u32 = 4096;
+const RABBITMQ_4_MIN_FRAME: u32 = 8192;
 
 /// Where a broker is, and as whom to log in there. Prints as `host:port`, never with the password.
 #[derive(Clone)]
@@ -169,6 +170,14 @@ impl Endpoint {
             );
         }
         Ok(())
+    }
+
+    /// Returns `true` for a limit of a frame that AMQP and RabbitMQ 3 allow, but not RabbitMQ 4.
+    pub(super) fn frame_max_is_small(&self) -> bool {
+        matches!(
+            self.uri.query.frame_max,
+            Some(MIN_FRAME..RABBITMQ_4_MIN_FRAME)
+        )
     }
 
     /// Returns `true` for an encrypted connection.
