@@ -127,7 +127,7 @@ fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
 }
 
 /// Tells whether `#[async_trait]` has been here: each of its methods has a lifetime of that name.
-fn is_rewritten(signature: &Signature) -> bool {
+pub(crate) fn is_rewritten(signature: &Signature) -> bool {
     let mut lifetimes = signature.generics.lifetimes();
     lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
 }
