@@ -27,7 +27,7 @@ pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
 
-/// A [`Value`], with what to say of a type that is none.
+/// A [`Value`] that a method returns, with what to say of a type that is none.
 ///
 /// `Unnamed` is the type of [`unnamed`], which no program can write. The compiler therefore does not propose this trait as a bound of a
 /// type parameter.
@@ -35,12 +35,27 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
     message = "`{Self}` cannot be sent over the wire",
     label = "not `Serialize + DeserializeOwned + Send + 'static`",
     note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
+    note = "for a type of another crate, enable the feature `serde` of that crate, if it has one",
     note = "for a type parameter of the trait, write the bounds: `trait Store<T: Serialize + DeserializeOwned + Send + 'static>`"
 )]
 pub trait Sent<Unnamed> {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Value, Unnamed> Sent<Unnamed> for T {}
+
+/// The same of an argument without `#[ctx]`, which may be the context under another name or inside another type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire",
+    label = "not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
+    note = "for a type of another crate, enable the feature `serde` of that crate, if it has one",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<T: Serialize + DeserializeOwned + Send + 'static>`",
+    note = "for the context of the call, which the server gives to a handler and callers do not send, write `#[ctx] cx: rpc_core::Context`"
+)]
+pub trait SentArgument<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentArgument<Unnamed> for T {}
 
 /// The same of an argument whose type is called `Context` and has no `#[ctx]`.
 #[diagnostic::on_unimplemented(
@@ -62,6 +77,7 @@ impl<T: Value, Unnamed> SentContext<Unnamed> for T {}
     note = "for an error of your own, write `#[derive(Debug, serde::Serialize, serde::Deserialize)]`",
     note = "serde knows nothing of `anyhow::Error`, `std::io::Error` and their like: return an error type of your own, and have the handler \
             turn others into it, such as with `.map_err(|error| OrderError::Internal(error.to_string()))`",
+    note = "every call can fail with `RpcError`, whatever its method returns: instead of `Result<u64, RpcError>` return `u64`",
     note = "for a type parameter of the trait, write the bounds: `trait Store<E: Serialize + DeserializeOwned + Send + 'static>`"
 )]
 pub trait SentError<Unnamed> {}
@@ -176,7 +192,7 @@ fn read<T: Value>(response: &Response, unreadable: &mut bool) -> Result<T, RpcEr
 }
 
 /// States that an argument can be sent.
-pub fn check_argument<A: Sent<U>, U>(_unnamed: U) {}
+pub fn check_argument<A: SentArgument<U>, U>(_unnamed: U) {}
 
 /// States the same of an argument whose type is called `Context`.
 pub fn check_context<A: SentContext<U>, U>(_unnamed: U) {}

@@ -20,7 +20,8 @@ use crate::message::{Request, Response};
     message = "`{Self}` cannot carry RPC calls",
     label = "not a cloneable service of `rpc_core::Request`",
     note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it",
-    note = "with the layers around it, it has to be `Clone`: put a tower `BufferLayer` around one that is not, such as a rate limit",
+    note = "with the layers around it, it has to be `Clone`: put one that is not, such as a rate limit, into one layer with a tower \
+            `BufferLayer` around it, as in `ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1))`",
     note = "a layer of your own makes a `Service<Request, Response = Response>`, whose error turns into a boxed one and whose future is `Send`"
 )]
 pub trait RpcService:

@@ -1,4 +1,4 @@
-//! The name under which a crate knows `rpc_core`, where its `Cargo.toml` renames the dependency.
+//! The name under which a crate knows `rpc_core`: its own, one that `Cargo.toml` gives the dependency, or none.
 //!
 //! A macro cannot ask the compiler that. It runs inside of it, though, and the compiler's arguments say which file is known by which
 //! name: `--extern bus=/…/librpc_core-0123456789abcdef.rmeta`. Tools that expand macros by themselves, such as editors, have no such
@@ -8,38 +8,64 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use proc_macro2::Ident;
-
-/// The new name of `rpc_core`. `None` if it has its own name, or is not a dependency.
-pub(crate) fn new_name() -> Option<Ident> {
-    let arguments = env::args_os();
-    let name = new_name_in(arguments.filter_map(|argument| argument.into_string().ok()))?;
-    syn::parse_str(&name).ok()
+/// The name of `rpc_core` in the crate that is compiled.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Name {
+    /// Its own, as far as the arguments tell.
+    Own,
+    New(String),
+    /// None: the crate has dependencies, and `rpc_core` is not among them.
+    Missing,
 }
 
-fn new_name_in(mut arguments: impl Iterator<Item = String>) -> Option<String> {
-    let mut renamed = None;
-    while let Some(argument) = arguments.next() {
-        let dependency = match argument.strip_prefix("--extern") {
-            Some("") => arguments.next()?,
-            Some(dependency) if dependency.starts_with('=') => dependency[1..].to_owned(),
-            // Such as rustdoc's `--extern-html-root-url`.
-            Some(_) | None => continue,
-        };
-        let (name, file) = match dependency.split_once('=') {
-            Some((name, file)) => (name, Path::new(file)),
-            None => (dependency.as_str(), Path::new("")),
-        };
+pub(crate) fn name() -> Name {
+    let arguments = env::args_os();
+    let arguments: Vec<_> = arguments
+        .filter_map(|argument| argument.into_string().ok())
+        .collect();
+    name_in(&arguments)
+}
+
+fn name_in(arguments: &[String]) -> Name {
+    let mut name = Name::Missing;
+    for dependency in values(arguments, "--extern") {
+        let (known_as, file) = dependency.split_once('=').unwrap_or((dependency, ""));
         // Options may stand before the name, as in `priv:bus`.
-        let name = name.rsplit(':').next().unwrap_or(name);
-        if name == "rpc_core" {
-            return None;
+        let known_as = known_as.rsplit(':').next().unwrap_or(known_as);
+        if known_as == "rpc_core" {
+            return Name::Own;
         }
-        if is_rpc_core(file) {
-            renamed = Some(name.to_owned());
+        if is_rpc_core(Path::new(file)) {
+            name = Name::New(known_as.to_owned());
         }
     }
-    renamed
+    if name == Name::Missing && !are_all(arguments) {
+        return Name::Own;
+    }
+    name
+}
+
+/// Tells whether the arguments name every dependency by which the crate could know `rpc_core`.
+fn are_all(arguments: &[String]) -> bool {
+    let is_rpc_core = values(arguments, "--crate-name").any(|name| name == "rpc_core");
+    // More arguments are in a file, as for the examples in docs.
+    let has_more = arguments.iter().any(|argument| argument.starts_with('@'));
+    values(arguments, "--extern").next().is_some() && !is_rpc_core && !has_more
+}
+
+/// The values of an option, which stand behind it or in the next argument.
+fn values<'a>(arguments: &'a [String], option: &str) -> impl Iterator<Item = &'a str> {
+    let nexts = arguments.iter().skip(1).map(Some).chain([None]);
+    arguments
+        .iter()
+        .zip(nexts)
+        .filter_map(
+            move |(argument, next)| match argument.strip_prefix(option)? {
+                "" => next.map(String::as_str),
+                // Without `=` another option, such as rustdoc's `--extern-html-root-url`.
+                rest => rest.strip_prefix('='),
+            },
+        )
 }
 
 /// Tells whether a file is `rpc_core` as the compiler names it.
@@ -51,10 +77,11 @@ fn is_rpc_core(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::new_name_in;
+    use super::{Name, name_in};
 
-    fn new_name(arguments: &str) -> Option<String> {
-        new_name_in(arguments.split(' ').map(str::to_owned))
+    fn name(arguments: &str) -> Name {
+        let arguments: Vec<_> = arguments.split(' ').map(str::to_owned).collect();
+        name_in(&arguments)
     }
 
     #[test]
@@ -65,21 +92,33 @@ mod tests {
             "rustc --extern priv:bus=/t/librpc_core.rlib",
             "rustdoc --extern-html-root-url serde=https://docs.rs --extern bus=/t/librpc_core-0a.rmeta",
         ] {
-            assert_eq!(new_name(arguments).as_deref(), Some("bus"), "{arguments}");
+            assert_eq!(name(arguments), Name::New("bus".to_owned()), "{arguments}");
         }
     }
 
     #[test]
-    fn nothing_is_renamed_where_the_own_name_is_there_or_neither_is() {
+    fn nothing_is_renamed_where_the_own_name_is_there_or_dependencies_are_not_known() {
         for arguments in [
             "rustc --extern rpc_core=/t/librpc_core-0a.rmeta",
             "rustc --extern bus=/t/librpc_core-0a.rmeta --extern rpc_core=/t/librpc_core-0b.rmeta",
             "rustc --extern rpc_core",
-            "rustc --extern bus=/t/librpc_core_extras-0a.rmeta --extern other=/t/libother.so",
+            "rustc --crate-name rpc_core --extern serde=/t/libserde-1.rmeta src/lib.rs",
+            "rustc --crate-name=rpc_core --extern serde=/t/libserde-1.rmeta src/lib.rs",
+            "rustc @/t/rustdoc-cfgs --extern doctest_bundle=/t/libdoctest_bundle.rmeta",
             "editor --stdio",
             "rustc --extern",
         ] {
-            assert_eq!(new_name(arguments), None, "{arguments}");
+            assert_eq!(name(arguments), Name::Own, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_crate_with_other_dependencies_alone_does_not_know_it() {
+        for arguments in [
+            "rustc --crate-name app --extern facade=/t/libfacade-0a.rmeta src/lib.rs",
+            "rustc --extern bus=/t/librpc_core_extras-0a.rmeta --extern other=/t/libother.so",
+        ] {
+            assert_eq!(name(arguments), Name::Missing, "{arguments}");
         }
     }
 }

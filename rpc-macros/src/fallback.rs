@@ -10,12 +10,12 @@ use quote::{ToTokens, format_ident, quote};
 use syn::visit::{self, Visit};
 use syn::{
     FnArg, GenericParam, Generics, ItemTrait, Receiver, ReturnType, Safety, TraitItem, TraitItemFn,
-    Type,
+    Type, parse_quote,
 };
 
 use crate::attributes;
 use crate::expand::{handler_head, handler_method};
-use crate::model::{Broken, Method};
+use crate::model::{Broken, Method, is_rewritten};
 
 /// The errors, the trait as far as it goes, and a client and a dispatcher that nothing can be wrong with.
 pub(crate) fn expand(broken: Broken) -> TokenStream {
@@ -107,8 +107,7 @@ fn lenient_method(
         Safety::Unsafe(token) => Some(token),
         Safety::Safe(_) | Safety::Default => None,
     };
-    let (abi, ident, generics) = (&signature.abi, &signature.ident, &signature.generics);
-    let (_, _, clause) = generics.split_for_impl();
+    let (abi, ident, mut generics) = (&signature.abi, &signature.ident, signature.generics.clone());
     let receiver = match signature.receiver() {
         // `mut self` is a mistake that the compiler reports as well.
         Some(receiver) => {
@@ -118,8 +117,19 @@ fn lenient_method(
             };
             receiver.into_token_stream()
         }
+        // `#[async_trait]` gives the `&self` of the `impl` a lifetime.
+        None if is_rewritten(signature) => {
+            generics.params.push(parse_quote!('__rpc_self));
+            let clause = generics.make_where_clause();
+            clause
+                .predicates
+                .push(parse_quote!('__rpc_self: 'async_trait));
+            clause.predicates.push(parse_quote!(Self: 'async_trait));
+            quote!(&'__rpc_self self)
+        }
         None => quote!(&self),
     };
+    let (_, _, clause) = generics.split_for_impl();
     let output = match &signature.output {
         ReturnType::Type(_, ty) if !Oddities::of(ty).is_opaque => lenient_type(ty, mistake),
         _ => quote!([(); #mistake]),

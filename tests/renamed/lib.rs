@@ -1,6 +1,7 @@
 //! `#[rpc]` finds `rpc_core` where `Cargo.toml` renames it, without the option `crate`.
 
-use bus::rpc;
+pub use bus;
+pub use bus::rpc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

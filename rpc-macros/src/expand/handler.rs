@@ -1,7 +1,7 @@
 //! The trait itself, for handlers to implement.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::{Token, TypeParamBound};
 
@@ -46,16 +46,17 @@ pub(crate) fn method(method: &Method) -> TokenStream {
         ..
     } = method;
     let span = generated_at(ident.span());
-    let (lifetime, receiver) = match &method.receiver {
-        _ if method.running == Running::Blocking && method.asyncness.is_some() => (
-            // In a trait that says `async fn`, the handler of a blocking method is easily `async`, too. The compiler's error then shows
-            // the two signatures, and nothing but the name of a lifetime can say why they differ.
-            quote_spanned!(span=> <'blocking_without_async>),
-            quote_spanned!(span=> &'blocking_without_async self),
-        ),
-        Some(receiver) => (TokenStream::new(), quote!(#receiver)),
-        None => (TokenStream::new(), quote_spanned!(span=> &self)),
+    let receiver = match &method.receiver {
+        Some(receiver) => receiver.self_token.to_token_stream(),
+        None => quote_spanned!(span=> self),
     };
+    // The handler of a blocking method is easily `async` like those of the others. The compiler's error then shows the two
+    // signatures, and nothing but the name of a lifetime can say why they differ.
+    let lifetime = (method.running == Running::Blocking)
+        .then(|| quote_spanned!(span=> 'blocking_without_async));
+    let parameters = lifetime
+        .as_ref()
+        .map(|lifetime| quote_spanned!(span=> <#lifetime>));
     let arguments = method.arguments.iter().map(
         |Argument {
              attributes,
@@ -78,7 +79,7 @@ pub(crate) fn method(method: &Method) -> TokenStream {
     };
     quote_spanned! {span=>
         #(#attributes)*
-        fn #ident #lifetime(#receiver, #(#arguments),*) #output #body
+        fn #ident #parameters(&#lifetime #receiver, #(#arguments),*) #output #body
     }
 }
 

@@ -1,8 +1,9 @@
 //! The arguments of a method.
 
 use proc_macro2::Ident;
+use quote::ToTokens as _;
 use syn::ext::IdentExt as _;
-use syn::{Attribute, LitStr, Meta, Pat, PatIdent, PatType, Type};
+use syn::{Attribute, LitStr, Meta, Pat, PatIdent, PatType, Type, TypeReference};
 
 use crate::attributes;
 use crate::mistakes::Mistakes;
@@ -39,9 +40,16 @@ impl Argument {
             lints,
         } = Marks::check(&written.attrs, mistakes);
         match (&context, &*written.ty) {
+            (None, Type::Reference(ty)) if is_called_context(&ty.elem) => {
+                mistakes.at(ty, borrowed_context(&written.pat, ty));
+            }
             (None, ty) => owned::check(ty, mistakes),
             (Some(_), Type::Reference(ty)) => {
-                mistakes.at(ty, "the handler owns its context: write `Context`");
+                let (pattern, owned) = (written.pat.to_token_stream(), owned::owned(&ty.elem));
+                mistakes.at(
+                    ty,
+                    format!("the handler owns its context: write `#[ctx] {pattern}: {owned}`"),
+                );
             }
             // The compiler says whether it is a `Context`.
             (Some(_), _) => {}
@@ -73,8 +81,22 @@ impl Argument {
 
     /// Tells whether its type is called `Context`, by whatever path. Whose type that is, the compiler knows.
     pub(crate) fn is_called_context(&self) -> bool {
-        matches!(&self.ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Context"))
+        is_called_context(&self.ty)
     }
+}
+
+fn is_called_context(ty: &Type) -> bool {
+    matches!(ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Context"))
+}
+
+/// The mistake of a type such as `&Context` without `#[ctx]`.
+fn borrowed_context(pattern: &Pat, ty: &TypeReference) -> String {
+    let (pattern, owned) = (pattern.to_token_stream(), owned::owned(&ty.elem));
+    format!(
+        "`{}` is borrowed: write `#[ctx] {pattern}: {owned}` for the context of the call, which the handler owns, or remove the `&` for a \
+         type of your own that callers send",
+        owned::text(ty)
+    )
 }
 
 /// The attributes of an argument.

@@ -5,7 +5,7 @@ use quote::{ToTokens, quote};
 use syn::ext::IdentExt as _;
 use syn::{
     Attribute, Block, FnArg, Generics, PathArguments, Receiver, ReceiverKind, ReturnType, Safety,
-    Signature, Token, TraitItemFn, Type, TypeParamBound, parse_quote,
+    Signature, TraitItemFn, Type, TypeParamBound, parse_quote,
 };
 
 use crate::attributes;
@@ -18,8 +18,6 @@ use crate::parse;
 pub(crate) struct Method {
     /// All but `#[rpc]`.
     pub(crate) attributes: Vec<Attribute>,
-    /// The `async` that the user wrote, which a blocking method need not have.
-    pub(crate) asyncness: Option<Token![async]>,
     pub(crate) ident: Ident,
     /// The `&self` that the user wrote.
     pub(crate) receiver: Option<Receiver>,
@@ -87,7 +85,6 @@ impl Method {
         check_name(&signature.ident, mistakes);
         Self {
             attributes: attributes::without_rpc(&written.attrs),
-            asyncness: signature.asyncness,
             ident: signature.ident.clone(),
             receiver,
             arguments,

@@ -10,4 +10,4 @@ mod service;
 
 pub(crate) use argument::{Argument, Role};
 pub(crate) use method::{Answer, Method, Running};
-pub(crate) use service::{Alternatives, Broken, Service, is_supertrait};
+pub(crate) use service::{Alternatives, Broken, Service, is_rewritten, is_supertrait};

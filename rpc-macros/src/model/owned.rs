@@ -118,7 +118,7 @@ fn is_self(path: &TypePath) -> bool {
 }
 
 /// The owned type to write instead of a borrowed one.
-fn owned(ty: &Type) -> String {
+pub(crate) fn owned(ty: &Type) -> String {
     match ty {
         Type::Path(path) if path.path.is_ident("str") => "String".to_owned(),
         Type::Slice(slice) => format!("Vec<{}>", owned(&slice.elem)),
@@ -130,7 +130,7 @@ fn owned(ty: &Type) -> String {
 }
 
 /// The type, spaced as people write it.
-fn text(ty: &Type) -> String {
+pub(crate) fn text(ty: impl ToTokens) -> String {
     let tight = [
         "& ", " <", "< ", " >", " ,", " ::", ":: ", " ;", "* ", " (", "( ", " )", "[ ", " ]",
     ];

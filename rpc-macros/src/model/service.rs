@@ -13,7 +13,7 @@ use syn::{
 };
 
 use crate::attributes;
-use crate::dependency;
+use crate::dependency::{self, Name};
 use crate::mistakes::Mistakes;
 use crate::model::Method;
 use crate::model::options::{self, Level, Options};
@@ -65,6 +65,9 @@ impl Service {
                 item,
             }));
         }
+        let krate = options
+            .krate
+            .unwrap_or_else(|| default_crate(&mut mistakes));
         check_head(&item, &mut mistakes);
         let name = name(
             &item.ident,
@@ -87,7 +90,7 @@ impl Service {
         let used = identifiers(item.to_token_stream());
         Ok(Self {
             attributes: attributes::without_rpc(&item.attrs),
-            krate: options.krate.unwrap_or_else(default_crate),
+            krate,
             queue,
             name,
             client: format_ident!("{}Client", item.ident),
@@ -124,7 +127,7 @@ fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
 }
 
 /// Tells whether `#[async_trait]` has been here: each of its methods has a lifetime of that name.
-fn is_rewritten(signature: &Signature) -> bool {
+pub(crate) fn is_rewritten(signature: &Signature) -> bool {
     let mut lifetimes = signature.generics.lifetimes();
     lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
 }
@@ -356,10 +359,19 @@ impl WireNames {
 }
 
 /// The path to `rpc_core`, unless it is given.
-fn default_crate() -> Path {
-    match dependency::new_name() {
-        Some(name) => parse_quote!(::#name),
-        None => parse_quote!(::rpc_core),
+fn default_crate(mistakes: &mut Mistakes) -> Path {
+    let own = parse_quote!(::rpc_core);
+    match dependency::name() {
+        Name::Own => own,
+        Name::New(name) => syn::parse_str(&format!("::{name}")).unwrap_or(own),
+        Name::Missing => {
+            mistakes.push(syn::Error::new(
+                Span::call_site(),
+                "this crate does not depend on `rpc_core` itself, which the generated code names: add `rpc-core` to its `Cargo.toml`, or \
+                 say where another crate exports it, as in `#[rpc(crate = \"facade::rpc_core\")]`",
+            ));
+            own
+        }
     }
 }
 

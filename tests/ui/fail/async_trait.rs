@@ -16,6 +16,13 @@ trait Below {
     async fn fib(n: u64) -> u64;
 }
 
+#[async_trait]
+#[rpc]
+trait WithoutSelf {
+    async fn fib(n: u64) -> u64;
+    async fn name(text: String) -> Result<String, String>;
+}
+
 #[rpc]
 trait OnTheImpl {
     async fn fib(n: u64) -> u64;
@@ -41,6 +48,16 @@ impl Below for Calculator {
 }
 
 #[async_trait]
+impl WithoutSelf for Calculator {
+    async fn fib(&self, n: u64) -> u64 {
+        n
+    }
+    async fn name(&self, text: String) -> Result<String, String> {
+        Ok(text)
+    }
+}
+
+#[async_trait]
 impl OnTheImpl for Calculator {
     async fn fib(&self, n: u64) -> u64 {
         n
@@ -49,5 +66,6 @@ impl OnTheImpl for Calculator {
 
 fn main() {
     let _ = AboveClient::new(AboveDispatcher::new(Calculator));
+    let _ = WithoutSelfClient::new(WithoutSelfDispatcher::new(Calculator));
     let _ = BelowClient::new(BelowDispatcher::new(Calculator));
 }

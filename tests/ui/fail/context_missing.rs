@@ -1,6 +1,9 @@
-//! The context of a call without `#[ctx]`, and other types of that name.
+//! The context of a call without `#[ctx]`, also under another name and inside another type, and other types of that name.
 
+use rpc_core::Context as Cx;
 use rpc_core::{Context, rpc};
+
+type Ctx = Context;
 
 mod mine {
     pub struct Context;
@@ -11,6 +14,9 @@ trait Fib {
     async fn fib(cx: Context, n: u64) -> u64;
     async fn by_path(cx: rpc_core::Context) -> u64;
     async fn other(cx: mine::Context) -> u64;
+    async fn renamed(cx: Cx) -> u64;
+    async fn alias(cx: Ctx) -> u64;
+    async fn inside(cx: Option<Context>) -> u64;
 }
 
 struct Calculator;
@@ -23,6 +29,15 @@ impl Fib for Calculator {
         1
     }
     async fn other(&self, _: mine::Context) -> u64 {
+        1
+    }
+    async fn renamed(&self, _: Cx) -> u64 {
+        1
+    }
+    async fn alias(&self, _: Ctx) -> u64 {
+        1
+    }
+    async fn inside(&self, _: Option<Context>) -> u64 {
         1
     }
 }

@@ -11,6 +11,7 @@ trait Files {
     async fn size(name: String) -> anyhow::Result<u64>;
     async fn remove(name: String) -> std::io::Result<()>;
     async fn list() -> Result<Vec<String>, Own>;
+    async fn exists(name: String) -> Result<bool, rpc_core::RpcError>;
 }
 
 #[rpc]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rpc_core::{Connection, Server, rpc};
 use tower::ServiceBuilder;
+use tower::buffer::BufferLayer;
 use tower::limit::RateLimitLayer;
 
 #[rpc]
@@ -14,6 +15,13 @@ trait Fib {
 fn layered(connection: &Connection) {
     let limit = RateLimitLayer::new(5, Duration::from_secs(1));
     let _ = Server::builder(connection).layer(limit.clone());
+    let _ = Server::builder(connection)
+        .layer(BufferLayer::new(100))
+        .layer(limit.clone());
+    // The remedy, which is no error.
+    let remedy = ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1));
+    let _ = Server::builder(connection).layer(remedy.clone());
+    let _ = FibClient::new(remedy.service(connection.client()));
     let _ = FibClient::new(ServiceBuilder::new().layer(limit).service(connection.client()));
 }
 

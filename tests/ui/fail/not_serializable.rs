@@ -18,6 +18,7 @@ struct Failure;
 #[rpc]
 trait Points {
     async fn argument(point: Point) -> u64;
+    async fn foreign(at: std::time::Instant) -> u64;
     async fn answer(n: u64) -> Answer;
     async fn failure(n: u64) -> Result<Known, Failure>;
     async fn tuple(n: u64) -> (Known, Answer);
