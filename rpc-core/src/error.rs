@@ -617,7 +617,7 @@ pub enum ServeError {
         source: BoxError,
     },
     /// The server may not open the channels that it needs: the connection, its user or the broker's node has as many as are allowed.
-    #[error("the server may not open another channel")]
+    #[error("the server may not open another channel: {source}")]
     NoChannel {
         /// The limit, and its remedy.
         source: BoxError,

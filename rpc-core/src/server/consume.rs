@@ -140,11 +140,7 @@ pub(super) enum Ended {
 impl Serving {
     /// Declares the queues and reads them, as soon as that succeeds. A passive queue has to be there.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        self.keep_opening(|failure| {
-            let is_limit = matches!(failure.error, ServeError::NoChannel { .. });
-            failure.may_pass && !failure.is_missing && !is_limit
-        })
-        .await
+        self.keep_opening(&[Outlook::MayPass]).await
     }
 
     /// Opens another session after the end of one, as soon as that succeeds; `None` when told to stop before. A user who has taken
@@ -154,21 +150,19 @@ impl Serving {
         ended: &Ended,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
-        let may_be_permitted = matches!(ended, Ended::Moved);
-        let may_pass =
-            |failure: &Failure| failure.may_pass || failure.is_forbidden && may_be_permitted;
+        let passing: &[Outlook] = match ended {
+            Ended::Moved => &[Outlook::MayPass, Outlook::AfterLoss, Outlook::AfterMove],
+            Ended::Lost | Ended::Stopped => &[Outlook::MayPass, Outlook::AfterLoss],
+        };
         tokio::select! {
             () = stopped(stop) => Ok(None),
-            reopened = self.keep_opening(may_pass) => reopened.map(Some),
+            reopened = self.keep_opening(passing) => reopened.map(Some),
         }
     }
 
     /// Opens a session, again and again while the failure may pass. A link that is not known to be lost yet gives no channels, one may
     /// be lost at once, and in a cluster a queue may come back later than the connection.
-    async fn keep_opening(
-        &self,
-        may_pass: impl Fn(&Failure) -> bool,
-    ) -> Result<Session, ServeError> {
+    async fn keep_opening(&self, passing: &[Outlook]) -> Result<Session, ServeError> {
         let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
         let mut told = String::new();
         loop {
@@ -176,7 +170,7 @@ impl Serving {
             let link = self.connection.link().await?;
             match self.try_open(link, moves).await {
                 Ok(session) => return Ok(session),
-                Err(failure) if may_pass(&failure) => {
+                Err(failure) if passing.contains(&failure.outlook) => {
                     let error = with_causes(&failure.error);
                     if error != told {
                         warn!(?error, "cannot serve yet; trying again until that changes");
@@ -294,40 +288,34 @@ impl Serving {
     }
 
     fn failure(&self, entry: Option<&QueueEntry>, error: TransportError) -> Failure {
-        match (error, entry) {
-            (TransportError::Lost(_), _) | (_, None) if self.connection.is_closed() => Failure {
-                error: ServeError::Closed,
-                may_pass: false,
-                is_missing: false,
-                is_forbidden: false,
-            },
-            (error @ TransportError::NoChannel(_), _) => Failure {
-                error: ServeError::NoChannel {
-                    source: error.into(),
-                },
-                // After a loss, the channels of the lost connection may still be counted.
-                may_pass: true,
-                is_missing: false,
-            },
-            (error @ TransportError::Lost(_), _) | (error, None) => Failure {
-                error: ServeError::Disconnected(error.into()),
-                may_pass: true,
-                is_missing: false,
-                is_forbidden: false,
-            },
-            (error, Some(entry)) => {
-                let may_pass = matches!(error, TransportError::Unavailable(_));
-                Failure {
-                    may_pass,
-                    is_missing: may_pass && entry.options.is_passive(),
-                    is_forbidden: matches!(error, TransportError::Forbidden(_)),
-                    error: ServeError::QueueRefused {
-                        queue: entry.queue.to_string(),
-                        source: error.into(),
-                    },
-                }
+        let (error, outlook) = match (error, entry) {
+            (TransportError::Lost(_), _) | (_, None) if self.connection.is_closed() => {
+                (ServeError::Closed, Outlook::Final)
             }
-        }
+            (error @ TransportError::NoChannel(_), _) => {
+                let source = error.into();
+                (ServeError::NoChannel { source }, Outlook::AfterLoss)
+            }
+            (error @ TransportError::Lost(_), _) | (error, None) => {
+                (ServeError::Disconnected(error.into()), Outlook::MayPass)
+            }
+            (error, Some(entry)) => {
+                let outlook = match error {
+                    TransportError::Unavailable(_) if entry.options.is_passive() => {
+                        Outlook::AfterLoss
+                    }
+                    TransportError::Unavailable(_) => Outlook::MayPass,
+                    TransportError::Forbidden(_) => Outlook::AfterMove,
+                    _ => Outlook::Final,
+                };
+                let refused = ServeError::QueueRefused {
+                    queue: entry.queue.to_string(),
+                    source: error.into(),
+                };
+                (refused, outlook)
+            }
+        };
+        Failure { error, outlook }
     }
 
     pub(super) fn may_reply_to(&self, queue: &str) -> bool {
@@ -417,7 +405,7 @@ impl Serving {
     ) -> Result<Option<Ended>, ServeError> {
         match self.subscribe(session, consumer).await {
             Ok(()) => Ok(None),
-            Err(failure) if failure.may_pass => {
+            Err(failure) if matches!(failure.outlook, Outlook::MayPass | Outlook::AfterLoss) => {
                 self.give_back(session, workload).await;
                 Ok(Some(Ended::Lost))
             }
@@ -626,15 +614,22 @@ fn told_of_refusal(error: Option<TransportError>) -> bool {
     is_refusal
 }
 
-/// Why queues could not be read.
+/// The reason for which queues could not be read.
 struct Failure {
     error: ServeError,
-    /// Whether it may be different a little later.
-    may_pass: bool,
-    /// Tells whether a passive queue does not exist: that passes only if the queue is declared elsewhere.
-    is_missing: bool,
-    /// The user lacks a permission.
-    is_forbidden: bool,
+    outlook: Outlook,
+}
+
+/// Tells when a failure may be gone a little later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    Final,
+    MayPass,
+    /// Only where the server has read its queues before: a queue that is not to be declared is missing, or all channels are taken, perhaps
+    /// by a connection that was lost.
+    AfterLoss,
+    /// Only if the connection's user has changed, who lacks a permission.
+    AfterMove,
 }
 
 /// Resolves when the server is told to stop.
