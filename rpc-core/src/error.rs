@@ -13,7 +13,7 @@ use crate::queue::Refusal;
 /// Any error, as tower's middleware passes it on.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The number of causes of a layer's error that are looked at: a chain may be endless.
+/// The number of causes of an error that are looked at: a chain of another crate's errors may be endless.
 const MAX_CAUSES: usize = 32;
 
 /// What became of a call, one case for each reaction a caller may have.
@@ -658,11 +658,10 @@ fn guest_hint(user: &str) -> &'static str {
 
 /// An error and what caused it, in one line.
 pub(crate) fn with_causes(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line += &format!(": {error}");
-        cause = error.source();
+    for cause in causes.take(MAX_CAUSES) {
+        line += &format!(": {cause}");
     }
     line
 }
@@ -759,6 +758,9 @@ mod tests {
     #[test]
     fn an_endless_chain_of_causes_ends() {
         assert_eq!(RpcError::from_layer(Loop).kind(), ErrorKind::Cancelled);
+        let source = Loop.into();
+        let told = format!("{:?}", OpenError::CredentialsUnavailable { source });
+        assert_eq!(told.matches("round and round").count(), MAX_CAUSES);
     }
 
     #[test]
