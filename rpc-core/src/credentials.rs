@@ -112,8 +112,8 @@ impl Provider {
         let asking = AssertUnwindSafe((self.0)()).catch_unwind();
         match tokio::time::timeout(limit, asking).await {
             Ok(Ok(given)) => given,
-            Ok(Err(_)) => Err("it panicked".into()),
-            Err(_) => Err(format!("it gave none within {limit:?}").into()),
+            Ok(Err(_)) => Err("the callback panicked".into()),
+            Err(_) => Err(format!("the callback did not answer within {limit:?}").into()),
         }
     }
 }
@@ -162,8 +162,8 @@ mod tests {
         let hanging = Provider::new(std::future::pending::<Credentials>);
         for (provider, said) in [
             (failing, "the vault is sealed"),
-            (panicking, "it panicked"),
-            (hanging, "it gave none within 10s"),
+            (panicking, "the callback panicked"),
+            (hanging, "the callback did not answer within 10s"),
         ] {
             assert_eq!(provider.ask(LIMIT).await.unwrap_err().to_string(), said);
         }

@@ -13,7 +13,7 @@ use crate::queue::Refusal;
 /// Any error, as tower's middleware passes it on.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The number of causes of a layer's error that are looked at: a chain may be endless.
+/// The number of causes of an error that are looked at: a chain of another crate's errors may be endless.
 const MAX_CAUSES: usize = 32;
 
 /// What became of a call, one case for each reaction a caller may have.
@@ -662,16 +662,15 @@ fn guest_hint(user: &str) -> &'static str {
     }
 }
 
-/// An error and what caused it, in one line.
+/// Prints an error and its causes in one line. A cause whose words end the line already is left out.
 pub(crate) fn with_causes(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
+    for cause in causes.take(MAX_CAUSES) {
+        let said = cause.to_string();
         if !line.ends_with(&said) {
             line += &format!(": {said}");
         }
-        cause = error.source();
     }
     line
 }
@@ -768,6 +767,8 @@ mod tests {
     #[test]
     fn an_endless_chain_of_causes_ends() {
         assert_eq!(RpcError::from_layer(Loop).kind(), ErrorKind::Cancelled);
+        // The same words are not repeated.
+        assert_eq!(with_causes(&Loop), "round and round");
     }
 
     #[test]

@@ -316,7 +316,7 @@ async fn a_callback_that_hangs_is_said() {
         .await
         .unwrap_err();
     assert!(
-        story(&error).contains("it gave none within 200ms"),
+        story(&error).contains("the callback did not answer within 200ms"),
         "{error:?}"
     );
 }

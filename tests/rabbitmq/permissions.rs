@@ -158,3 +158,34 @@ async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn a_server_that_may_not_hear_of_dropped_calls_says_which_permissions_are_missing() {
+    let (serves, writes) = ("limited.*", "amq\\.default|limited.*");
+    let notices = "|rpc\\.notices\\..*";
+    let limited = Limited::new([serves, writes, serves]).await;
+    let log = Log::default();
+    let _logging = log.keep();
+    let _server = serve(&limited.connect().await, &unique_queue("limited")).await;
+    let told = log.text();
+    for part in [
+        "will not be cancelled",
+        "'rpc.notices.'",
+        "'amq.direct'",
+        "grant",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+
+    // The permissions that the line names are enough.
+    let permissions = [
+        format!("{serves}{notices}"),
+        format!("{writes}{notices}"),
+        format!("{serves}{notices}|amq\\.direct"),
+    ];
+    limited
+        .permit(permissions.each_ref().map(String::as_str))
+        .await;
+    let _server = serve(&limited.connect().await, &unique_queue("limited")).await;
+    assert_eq!(log.text(), told);
+}

@@ -88,6 +88,9 @@ impl ConnectionBuilder {
     /// The certificate is the login, in place of a user and a password, if the URL says `auth_mechanism=external` and the broker has the
     /// plugin `rabbitmq_auth_mechanism_ssl` (<https://www.rabbitmq.com/docs/access-control#certificate-authentication>).
     ///
+    /// The certificate is that of the connection for good, later attempts to connect included: before it expires, open another
+    /// connection.
+    ///
     /// [`open`](Self::open) fails with [`OpenError::InvalidCertificate`] if they are no PEM or if the key is not the certificate's.
     #[cfg(all(feature = "amqp", feature = "tls"))]
     pub fn identity(

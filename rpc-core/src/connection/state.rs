@@ -1,5 +1,7 @@
 //! What can be watched of a connection.
 
+use std::fmt;
+
 use super::supervisor::StateReceiver;
 
 /// How a connection is.
@@ -24,7 +26,9 @@ pub enum ConnectionState {
 }
 
 /// Watches the [`ConnectionState`] of a connection: made by [`Connection::state`](crate::Connection::state).
-#[derive(Clone, Debug)]
+///
+/// `Debug` shows the state now.
+#[derive(Clone)]
 pub struct StateWatch(pub(super) StateReceiver);
 
 impl StateWatch {
@@ -45,5 +49,26 @@ impl StateWatch {
         } else {
             None
         }
+    }
+}
+
+impl fmt::Debug for StateWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StateWatch").field(&self.0.peek()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Connection;
+
+    #[tokio::test]
+    async fn a_watch_prints_the_state_and_misses_nothing_by_that() {
+        let connection = Connection::open("memory:").await.unwrap();
+        let mut state = connection.state();
+        assert_eq!(format!("{state:?}"), "StateWatch(Connected)");
+        connection.close().await;
+        assert_eq!(format!("{state:?}"), "StateWatch(Closed)");
+        assert!(state.changed().await.is_some());
     }
 }

@@ -196,6 +196,11 @@ impl StateReceiver {
         self.0.borrow_and_update().state()
     }
 
+    /// The state, which still counts as a change.
+    pub(super) fn peek(&self) -> ConnectionState {
+        self.0.borrow().state()
+    }
+
     /// Waits for a change; `false` when there will be none.
     pub(super) async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()

@@ -60,7 +60,7 @@
 //!
 //! | what happens | what follows |
 //! |---|---|
-//! | the callback fails, panics, or does not answer within `connection_timeout` (10 seconds) | the connection goes on; the callback is asked again after pauses from 0.25 to 15 seconds, lengthened at random to twice that at most; the log says why |
+//! | the callback fails, panics, or does not answer within `connection_timeout` (10 seconds) | the connection goes on; the callback is asked again after pauses from 0.25 to 15 seconds, lengthened at random to twice that at most, but by no more than half of the time that the old credentials have left; the log says why |
 //! | the same at the first [`open`](crate::ConnectionBuilder::open) | [`OpenError::CredentialsUnavailable`](crate::OpenError::CredentialsUnavailable); with [`wait_for_broker`](crate::ConnectionBuilder::wait_for_broker), the callback is asked again until that limit |
 //! | they expire before new ones come | the broker closes the connection, which is made again as soon as the callback gives new ones |
 //! | the new ones are another user's | a connection as that user takes the place of the old one; calls and handlers under way end on the old one, for which the old credentials have a fifth of their time left |
@@ -84,7 +84,7 @@
 //! # }
 //! ```
 //!
-//! Each attempt to connect tries both. Start the programs with both URLs, then take the old user's permissions away
+//! Each attempt to connect tries both, and the log warns of the one that is refused. Start the programs with both URLs, then take the old user's permissions away
 //! (`rabbitmqctl change_password payments-blue …` and `rabbitmqctl close_all_user_connections payments-blue rotated`): all connect as
 //! the new user. Calls in flight on the closed connections fail as after any loss; those of `idempotent` methods are repeated.
 //!
@@ -111,6 +111,10 @@
 //! At the broker, enable the plugin `rabbitmq_auth_mechanism_ssl`, add `EXTERNAL` to `auth_mechanisms`, set `ssl_options.verify =
 //! verify_peer` and `ssl_options.fail_if_no_peer_cert = true`, and add a user with the name that `ssl_cert_login_from` says
 //! (<https://www.rabbitmq.com/docs/access-control#certificate-authentication>): with `common_name`, the `CN` of the certificate.
+//!
+//! The certificates are read once, by [`open`](crate::ConnectionBuilder::open), and stay the same for as long as the connection is used,
+//! whatever becomes of their files. Before they expire, open another connection with the new ones, move clients and servers to it, and
+//! close the old one; or restart the program.
 //!
 //! The error says what is wrong with a certificate, on either side: [`OpenError::TlsRefused`](crate::OpenError::TlsRefused) for what
 //! a handshake shows, [`OpenError::InvalidCertificate`](crate::OpenError::InvalidCertificate) for what cannot be used at all.

@@ -128,3 +128,54 @@ fn not_opened(error: lapin::Error) -> TransportError {
         _ => refused_or_lost(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn refusal(kind: AMQPErrorKind, said: &str) -> lapin::Error {
+        lapin::ErrorKind::ProtocolError(AMQPError::new(kind, said.into())).into()
+    }
+
+    #[test]
+    fn a_connection_that_ended_is_told_without_the_words_of_libraries() {
+        let words = "peer closed connection without sending TLS close_notify: https://docs.rs";
+        let ended = io::Error::new(io::ErrorKind::UnexpectedEof, words);
+        let states = [
+            lapin::ErrorKind::InvalidConnectionState(lapin::ConnectionState::Closing),
+            lapin::ErrorKind::InvalidChannelState(lapin::ChannelState::Error, "basic.ack"),
+        ];
+        let states = states.map(lapin::Error::from);
+        assert_eq!(cause(&ended.into()).to_string(), CLOSED);
+        for error in states {
+            let said = cause(&error).to_string();
+            assert!(
+                said.ends_with("before") && !said.contains("invalid"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_of_channels_is_told_from_other_refusals() {
+        let hard = AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED);
+        for (said, remedy) in [
+            (
+                "NOT_ALLOWED - number of channels opened for user 'u' has reached the maximum allowed user limit of 1",
+                "set_user_limits",
+            ),
+            (
+                "NOT_ALLOWED - number of channels opened on node 'n' has reached the maximum allowed limit of 1",
+                "channel_max_per_node",
+            ),
+        ] {
+            let error = not_opened(refusal(hard.clone(), said));
+            assert!(matches!(error, TransportError::NoChannel(_)), "{error:?}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        let other = not_opened(refusal(hard, "NOT_ALLOWED - closed by an operator"));
+        assert!(matches!(other, TransportError::Lost(_)), "{other:?}");
+    }
+}

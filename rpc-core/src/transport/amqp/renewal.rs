@@ -80,7 +80,7 @@ impl Renewing {
             let due = lifetime / 5 * 4;
             let waited = begun.elapsed();
             tokio::time::sleep(due.saturating_sub(waited).max(MIN_INTERVAL)).await;
-            let Some(given) = self.renewed().await else {
+            let Some(given) = self.renewed(validity).await else {
                 return;
             };
             if given.user != self.user {
@@ -99,7 +99,7 @@ impl Renewing {
     }
 
     /// Asks until there are credentials that the broker accepts or that are another user's; `None` if the connection was lost before.
-    async fn renewed(&self) -> Option<Credentials> {
+    async fn renewed(&self, (begun, lifetime): Validity) -> Option<Credentials> {
         for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
             match self.try_renew().await {
                 Ok(given) => return Some(given),
@@ -112,7 +112,8 @@ impl Renewing {
                     );
                 }
             }
-            tokio::time::sleep(pause).await;
+            let left = lifetime.saturating_sub(begun.elapsed());
+            tokio::time::sleep(shortened(pause, left)).await;
         }
         None // There is always another pause.
     }
@@ -131,5 +132,28 @@ impl Renewing {
         }
         debug!("the credentials were renewed");
         Ok(given)
+    }
+}
+
+/// A pause that leaves time for another question before the credentials expire. Those that have expired are in no hurry.
+fn shortened(pause: Duration, left: Duration) -> Duration {
+    match left {
+        Duration::ZERO => pause,
+        left => pause.min((left / 2).max(MIN_PAUSE)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_leaves_time_for_another_question() {
+        let [second, ten, long] = [1, 10, 3600].map(Duration::from_secs);
+        assert_eq!(shortened(MAX_PAUSE, long), MAX_PAUSE);
+        assert_eq!(shortened(MAX_PAUSE, ten), ten / 2);
+        assert_eq!(shortened(second, ten), second);
+        assert_eq!(shortened(MAX_PAUSE, MIN_PAUSE), MIN_PAUSE);
+        assert_eq!(shortened(MAX_PAUSE, Duration::ZERO), MAX_PAUSE);
     }
 }
