@@ -11,4 +11,4 @@ pub use crate::exchange::{
     Answer, Exchange, FromContext, NotResult, Probe, Unsendable, check_answer, check_argument,
     check_context, check_is_plain, unnamed,
 };
-pub use crate::server::{Dispatcher, DispatcherInfo, Handler, Invocation};
+pub use crate::server::{Dispatcher, DispatcherInfo, Handler, Invocation, Route};

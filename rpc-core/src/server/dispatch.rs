@@ -43,17 +43,33 @@ pub trait Dispatch:
     fn dispatcher(&self) -> &dyn DispatcherInfo;
 }
 
-/// A handler of the service of the dispatcher `D`: one that makes a [`Dispatch`] of it, because it implements the trait.
+/// The way from a request to a method of the handler `H`. A dispatcher has it for every handler that implements its trait.
+pub trait Route<H> {
+    /// Runs the method.
+    fn route(invocation: Invocation<H>) -> ResponseFuture;
+}
+
+/// A handler of the service of the dispatcher `D`: one that `D` has a [`Route`] to, because it implements the trait.
+///
+/// The constructor alone asks for this. A dispatcher of anything else is a [`Dispatch`] nevertheless, so that the compiler reports one
+/// mistake once, where the handler is named.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not implement the trait of `{D}`",
     label = "not a handler of this service",
     note = "`new` takes a value whose type implements the trait that `#[rpc]` is on, as in `impl Fib for Calculator`",
     note = "`from` takes an `Arc` of such a value, which the rest of the program may keep: `FibDispatcher::from(arc)`"
 )]
-pub trait Handler<D> {}
+pub trait Handler<D>: Sized {
+    /// [`Route::route`] of the dispatcher.
+    fn route(invocation: Invocation<Self>) -> ResponseFuture;
+}
 
 #[diagnostic::do_not_recommend]
-impl<H, D: Dispatch> Handler<D> for H {}
+impl<H, D: Route<H>> Handler<D> for H {
+    fn route(invocation: Invocation<H>) -> ResponseFuture {
+        D::route(invocation)
+    }
+}
 
 /// A dispatcher, or one with tower layers around it: what a server can serve.
 ///
@@ -118,6 +134,7 @@ pub trait DispatcherInfo {
 /// The inside of a generated dispatcher.
 pub struct Dispatcher<H> {
     handler: Arc<H>,
+    route: fn(Invocation<H>) -> ResponseFuture,
     definition: &'static Service,
     queues: Queues,
     queue_options: Arc<QueueOptions>,
@@ -125,9 +142,13 @@ pub struct Dispatcher<H> {
 
 impl<H> Dispatcher<H> {
     /// Routes to `handler`; serves the queues that the trait names.
-    pub fn new(handler: impl Into<Arc<H>>, definition: &'static Service) -> Self {
+    pub fn new<D>(handler: impl Into<Arc<H>>, definition: &'static Service) -> Self
+    where
+        H: Handler<D>,
+    {
         Self {
             handler: handler.into(),
+            route: H::route,
             definition,
             queues: Queues::of(definition),
             queue_options: Arc::default(),
@@ -170,21 +191,22 @@ impl<H> Dispatcher<H> {
         }
         Self {
             handler: self.handler.clone(),
+            route: self.route,
             definition: self.definition,
             queues: self.queues.clone(),
             queue_options: self.queue_options.clone(),
         }
     }
 
-    /// Finds the method that a request is for, whichever of the queues it came through.
-    pub fn accept(&self, request: Request) -> Result<Invocation<H>, ResponseFuture> {
+    /// Runs the method that a request is for, whichever of the queues it came through.
+    pub fn call(&self, request: Request) -> ResponseFuture {
         match self.definition.resolve(request.method()) {
-            Some(method) => Ok(Invocation {
+            Some(method) => (self.route)(Invocation {
                 handler: self.handler.clone(),
                 method,
                 request,
             }),
-            None => Err(refuse(self.unknown_method(&request))),
+            None => refuse(self.unknown_method(&request)),
         }
     }
 

@@ -28,7 +28,7 @@ pub use self::builder::ServerBuilder;
 use self::builder::{QueueEntry, ReplyPolicy};
 use self::cancel::Calls;
 use self::consume::{Ended, Limits, Serving, Session};
-pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation, Serve};
+pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation, Route, Serve};
 use self::workload::Workload;
 use crate::connection::Connection;
 use crate::error::{ServeError, with_causes};

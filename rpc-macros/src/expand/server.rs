@@ -64,7 +64,7 @@ fn constructors(service: &Service) -> TokenStream {
     let definition = messages::service_ident();
     let fresh = construct(
         service,
-        &quote!(__rpc::__private::Dispatcher::new(handler, #definition)),
+        &quote!(__rpc::__private::Dispatcher::new::<Self>(handler, #definition)),
     );
     let moved = construct(
         service,
@@ -111,7 +111,7 @@ fn constructors(service: &Service) -> TokenStream {
             }
         }
 
-        impl #introduced #dispatcher #arguments #clause {
+        impl #introduced #dispatcher #arguments #plain_clause {
             #[doc = #queue_docs]
             #[must_use]
             #visibility fn with_queue(self, queue: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
@@ -147,9 +147,20 @@ fn serving(service: &Service) -> TokenStream {
     let generics = parameters::with(service, parameter);
     let (introduced, arguments, _) = generics.split_for_impl();
     let trait_arguments = parameters::trait_arguments(service);
-    let clause = parameters::bounded(&generics, &quote!(#parameter: #ident #trait_arguments));
+    let route_clause = parameters::bounded(&generics, &quote!(#parameter: #ident #trait_arguments));
+    let shared = quote!(#parameter: ::core::marker::Send + ::core::marker::Sync + 'static);
+    let clause = parameters::bounded(&generics, &shared);
     let arms = service.methods.iter().map(|method| arm(service, method));
     quote! {
+        impl #introduced __rpc::__private::Route<#parameter> for #dispatcher #arguments #route_clause {
+            fn route(invocation: __rpc::__private::Invocation<#parameter>) -> __rpc::ResponseFuture {
+                match __rpc::__private::Invocation::method(&invocation) {
+                    #(#arms)*
+                    _ => __rpc::__private::Invocation::unknown_method(invocation),
+                }
+            }
+        }
+
         impl #introduced __rpc::__private::tower_service::Service<__rpc::Request> for #dispatcher #arguments #clause {
             type Response = __rpc::Response;
             type Error = __rpc::RpcError;
@@ -163,14 +174,7 @@ fn serving(service: &Service) -> TokenStream {
             }
 
             fn call(&mut self, request: __rpc::Request) -> __rpc::ResponseFuture {
-                let invocation = match __rpc::__private::Dispatcher::accept(&self.dispatcher, request) {
-                    ::core::result::Result::Ok(invocation) => invocation,
-                    ::core::result::Result::Err(refusal) => return refusal,
-                };
-                match __rpc::__private::Invocation::method(&invocation) {
-                    #(#arms)*
-                    _ => __rpc::__private::Invocation::unknown_method(invocation),
-                }
+                __rpc::__private::Dispatcher::call(&self.dispatcher, request)
             }
         }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rpc_core::rpc;
+use rpc_core::{Connection, Server, rpc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,7 +30,17 @@ impl Store<u64> for Calculator {
     }
 }
 
+async fn used(connection: &Connection) {
+    let handler = Arc::new(Calculator);
+    let _ = Server::builder(connection)
+        .service(FibDispatcher::new(handler.clone()).with_queue("fib"))
+        .service(StoreDispatcher::new(handler.clone()));
+    let client = FibClient::new(FibDispatcher::new(handler));
+    let _ = client.fib(30).await;
+}
+
 fn main() {
+    let _ = used;
     let handler = Arc::new(Calculator);
     let _ = FibDispatcher::new(handler.clone());
     let _ = StoreDispatcher::<u64, _>::new(handler);
