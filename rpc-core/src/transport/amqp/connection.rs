@@ -87,7 +87,7 @@ impl AmqpTransport {
                     let reason = with_causes(&error);
                     match error.may_pass() {
                         true => debug!(reason, "an endpoint was not reached"),
-                        // A single one is told of by those who asked for the connection.
+                        // The caller tells of a single one.
                         false if self.logins.len() > 1 => {
                             warn!(?reason, "an endpoint refuses the connection");
                         }
