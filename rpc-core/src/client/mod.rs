@@ -110,8 +110,9 @@ impl Client {
                 Ok(slot) => slot,
                 Err(_) => self.wait_for_slot(deadline).boxed().await?,
             };
-            // What its errors name; the request itself may be gone by then.
-            let (service, queue) = (request.0.service, Arc::clone(&request.0.queue));
+            // For its errors; the request itself may be gone by then. Attempts of a call that is repeated explain theirs themselves.
+            let (service, is_repeated) = (request.0.service, request.0.idempotent);
+            let queue = (!is_repeated).then(|| Arc::clone(&request.0.queue));
             // What happens before the request is sent is boxed, and what is not needed after that let go, so that a call that waits for
             // its answer is small.
             let answer = async {
@@ -120,18 +121,18 @@ impl Client {
                     return repeating.boxed().await;
                 }
                 let sending = self.send_once(request, started, deadline, &sent);
-                let answer = match sending.boxed().await {
-                    Ok(mut call) => call.answer().await,
-                    Err(error) => Err(error),
-                };
-                answer.map_err(|error| self.explained(error, service, &queue, started, deadline))
+                let mut call = sending.boxed().await?;
+                call.answer().await
             };
             let answer = match timeout_at(deadline, answer).await {
                 Ok(answer) => answer,
                 Err(_) => Err(self.timed_out(service, deadline - started, sent.into_inner())),
             };
             drop(slot);
-            answer
+            answer.map_err(|error| match &queue {
+                Some(queue) => self.explained(error, service, queue, started, deadline),
+                None => error,
+            })
         }
     }
 
