@@ -1,4 +1,4 @@
-//! Users who lack permissions learn which ones, and hurt nobody else.
+//! Users who lack permissions learn which ones, and hurt no one else.
 
 use std::error::Error;
 use std::time::Duration;
@@ -149,7 +149,9 @@ async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
     }
     for call in others {
         adder.release().await.unwrap();
-        call.await.unwrap().expect("the refusal hurt nobody else");
+        call.await
+            .unwrap()
+            .expect("the refusal hurts no other call");
     }
     assert_eq!(warnings(), 1);
     let told = log.text();

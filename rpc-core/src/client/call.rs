@@ -250,7 +250,7 @@ impl<R: 'static, S: RpcService> Made<R, S> {
                 Ok(request) => request,
                 Err(error) => return finish(decode, Err(error), &mut unreadable),
             };
-            // A client alone needs nobody to keep its deadline.
+            // A client alone keeps its deadline itself.
             begin(&mut request, TypeId::of::<S>() != TypeId::of::<Client>());
             let mut observed = Observed::by_client(&mut request);
             let is_alone = request.0.journey.is_none() && request.0.parent.is_none();

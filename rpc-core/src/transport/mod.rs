@@ -279,7 +279,7 @@ pub(crate) trait Channel: Debug + Send + Sync {
         topics: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Deliveries, TransportError>>;
 
-    /// Publishes a notice to all who listen to a topic; nobody learns whether there are any. Done once the broker has it, on a
+    /// Publishes a notice to all who listen to a topic. The broker does not say whether there are any. Done once the broker has it, on a
     /// [`ChannelMode::Confirm`] channel.
     fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>>;
 
