@@ -3,6 +3,8 @@
 
 #[path = "../../rpc-macros/src/attributes.rs"]
 mod attributes;
+#[path = "../../rpc-macros/src/dependency.rs"]
+mod dependency;
 #[path = "../../rpc-macros/src/expand/mod.rs"]
 mod expand;
 #[path = "../../rpc-macros/src/fallback.rs"]
