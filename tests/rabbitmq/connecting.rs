@@ -9,6 +9,7 @@ use rpc_core::{Connection, OpenError, QueueOptions, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::{eventually, unique_queue};
 use tokio::net::TcpListener;
+use tracing::Level;
 
 use super::log_lines::Log;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
@@ -274,13 +275,7 @@ async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
 
 #[tokio::test]
 async fn the_log_says_why_a_connection_is_not_made_again() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .finish();
-    // For this thread, on which all of this test's tasks run.
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_this_thread(Level::INFO);
     let node = Node::start().await;
     let _connection = Connection::open(&node.url()).await.unwrap();
     node.kill().await;
@@ -296,12 +291,7 @@ async fn the_log_says_why_a_connection_is_not_made_again() {
 
 #[tokio::test]
 async fn a_refusal_is_said_before_endpoints_that_are_down() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_this_thread(Level::INFO);
     let node = shared_node().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let down = format!("amqp://{}/%2f", listener.local_addr().unwrap());

@@ -8,6 +8,7 @@ use rpc_core::{Connection, ErrorKind};
 use rpc_tests::broker::shared_node;
 use rpc_tests::{eventually, unique_queue};
 use tracing::Level;
+use tracing::subscriber::DefaultGuard;
 
 use super::peer::{Peer, parts};
 use super::{AdderClient, serve};
@@ -31,6 +32,17 @@ impl io::Write for Log {
 }
 
 impl Log {
+    /// Collects what is logged on this thread, on which all tasks of a test run, until the guard is dropped.
+    pub(super) fn of_this_thread(level: Level) -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
@@ -38,14 +50,7 @@ impl Log {
 
 #[tokio::test]
 async fn no_stranger_forges_a_line_of_the_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::DEBUG)
-        .with_writer(move || writer.clone())
-        .finish();
-    // For this thread, on which all of this test's tasks run.
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_this_thread(Level::DEBUG);
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("logged");
