@@ -266,15 +266,7 @@ impl RpcError {
             Ok(error) => return *error,
             Err(error) => error,
         };
-        let mut known = None;
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
-        for _ in 0..MAX_CAUSES {
-            let Some(error) = cause.filter(|_| known.is_none()) else {
-                break;
-            };
-            known = Self::from_cause(error);
-            cause = error.source();
-        }
+        let known = chain(Some(&*error)).find_map(Self::from_cause);
         let failed = || {
             let message = "a layer failed, with an error that tells no kind of refusal; `RpcError::new` makes one that does";
             Self::new(ErrorKind::Cancelled, message)
@@ -662,11 +654,17 @@ fn guest_hint(user: &str) -> &'static str {
     }
 }
 
+/// An error and its causes: no more than [`MAX_CAUSES`] in all.
+fn chain<'a>(
+    first: Option<&'a (dyn StdError + 'static)>,
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(first, |&cause| cause.source()).take(MAX_CAUSES)
+}
+
 /// Prints an error and its causes in one line. A cause whose words end the line already is left out.
 pub(crate) fn with_causes(error: &dyn StdError) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let mut line = error.to_string();
-    for cause in causes.take(MAX_CAUSES) {
+    for cause in chain(error.source()) {
         let said = cause.to_string();
         if !line.ends_with(&said) {
             line += &format!(": {said}");
