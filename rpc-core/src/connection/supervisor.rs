@@ -76,23 +76,16 @@ impl Supervisor {
         let (links, _) = watch::channel(Keeping::Link(link.clone()));
         let (moves, _) = watch::channel(());
         let owner = Arc::new(());
-        let last_words = LastWords {
-            links: links.clone(),
-            moves: moves.clone(),
-            owner: Arc::downgrade(&owner),
-        };
         let keeper = Keeper {
             transport,
             links: links.clone(),
             moves: moves.clone(),
             moved: Box::new(moved),
+            owner: Arc::downgrade(&owner),
         };
         Self {
             _owner: owner,
-            _task: Task::spawn(async move {
-                let _last_words = last_words;
-                keeper.supervise(link).await;
-            }),
+            _task: Task::spawn(keeper.supervise(link)),
             links,
             moves,
         }
@@ -144,27 +137,6 @@ impl Supervisor {
     }
 }
 
-/// Closes the connection if its task ends with the runtime, so that what uses the connection elsewhere does not wait for it.
-#[derive(Debug)]
-struct LastWords {
-    links: watch::Sender<Keeping>,
-    moves: watch::Sender<()>,
-    owner: Weak<()>,
-}
-
-impl Drop for LastWords {
-    fn drop(&mut self) {
-        if self.owner.strong_count() == 0 {
-            return;
-        }
-        let link = close(&self.links, Closed::WithRuntime);
-        self.moves.send_replace(());
-        if let Some(link) = link {
-            link.abandon();
-        }
-    }
-}
-
 impl Keeping {
     fn link(&self) -> Option<&Arc<dyn Link>> {
         match self {
@@ -213,6 +185,21 @@ struct Keeper {
     links: watch::Sender<Keeping>,
     moves: watch::Sender<()>,
     moved: Box<dyn Fn() + Send + Sync>,
+    owner: Weak<()>,
+}
+
+impl Drop for Keeper {
+    /// Closes the connection if the task ends with the runtime, so that what uses the connection elsewhere does not wait for it.
+    fn drop(&mut self) {
+        if self.owner.strong_count() == 0 {
+            return;
+        }
+        let link = close(&self.links, Closed::WithRuntime);
+        self.moves.send_replace(());
+        if let Some(link) = link {
+            link.abandon();
+        }
+    }
 }
 
 impl Keeper {
