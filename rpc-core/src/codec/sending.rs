@@ -43,14 +43,14 @@ impl Rules {
         Checked(value, self)
     }
 
-    /// The rules inside an array or a map.
+    /// The rules that many arrays and maps further inside.
     #[inline]
-    fn inside<E: Error>(self) -> Result<Self, E> {
-        if self.levels <= 1 {
+    fn inside<E: Error>(self, depth: usize) -> Result<Self, E> {
+        if self.levels <= depth {
             return Err(too_deep());
         }
         Ok(Self {
-            levels: self.levels - 1,
+            levels: self.levels - depth,
             ..self
         })
     }
@@ -95,13 +95,13 @@ macro_rules! forward {
     };
 }
 
-/// Values that hold others.
+/// Values that hold others, that many levels further inside.
 macro_rules! enter {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $inside:ident;)*) => {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $inside:ident, $depth:literal;)*) => {
         $(
             #[inline]
             fn $name(self, $($arg: $type),*) -> Result<Checked<S::$inside>, S::Error> {
-                let rules = self.1.inside()?;
+                let rules = self.1.inside($depth)?;
                 Ok(Checked(self.0.$name($($arg),*)?, rules))
             }
         )*
@@ -139,11 +139,14 @@ impl<S: Serializer> Serializer for Checked<S> {
     }
 
     enter! {
-        serialize_seq(len: Option<usize>) -> SerializeSeq;
-        serialize_tuple(len: usize) -> SerializeTuple;
-        serialize_tuple_struct(name: &'static str, len: usize) -> SerializeTupleStruct;
-        serialize_map(len: Option<usize>) -> SerializeMap;
-        serialize_struct(name: &'static str, len: usize) -> SerializeStruct;
+        serialize_seq(len: Option<usize>) -> SerializeSeq, 1;
+        serialize_tuple(len: usize) -> SerializeTuple, 1;
+        serialize_tuple_struct(name: &'static str, len: usize) -> SerializeTupleStruct, 1;
+        serialize_map(len: Option<usize>) -> SerializeMap, 1;
+        serialize_struct(name: &'static str, len: usize) -> SerializeStruct, 1;
+        // The variant's name, and what it holds.
+        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeTupleVariant, 2;
+        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeStructVariant, 2;
     }
 
     #[inline]
@@ -161,14 +164,14 @@ impl<S: Serializer> Serializer for Checked<S> {
     /// An array, in JSON.
     #[inline]
     fn serialize_bytes(self, value: &[u8]) -> Result<S::Ok, S::Error> {
-        self.1.inside()?;
+        self.1.inside(1)?;
         self.0.serialize_bytes(value)
     }
 
     /// An empty array, in MessagePack.
     #[inline]
     fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
-        self.1.inside()?;
+        self.1.inside(1)?;
         self.0.serialize_unit_struct(name)
     }
 
@@ -195,37 +198,9 @@ impl<S: Serializer> Serializer for Checked<S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let value = Checked(value, self.1.inside()?);
+        let value = Checked(value, self.1.inside(1)?);
         self.0
             .serialize_newtype_variant(name, index, variant, &value)
-    }
-
-    /// Two levels: the variant's name, and what it holds.
-    #[inline]
-    fn serialize_tuple_variant(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        let rules = self.1.inside()?.inside()?;
-        let inside = self.0.serialize_tuple_variant(name, index, variant, len)?;
-        Ok(Checked(inside, rules))
-    }
-
-    /// Two levels: the variant's name, and what it holds.
-    #[inline]
-    fn serialize_struct_variant(
-        self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
-        len: usize,
-    ) -> Result<Self::SerializeStructVariant, S::Error> {
-        let rules = self.1.inside()?.inside()?;
-        let inside = self.0.serialize_struct_variant(name, index, variant, len)?;
-        Ok(Checked(inside, rules))
     }
 
     #[inline]
