@@ -140,7 +140,7 @@ pub(super) enum Ended {
 impl Serving {
     /// Declares the queues and reads them, as soon as that succeeds. A passive queue has to be there.
     pub(super) async fn open(&self) -> Result<Session, ServeError> {
-        self.keep_opening(&[Outlook::MayPass]).await
+        self.keep_opening(Outlook::MayPass).await
     }
 
     /// Opens another session after the end of one, as soon as that succeeds; `None` when told to stop before. A user who has taken
@@ -150,19 +150,19 @@ impl Serving {
         ended: &Ended,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
-        let passing: &[Outlook] = match ended {
-            Ended::Moved => &[Outlook::MayPass, Outlook::AfterLoss, Outlook::AfterMove],
-            Ended::Lost | Ended::Stopped => &[Outlook::MayPass, Outlook::AfterLoss],
+        let worst = match ended {
+            Ended::Moved => Outlook::AfterMove,
+            Ended::Lost | Ended::Stopped => Outlook::AfterLoss,
         };
         tokio::select! {
             () = stopped(stop) => Ok(None),
-            reopened = self.keep_opening(passing) => reopened.map(Some),
+            reopened = self.keep_opening(worst) => reopened.map(Some),
         }
     }
 
-    /// Opens a session, again and again while the failure may pass. A link that is not known to be lost yet gives no channels, one may
+    /// Opens a session, again and again while the outlook is no worse than this. A link that is not known to be lost yet gives no channels, one may
     /// be lost at once, and in a cluster a queue may come back later than the connection.
-    async fn keep_opening(&self, passing: &[Outlook]) -> Result<Session, ServeError> {
+    async fn keep_opening(&self, worst: Outlook) -> Result<Session, ServeError> {
         let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
         let mut told = String::new();
         loop {
@@ -170,7 +170,7 @@ impl Serving {
             let link = self.connection.link().await?;
             match self.try_open(link, moves).await {
                 Ok(session) => return Ok(session),
-                Err(failure) if passing.contains(&failure.outlook) => {
+                Err(failure) if failure.outlook <= worst => {
                     let error = with_causes(&failure.error);
                     if error != told {
                         warn!(?error, "cannot serve yet; trying again until that changes");
@@ -405,7 +405,7 @@ impl Serving {
     ) -> Result<Option<Ended>, ServeError> {
         match self.subscribe(session, consumer).await {
             Ok(()) => Ok(None),
-            Err(failure) if matches!(failure.outlook, Outlook::MayPass | Outlook::AfterLoss) => {
+            Err(failure) if failure.outlook <= Outlook::AfterLoss => {
                 self.give_back(session, workload).await;
                 Ok(Some(Ended::Lost))
             }
@@ -440,7 +440,7 @@ impl Serving {
         Ok(None)
     }
 
-    /// Makes one arrival of a delivery, be it a request or a batch.
+    /// Makes an arrival of a delivery, which is a request or a batch.
     fn arrival(
         self: &Arc<Self>,
         session: &mut Session,
@@ -620,16 +620,16 @@ struct Failure {
     outlook: Outlook,
 }
 
-/// Tells when a failure may be gone a little later.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Tells when a failure may be gone a little later, the best outlook first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outlook {
-    Final,
     MayPass,
     /// Only where the server has read its queues before: a queue that is not to be declared is missing, or all channels are taken, perhaps
     /// by a connection that was lost.
     AfterLoss,
     /// Only if the connection's user has changed, who lacks a permission.
     AfterMove,
+    Final,
 }
 
 /// Resolves when the server is told to stop.
