@@ -16,7 +16,7 @@ async fn tutorial_client_is_answered_by_our_server() {
     assert_gets_832040(python("rpc_client.py", &queue, &["30"]).await).await;
 }
 
-/// The servers of both sides take the requests of one queue in turn, whoever declares it.
+/// The servers of both sides take the requests of one queue in turn, whichever side declares the queue.
 #[tokio::test]
 async fn our_server_and_the_tutorials_share_a_queue_of_any_type() {
     for queue_type in [&[][..], &["quorum"]] {

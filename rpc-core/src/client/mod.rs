@@ -111,8 +111,8 @@ impl Client {
                 Err(_) => self.wait_for_slot(deadline).boxed().await?,
             };
             // For its errors; the request itself may be gone by then. Attempts of a call that is repeated explain theirs themselves.
-            let (service, is_repeated) = (request.0.service, request.0.idempotent);
-            let queue = (!is_repeated).then(|| Arc::clone(&request.0.queue));
+            let service = request.0.service;
+            let queue = (!request.0.idempotent).then(|| Arc::clone(&request.0.queue));
             // What happens before the request is sent is boxed, and what is not needed after that let go, so that a call that waits for
             // its answer is small.
             let answer = async {

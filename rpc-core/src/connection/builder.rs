@@ -192,8 +192,8 @@ impl ConnectionBuilder {
     /// (`max_message_size`, <https://www.rabbitmq.com/docs/configure>).
     ///
     /// A larger request fails with [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) and is not sent; in place of a larger
-    /// reply its caller gets that fault. A broker closes the channel of whoever exceeds *its* limit, which fails all calls
-    /// in flight, so do not set this one higher than the broker's.
+    /// reply its caller gets that fault. A broker closes the channel of a publisher that exceeds the broker's own limit, which
+    /// fails all calls in flight, so do not set this one higher.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self

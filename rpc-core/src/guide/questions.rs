@@ -231,7 +231,7 @@
 //!     async fn place(&self, item: String, cx: Context) -> String {
 //! #       let trace: &str = cx.header_as("traceparent").expect("it is taken over");
 //! #       assert!(trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{trace}");
-//!         format!("{item} for {}", cx.header_as("tenant").unwrap_or("nobody"))
+//!         format!("{item} for {}", cx.header_as("tenant").unwrap_or("no tenant"))
 //!     }
 //! }
 //!

@@ -43,7 +43,7 @@ pub trait Dispatch:
     fn dispatcher(&self) -> &dyn DispatcherInfo;
 }
 
-/// The way from a request to a method of the handler `H`. A dispatcher has it for every handler that implements its trait.
+/// The route from a request to a method of the handler `H`. A dispatcher has one for every handler that implements its trait.
 pub trait Route<H> {
     /// Runs the method.
     fn route(invocation: Invocation<H>) -> ResponseFuture;
@@ -73,7 +73,7 @@ impl<H, D: Route<H>> Handler<D> for H {
 
 /// A dispatcher, or one with tower layers around it: what a server can serve.
 ///
-/// It is implemented for every such service and is not to be implemented by hand.
+/// The trait is implemented for every such service and is not to be implemented by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served",
     label = "not a dispatcher",
