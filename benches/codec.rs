@@ -1,4 +1,4 @@
-//! Bodies: what writing and reading values of several shapes costs, beside the libraries that do it.
+//! Bodies: the cost of encoding and decoding several kinds of values, compared with the libraries alone.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
 
-/// Gives back what it is given.
+/// Returns its argument.
 #[rpc]
 trait Mirror {
     async fn number(n: u64) -> u64;
@@ -71,7 +71,7 @@ fn codec(criterion: &mut Criterion) {
     });
 }
 
-/// `call` writes and reads the value as an argument and as a result; without a broker there is little else to do.
+/// Measures `call`, which encodes and decodes the value as an argument and as a result. Without a broker it does little else.
 fn shape<T, F>(criterion: &mut Criterion, name: &str, value: T, call: impl Fn(T) -> F)
 where
     T: Clone + Serialize + DeserializeOwned,

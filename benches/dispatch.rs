@@ -1,4 +1,4 @@
-//! A call without a broker: through the stub and the dispatcher, and through the embedded broker.
+//! A call without RabbitMQ: through the stub and the dispatcher, and through the embedded broker.
 
 use std::hint::black_box;
 

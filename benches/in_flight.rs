@@ -1,4 +1,4 @@
-//! The table of waiting calls: what a call costs while others wait on the same client.
+//! The table of waiting calls: the cost of a call while others wait on the same client.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use rpc_core::{Client, Connection, ServerHandle};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
-/// Longer than a benchmark takes.
+/// Timeout that is longer than a benchmark.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A client that has calls waiting, and a server that answers its others.
+/// Client with waiting calls, and a server that answers its other calls.
 struct Setting {
     client: EchoClient<Client>,
     _server: ServerHandle,
@@ -28,7 +28,7 @@ impl Setting {
         let connection = Connection::open(&broker.url()).await?;
         let traffic = Traffic::default();
         let server = serve(&connection, "served", traffic, 1).await?;
-        // Its queue stays, and nobody reads it.
+        // The queue remains, without a consumer.
         serve(&connection, "left", traffic, 1)
             .await?
             .shutdown()
@@ -40,7 +40,7 @@ impl Setting {
         for _ in 0..waiting {
             let call = left.echo(Bytes::from_static(b"0123456789"));
             calls.spawn(async move {
-                call.await.expect_err("nobody answers");
+                call.await.expect_err("no server answers");
             });
         }
         let sent = async {

@@ -1,10 +1,10 @@
-//! Measures calls through RabbitMQ, rpc-core's beside hand-written ones, and prints tables of it.
+//! Measures calls through RabbitMQ by rpc-core and by hand-written clients and servers, and prints tables.
 //!
 //! ```text
 //! cargo bench -p rpc-benches --features broker --bench round_trip -- [--quick] [--rounds <n>] [--window <ms>] [section]…
 //! ```
 //!
-//! See `BENCHMARKS.md` for what the sections are.
+//! `BENCHMARKS.md` describes the sections.
 
 mod driver {
     pub(crate) mod cases;
@@ -48,7 +48,7 @@ async fn main() -> Outcome {
     Ok(())
 }
 
-/// A part of the results.
+/// Part of the results.
 enum Part {
     Compare(Section),
     Memory,
@@ -63,7 +63,7 @@ fn options() -> Outcome<(Pace, Vec<Part>)> {
             Long("quick") => pace = Pace::QUICK,
             Long("rounds") => pace.rounds = parser.value()?.parse()?,
             Long("window") => pace.window = Duration::from_millis(parser.value()?.parse()?),
-            Long("bench") => {} // Cargo says so to every benchmark.
+            Long("bench") => {} // Cargo passes this flag to every benchmark.
             Value(name) => names.push(name.string()?),
             _ => return Err(argument.unexpected().into()),
         }

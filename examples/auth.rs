@@ -1,12 +1,13 @@
-//! Authentication: a token in a header, checked by a layer of the server before any handler runs.
+//! Authentication: a server layer checks a token in a header before any handler runs.
 //!
 //! ```text
 //! cargo run --example auth                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example auth       # on RabbitMQ
 //! ```
 //!
-//! It calls without a token, with an unknown one, with Bob's and with Ada's. A caller that is refused gets `PermissionDenied`, which no
-//! client repeats; Bob, who has no secret, gets the service's own error. The last line is `Ada's secret is 42`.
+//! The example calls without a token, with an unknown token, with Bob's token and with Ada's token. Refused callers get
+//! `PermissionDenied`, which clients never retry. Bob has no secret and gets the service's own error. The last line is
+//! `Ada's secret is 42`.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -24,29 +25,29 @@ use tower::{ServiceBuilder, ServiceExt};
 /// Keeps a number for each of its users.
 #[rpc]
 pub trait Vault {
-    /// The number of whoever calls.
+    /// Returns the caller's number.
     async fn secret(#[ctx] cx: Context) -> Result<u64, VaultError>;
 }
 
-/// Why the vault stays shut.
+/// Reasons for returning no number.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum VaultError {
     /// The user has no number.
     #[error("{user} has no secret")]
     Empty {
-        /// Who asked.
+        /// The caller.
         user: String,
     },
 }
 
-/// The header in which the layer tells the handler who calls.
+/// Header in which the layer passes the caller's name to the handler.
 const USER: &str = "user";
 
 struct Numbers(HashMap<&'static str, u64>);
 
 impl Vault for Numbers {
     async fn secret(&self, cx: Context) -> Result<u64, VaultError> {
-        // The layer has set it, so it is there and can be believed.
+        // The layer has set this header, so it is present and trustworthy.
         let user: &str = cx.header_as(USER).unwrap_or_default();
         self.0.get(user).copied().ok_or_else(|| VaultError::Empty {
             user: user.to_owned(),
@@ -54,10 +55,10 @@ impl Vault for Numbers {
     }
 }
 
-/// A layer that lets through whoever has one of these tokens.
+/// Returns a layer that accepts only callers with one of these tokens.
 ///
-/// Real tokens are signed, expire, and are compared in constant time; which crate does that is no matter of this example. They
-/// are as secret on their way as the connection to the broker is: use `amqps://`.
+/// Real tokens are signed, expire, and are compared in constant time, which is outside the scope of this example. Use `amqps://` to keep
+/// tokens secret on the network.
 fn authenticate<S>(
     users: HashMap<String, String>,
 ) -> impl Layer<
@@ -80,14 +81,14 @@ where
         tower::service_fn(move |mut request: Request| {
             let (service, users) = (service.clone(), users.clone());
             async move {
-                // The handler has no need to see the token.
+                // The handler does not need the token.
                 let token = request.headers_mut().remove("token");
                 let user = token.and_then(|token| users.get(token.as_str()?).cloned());
                 let Some(user) = user else {
-                    let text = "there is no token, or one that is not known";
+                    let text = "the token is missing or unknown";
                     return Err(RpcError::new(ErrorKind::PermissionDenied, text));
                 };
-                // In place of whatever the caller may have written there.
+                // Replaces a value that the caller may have set.
                 request.headers_mut().insert(USER, user);
                 service.oneshot(request).await
             }
@@ -104,7 +105,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(&url()).await?;
     let users = [("token-of-ada", "Ada"), ("token-of-bob", "Bob")];
     let users = users.map(|(token, user)| (token.to_owned(), user.to_owned()));
-    // Around this service alone; `ServerBuilder::layer` is for all services of a server.
+    // The layer is around this service only. `ServerBuilder::layer` is for all services of a server.
     let vault = ServiceBuilder::new()
         .layer(authenticate(users.into()))
         .service(VaultDispatcher::new(Numbers([("Ada", 42)].into())));
@@ -128,12 +129,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .await
     {
         Err(CallError::Rpc(error)) if error.kind() == ErrorKind::PermissionDenied => {
-            println!("with a wrong one: {error}");
+            println!("with a wrong token: {error}");
         }
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     match vault.secret().header("token", "token-of-bob").await {
-        Err(CallError::App(error)) => println!("with Bob's: {error}"),
+        Err(CallError::App(error)) => println!("with Bob's token: {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     let secret = vault.secret().header("token", "token-of-ada").await?;

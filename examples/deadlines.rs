@@ -1,13 +1,13 @@
-//! Deadlines: a service that calls another one passes on the time that is left, without a word of code.
+//! Deadlines: calls made in a handler inherit the remaining time, without any code.
 //!
 //! ```text
 //! cargo run --example deadlines                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example deadlines       # on RabbitMQ
 //! ```
 //!
-//! Guests order in a restaurant, whose handler calls the kitchen. One waits long enough, one gives up by its deadline, one walks
-//! away: the kitchen stops cooking both times. At last the restaurant keeps some of the guest's time for an answer of its
-//! own. The last line is `served: bread, because the stew takes too long`.
+//! Guests order in a restaurant, whose handler calls the kitchen. The first guest waits long enough. The second guest's deadline
+//! passes, and the third guest drops the call. The kitchen stops cooking in both cases. For the last guest, the restaurant keeps
+//! some of the remaining time for a response of its own. The last line is `served: bread, because the stew takes too long`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use rpc_examples::{exit_code, url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// Takes orders. Its calls have five seconds, unless the caller says otherwise.
+/// Takes orders. Calls have five seconds by default.
 #[rpc(timeout = "5s")]
 pub trait Restaurant {
     /// Serves a dish.
@@ -35,7 +35,7 @@ pub trait Kitchen {
     async fn cook(dish: String, #[ctx] cx: Context) -> String;
 }
 
-/// Why there is no dish.
+/// Error of an order that the kitchen did not complete.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("the kitchen: {0}")]
 pub struct OrderError(String);
@@ -46,13 +46,13 @@ struct Waiter {
 
 impl Restaurant for Waiter {
     async fn order(&self, dish: String) -> Result<String, OrderError> {
-        // This call has what is left of the guest's time: no more, whatever the client's default is.
+        // This call inherits the guest's remaining time, even if the client's default is longer.
         let cooked = self.kitchen.cook(dish).await;
         cooked.map_err(|error: RpcError| OrderError(error.to_string()))
     }
 
     async fn order_or_bread(&self, dish: String, cx: Context) -> String {
-        // A handler that wants to answer in any case keeps some of the time for that.
+        // A handler that must always respond keeps some of the time for its response.
         let patience = cx.remaining().unwrap_or(Duration::from_secs(5)) / 2;
         match self.kitchen.cook(dish.clone()).timeout(patience).await {
             Ok(cooked) => cooked,
@@ -62,7 +62,7 @@ impl Restaurant for Waiter {
     }
 }
 
-/// A kitchen that tells when it begins to cook, and when it stops before a dish is done.
+/// Kitchen that reports when it starts to cook, and when it stops before a dish is done.
 struct Cook(mpsc::UnboundedSender<&'static str>);
 
 impl Kitchen for Cook {
@@ -70,7 +70,7 @@ impl Kitchen for Cook {
         let left = cx.remaining().unwrap_or(Duration::MAX);
         println!("  the kitchen has {left:.1?} for the {dish}");
         self.0.send("begun").ok();
-        // A handler is stopped by being dropped, wherever it waits. What it has to put away is put away by `Drop`.
+        // A handler is stopped by dropping it at an `.await`, so `Drop` does the cleanup.
         let mut unfinished = Unfinished(Some(self.0.clone()));
         let time = match dish.as_str() {
             "salad" => Duration::from_millis(10),
@@ -82,13 +82,13 @@ impl Kitchen for Cook {
     }
 }
 
-/// Tells that a dish was not finished.
+/// Guard that reports an unfinished dish.
 struct Unfinished(Option<mpsc::UnboundedSender<&'static str>>);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(told) = self.0.take() {
-            told.send("stopped").ok();
+        if let Some(events) = self.0.take() {
+            events.send("stopped").ok();
         }
     }
 }
@@ -100,14 +100,14 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(&url()).await?;
-    let (told, mut kitchen) = mpsc::unbounded_channel();
+    let (events, mut kitchen) = mpsc::unbounded_channel();
     let waiter = Waiter {
         kitchen: KitchenClient::new(connection.client()),
     };
-    // Two services of one server. The prefetch is for each queue, so waiters that wait do not take the cooks' places.
+    // Two services of one server. The prefetch is per queue, so handlers that wait for the kitchen do not take its places.
     let server = Server::builder(&connection)
         .service(RestaurantDispatcher::new(waiter))
-        .service(KitchenDispatcher::new(Cook(told)))
+        .service(KitchenDispatcher::new(Cook(events)))
         .build()
         .start()
         .await?;
@@ -121,7 +121,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let stew = restaurant.order("stew".to_owned());
     match stew.timeout(Duration::from_millis(500)).await {
         Err(CallError::Rpc(error)) if error.is_timeout() => println!("given up: {error}"),
-        // The waiter may have noticed first.
+        // The waiter's own call may have ended first.
         Err(CallError::App(error)) => println!("given up: {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
@@ -129,15 +129,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
     next(&mut kitchen, "stopped").await?;
     println!("the kitchen has stopped");
 
-    println!("a guest who walks away");
+    println!("a guest who drops the call");
     let call = restaurant.order("stew".to_owned());
     let guest = tokio::spawn(call);
     next(&mut kitchen, "begun").await?;
-    guest.abort(); // Drops the call: servers are told, and drop their handlers.
+    guest.abort(); // drops the call, so the client tells the servers, and they drop their handlers
     next(&mut kitchen, "stopped").await?;
     println!("the kitchen has stopped");
 
-    println!("a guest who is served in any case");
+    println!("a guest who is always served");
     let served = restaurant
         .order_or_bread("stew".to_owned())
         .timeout(Duration::from_secs(1));
@@ -148,15 +148,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for what the kitchen tells next.
+/// Waits for the kitchen's next event.
 async fn next(
     kitchen: &mut mpsc::UnboundedReceiver<&'static str>,
     expected: &str,
 ) -> Result<(), Box<dyn Error>> {
-    let told = tokio::time::timeout(Duration::from_secs(5), kitchen.recv()).await?;
-    if told == Some(expected) {
+    let event = tokio::time::timeout(Duration::from_secs(5), kitchen.recv()).await?;
+    if event == Some(expected) {
         Ok(())
     } else {
-        Err(format!("the kitchen should have {expected}, not {told:?}").into())
+        Err(format!("expected the event {expected}, not {event:?}").into())
     }
 }

@@ -1,12 +1,12 @@
-//! Errors: the service's own, which arrive as they are, and all others, which say what became of the call.
+//! Errors: the service's own errors arrive as typed values, and all other errors tell the outcome of the call.
 //!
 //! ```text
 //! cargo run --example errors                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example errors       # on RabbitMQ
 //! ```
 //!
-//! It withdraws money six times. Each line says what the program does about the outcome: it tells its user, tries again later,
-//! or asks the bank what has happened. (One withdrawal panics; Rust reports that on stderr.) The last line is `there are 50 left`.
+//! The example withdraws money six times. Each line shows the program's reaction to the outcome: tell the user, try again later, or ask
+//! the bank. (One withdrawal panics, which Rust reports on stderr.) The last line is `50 left in the account`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -20,23 +20,23 @@ use serde::{Deserialize, Serialize};
 /// Keeps one account.
 #[rpc]
 pub trait Bank {
-    /// Takes money out; returns what is left.
+    /// Withdraws money and returns the new balance.
     async fn withdraw(amount: u64) -> Result<u64, WithdrawError>;
 
-    /// What is left. A method whose only errors are those of any call.
+    /// Returns the balance. The method has no errors of its own.
     async fn balance() -> u64;
 }
 
-/// Why no money was given: the bank's own error, part of the contract as the results are.
+/// The bank's own error. Like the results, it is part of the contract.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum WithdrawError {
-    /// There is less in the account.
+    /// The balance is too low.
     #[error("{missing} too much")]
     Insufficient {
-        /// By how much.
+        /// The missing amount.
         missing: u64,
     },
-    /// Nobody withdraws nothing.
+    /// The amount is zero.
     #[error("nothing to withdraw")]
     Nothing,
 }
@@ -45,8 +45,8 @@ struct Account(AtomicU64);
 
 impl Bank for Account {
     async fn withdraw(&self, amount: u64) -> Result<u64, WithdrawError> {
-        // A bug, and a slow machine, to show what becomes of them.
-        assert!(amount != 13, "the bank is superstitious");
+        // A bug and a slow machine, to show the resulting errors.
+        assert!(amount != 13, "a bug");
         if amount == 1 {
             tokio::time::sleep(Duration::from_secs(10)).await;
         }
@@ -71,20 +71,20 @@ impl Bank for Account {
     }
 }
 
-/// What a program can do about an outcome. Most need no more cases than these.
+/// Returns a program's reaction to an outcome. Most programs need only these cases.
 fn reaction(outcome: &Result<u64, CallError<WithdrawError>>) -> String {
     match outcome {
         Ok(left) => format!("tell the user: {left} left"),
-        // The handler has run, and said no.
+        // The handler has run and refused.
         Err(CallError::App(WithdrawError::Insufficient { missing })) => {
-            format!("tell the user: it is {missing} too much")
+            format!("tell the user: {missing} too much")
         }
         Err(CallError::App(error)) => format!("tell the user: {error}"),
-        // It may have run, so doing it again could withdraw twice.
+        // The request may have run, so another call could withdraw twice.
         Err(CallError::Rpc(error)) if error.may_have_executed() => {
             format!("ask the bank, {:?}: {error}", error.kind())
         }
-        // It certainly has not run: another time, or another server.
+        // The request certainly has not run, so another call is safe.
         Err(CallError::Rpc(error)) => {
             format!("nothing has happened, {:?}: {error}", error.kind())
         }
@@ -110,28 +110,28 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("70: {}", reaction(&bank.withdraw(70).await));
     println!("0: {}", reaction(&bank.withdraw(0).await));
 
-    // A panic is an answer too, and the server goes on.
+    // A panic of the handler is reported to its caller, and the server continues.
     let panicked = bank.withdraw(13).await;
     println!("13: {}", reaction(&panicked));
     expect(panicked, ErrorKind::Panicked)?;
 
-    // A call ends by its deadline, and the handler with it.
+    // A call ends by its deadline, and so does the handler.
     let late = bank.withdraw(1).timeout(Duration::from_millis(100)).await;
     println!("1: {}", reaction(&late));
     expect(late, ErrorKind::Timeout)?;
 
-    // Known at once: no deadline has to pass.
+    // A missing queue is reported at once, before the deadline.
     let unroutable = elsewhere.withdraw(5).await;
     println!("5: {}", reaction(&unroutable));
     expect(unroutable, ErrorKind::Unroutable)?;
 
-    println!("there are {} left", bank.balance().await?);
+    println!("{} left in the account", bank.balance().await?);
     server.shutdown().await?;
     connection.close().await;
     Ok(())
 }
 
-/// Fails unless the call failed in this way.
+/// Returns an error unless the call failed with this kind.
 fn expect(
     outcome: Result<u64, CallError<WithdrawError>>,
     kind: ErrorKind,

@@ -1,12 +1,12 @@
-//! A trait becomes a service: Fibonacci numbers over queues, in one process.
+//! A trait as a service: Fibonacci numbers over queues, in one process.
 //!
 //! ```text
 //! cargo run --example fib                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example fib       # on RabbitMQ
 //! ```
 //!
-//! It starts two servers that share one queue and calls them: one call after the other, many at once, and three that
-//! cannot succeed. The last line is `fib(30) = 832040`. The contract, the `Fib` trait, is in `src/lib.rs`.
+//! The example starts two servers that share one queue, and calls them: sequentially, concurrently, and with three calls that
+//! fail. The last line is `fib(30) = 832040`. The contract, the `Fib` trait, is in `src/lib.rs`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -33,8 +33,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
         }
     );
 
-    // Two servers of one service. In real life each is a process of its own, with a connection of its own: the broker
-    // shares the requests out among as many as there are.
+    // Two servers of one service. In production each server is a process with its own connection, and the broker distributes
+    // the requests among all of them.
     let first = Server::builder(&connection)
         .service(FibDispatcher::new(Calculator))
         .build()
@@ -46,15 +46,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
 
-    // A client is cheap to clone and can have any number of calls in flight.
+    // Clients are cheap to clone and can have any number of calls in flight.
     let fib = FibClient::new(connection.client());
 
-    println!("\none after the other");
+    println!("\nsequential calls");
     for n in 1..=10 {
         println!("  fib({n}) = {}", fib.fib(n).await?);
     }
 
-    println!("\ntwenty at once");
+    println!("\ntwenty concurrent calls");
     let started = Instant::now();
     let mut calls = JoinSet::new();
     for n in 1..=20 {
@@ -66,18 +66,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     println!("  their sum is {sum}, after {:.1?}", started.elapsed());
 
-    println!("\nwhat can go wrong");
-    // The service's own error is a value of its own type.
+    println!("\nfailing calls");
+    // The service's own error arrives as a value of its own type.
     match fib.fib(100).await {
         Err(CallError::App(error)) => println!("  the service says: {error}"),
         other => println!("  unexpected: {other:?}"),
     }
-    // Everything else says what happened, and whether the request may have run.
+    // Every other error names the failure and tells if the request may have run.
     match fib.clone().with_queue("rpc.NoSuchService").fib(1).await {
         Err(CallError::Rpc(error)) => println!("  {:?}: {error}", error.kind()),
         other => println!("  unexpected: {other:?}"),
     }
-    // A call ends by its deadline, whatever happens.
+    // A call always ends by its deadline.
     match fib.fib(40).timeout(Duration::from_millis(20)).await {
         Err(CallError::Rpc(error)) => println!("  {:?}: {error}", error.kind()),
         other => println!("  unexpected: {other:?}"),
@@ -85,7 +85,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     println!("\nfib(30) = {}", fib.fib(30).await?);
 
-    // Finishes what runs, replies, acknowledges.
+    // Finishes running requests, replies to them and acknowledges them.
     first.shutdown().await?;
     second.shutdown().await?;
     connection.close().await;

@@ -1,11 +1,11 @@
-//! The client of RabbitMQ's RPC tutorial, in Rust: it asks `fib_server` or the tutorial's own server.
+//! The client of RabbitMQ's RPC tutorial, in Rust. It calls `fib_server` or the tutorial's own server.
 //!
 //! ```text
 //! cargo run --example fib_client -- [--url URL] [--queue NAME] [N]
 //! ```
 //!
-//! It prints `[x] Requesting fib(30)` and `[.] Got 832040`. The URL is that of `AMQP_URL`, else
-//! `amqp://guest:guest@127.0.0.1:5672/%2f`; the queue is `rpc_queue`.
+//! The program prints `[x] Requesting fib(30)` and `[.] Got 832040`. By default, the URL is that of `AMQP_URL`, else
+//! `amqp://guest:guest@127.0.0.1:5672/%2f`, and the queue is `rpc_queue`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -30,11 +30,11 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let Options { url, queue, n } = options().map_err(|error| format!("{error}; {USAGE}"))?;
     let connection = Connection::builder(url).name("fib_client").open().await?;
-    // Plain, as the tutorial's client is: the server need not know this crate.
+    // A plain client sends the tutorial's messages, so the server need not use this crate.
     let fib = FibClient::new(connection.client_builder().plain().build()).with_queue(queue);
     println!("[x] Requesting fib({n})");
-    let answer = fib.fib(n).await?;
-    println!("[.] Got {answer}");
+    let number = fib.fib(n).await?;
+    println!("[.] Got {number}");
     connection.close().await;
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! The server of RabbitMQ's RPC tutorial, in Rust: it answers `fib_client`, the tutorial's own client, and typed ones.
+//! The server of RabbitMQ's RPC tutorial, in Rust. It serves `fib_client`, the tutorial's own client, and typed clients.
 //!
 //! ```text
 //! cargo run --example fib_server -- [--url URL] [--queue NAME] [--prefetch N] [--quorum | --existing]
 //! ```
 //!
-//! It prints `[x] Awaiting RPC requests`, then a line for each request, until it is told to stop (Ctrl-C or SIGTERM).
-//! The URL is that of `AMQP_URL`, else `amqp://guest:guest@127.0.0.1:5672/%2f`; the queue is `rpc_queue`.
+//! The program prints `[x] Awaiting RPC requests`, then a line for each request, until Ctrl-C or SIGTERM. By default, the URL is that of
+//! `AMQP_URL`, else `amqp://guest:guest@127.0.0.1:5672/%2f`, and the queue is `rpc_queue`.
 //!
-//! Unless it is told otherwise, the server declares a durable classic queue. With `--quorum` it declares a quorum queue, as the tutorial
-//! does. With `--existing` it uses the queue as it is where it exists, and declares a classic one otherwise.
+//! By default, the server declares a durable classic queue. With `--quorum` it declares a quorum queue, like the tutorial. With
+//! `--existing` it uses the queue as it is if the queue exists, and declares a classic queue otherwise.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ struct Options {
     prefetch: u16,
 }
 
-/// The calculator, with a line for each request.
+/// Calculator that prints a line for each request.
 struct Announcing(Calculator);
 
 impl Fib for Announcing {
@@ -73,7 +73,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 }
 
 fn options() -> Result<Options, lexopt::Error> {
-    // A request each, as in the tutorial: a busy server is given no other.
+    // A prefetch of 1, as in the tutorial: the broker gives a busy server no further request.
     let mut options = Options {
         url: default_url(),
         queue: "rpc_queue".to_owned(),
@@ -98,7 +98,7 @@ fn options() -> Result<Options, lexopt::Error> {
     Ok(options)
 }
 
-/// Resolves on Ctrl-C, and where there are signals on SIGTERM.
+/// Resolves on Ctrl-C, and on Unix also on SIGTERM.
 async fn told_to_stop() {
     #[cfg(unix)]
     {

@@ -1,12 +1,12 @@
-//! Metrics: what a client and a server count and measure, as a Prometheus page.
+//! Metrics of a client and a server, as a Prometheus page.
 //!
 //! ```text
 //! cargo run --example metrics                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example metrics       # on RabbitMQ
 //! ```
 //!
-//! It makes some calls that succeed and some that cannot, and prints the page. A real program would answer requests for
-//! `/metrics` with what `render` returns, or have the exporter do so (its feature `http-listener`).
+//! The example makes calls that succeed and calls that fail, and prints the page. A real program would respond to requests for
+//! `/metrics` with the output of `render`, or use the exporter's feature `http-listener`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use rpc_core::{CallError, Connection, Server};
 use rpc_examples::{Calculator, FibClient, FibDispatcher, exit_code, url};
 
-/// The upper limits of the buckets of durations, in seconds: few, for a short page.
+/// Upper limits of the buckets of durations, in seconds. There are few, to keep the page short.
 const BUCKETS: &[f64] = &[0.01, 0.1, 1.0];
 
 #[tokio::main]
@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    // Before the connection is opened, which tells the recorder what the numbers mean.
+    // Install the recorder before opening the connection, which registers the descriptions of all metrics.
     let page = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("duration".to_owned()), BUCKETS)?
         .install_recorder()?;
@@ -40,13 +40,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     for n in 1..=10 {
         fib.fib(n).await?;
     }
-    // The service's own error, and a call that is given up: outcomes of their own.
+    // The service's own error and a timeout are counted as separate outcomes.
     match fib.fib(100).await {
-        Err(CallError::App(error)) => println!("# the service says: {error}"),
+        Err(CallError::App(error)) => println!("# the service's error: {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     match fib.fib(40).timeout(Duration::from_millis(20)).await {
-        Err(CallError::Rpc(error)) => println!("# the call says: {error}"),
+        Err(CallError::Rpc(error)) => println!("# the call's error: {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
     server.shutdown().await?;

@@ -1,12 +1,12 @@
-//! Layers around a client and a server: tower's own, and the one for retries.
+//! Layers around a client and a server: tower's layers and the retry layer.
 //!
 //! ```text
 //! cargo run --example middleware                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example middleware       # on RabbitMQ
 //! ```
 //!
-//! The server refuses what it cannot run at once. The first client finds that out; the second one tries again, a little later,
-//! because the method is idempotent. The last line says how many calls got an answer: all of them.
+//! The server refuses requests that it cannot run at once. The first client does not retry them. The second client retries a
+//! little later, because the method is idempotent. The last line counts the responses: all calls get one.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ use tower::load_shed::LoadShedLayer;
 /// Weighs parcels.
 #[rpc]
 pub trait Scales {
-    /// The weight of a parcel. Weighing it twice does no harm, so calls may be repeated.
+    /// Returns the weight of a parcel. Weighing twice does no harm, so calls may be retried.
     #[rpc(idempotent)]
     async fn weigh(parcel: u32) -> u32;
 }
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(&url()).await?;
 
-    // The layer added first is the outermost: what the limit has no place for is refused, instead of waiting for one.
+    // The first layer is the outermost. It refuses requests that the limit has no place for, instead of letting them wait.
     let server = Server::builder(&connection)
         .service(ScalesDispatcher::new(Slow))
         .layer(LoadShedLayer::new())
@@ -54,26 +54,26 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
 
-    // Clients repeat idempotent calls by themselves. This one is told not to, to show what that does.
+    // Clients retry idempotent calls by default. This client does not, for comparison.
     let client = connection
         .client_builder()
         .retry(RetryPolicy::never())
         .build();
     let scales = ScalesClient::new(client.clone());
     println!(
-        "without retries: {} of 10 calls got an answer",
+        "without retries: {} of 10 calls got a response",
         count(&scales).await?
     );
 
-    // The first layer is the outermost here, too: each attempt has half a second, and there are as many as the call's 30
-    // seconds allow, after longer and longer pauses. Without the timeout, `connection.client()` does the same.
+    // The first layer is the outermost here too. Each attempt has half a second, and attempts continue with growing pauses for
+    // the call's 30 seconds. Without the timeout, `connection.client()` does the same.
     let layered = ServiceBuilder::new()
         .layer(RetryLayer::new(RetryPolicy::new()))
         .timeout(Duration::from_millis(500))
         .service(client);
     let scales = ScalesClient::new(layered);
     println!(
-        "with retries: {} of 10 calls got an answer",
+        "with retries: {} of 10 calls got a response",
         count(&scales).await?
     );
 
@@ -82,12 +82,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Weighs ten parcels at once.
+/// Weighs ten parcels concurrently and counts the responses.
 async fn count<S: rpc_core::RpcService>(scales: &ScalesClient<S>) -> Result<usize, Box<dyn Error>> {
     let mut calls = JoinSet::new();
     for parcel in 0..10 {
         calls.spawn(scales.weigh(parcel));
     }
-    let answers = calls.join_all().await;
-    Ok(answers.iter().filter(|answer| answer.is_ok()).count())
+    let outcomes = calls.join_all().await;
+    Ok(outcomes.iter().filter(|outcome| outcome.is_ok()).count())
 }

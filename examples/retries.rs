@@ -1,13 +1,13 @@
-//! What runs again after a failure, and what does not: `idempotent` methods, ordinary ones, and `at_most_once`.
+//! Retries after a failure: `idempotent`, ordinary and `at_most_once` methods.
 //!
 //! ```text
 //! cargo run --example retries                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example retries       # on RabbitMQ
 //! ```
 //!
-//! A server that is not ready refuses some requests; another dies in the middle of two. It shows who does what again: the client
-//! for an idempotent method, the broker for an ordinary one, nobody for one that may run at most once. The last line is
-//! `100 deposited, 1 letter begun`.
+//! One server refuses some requests because it is not ready. Two other servers die while they run a request. The client retries an
+//! idempotent method, the broker delivers the request of an ordinary method again, and the request of an `at_most_once` method is lost.
+//! The last line is `100 deposited, 1 letter started`.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -24,28 +24,28 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 use tower::layer::{Layer, layer_fn};
 
-/// Keeps money, and writes letters about it.
+/// Keeps an account and sends letters about it.
 #[rpc]
 pub trait Ledger {
-    /// How much there is. Asking twice does no harm, so the client repeats it by itself while its deadline allows.
+    /// Returns the balance. Asking twice does no harm, so the client retries the call within its deadline.
     #[rpc(idempotent)]
     async fn total() -> u64;
 
-    /// Adds money. The broker gives the request to another server if one dies with it, so it may run twice: the id tells.
+    /// Adds money. If a server dies, the broker delivers the request to another one, so it may run twice. The id identifies a deposit.
     async fn deposit(id: u64, amount: u64, #[ctx] cx: Context) -> u64;
 
-    /// Sends a letter. Better none than two.
+    /// Sends a letter. A lost letter is better than two letters.
     #[rpc(at_most_once)]
     async fn send_letter();
 }
 
-/// What the servers share: in real life a database, here the process's memory.
+/// State shared by the servers: in production a database, here the process's memory.
 #[derive(Clone, Default)]
 struct Books(Arc<State>);
 
 #[derive(Default)]
 struct State {
-    /// The total, and the ids of the deposits in it, which change together or not at all.
+    /// Balance and ids of the deposits in it, which change together.
     deposits: Mutex<(u64, HashSet<u64>)>,
     letters: AtomicU32,
     begun: Notify,
@@ -65,12 +65,12 @@ impl Ledger for Books {
                 *total += amount;
                 println!("  deposit {id}: done");
             } else {
-                println!("  deposit {id}: it is in the books already");
+                println!("  deposit {id}: already in the books");
             }
             *total
         };
         if !cx.redelivered() {
-            // The worst moment to die: all is done, and no reply has been sent.
+            // The worst moment for a crash: the work is done, and no reply has been sent.
             self.0.begun.notify_one();
             std::future::pending::<()>().await;
         }
@@ -84,7 +84,7 @@ impl Ledger for Books {
     }
 }
 
-/// A layer that refuses the first requests, as a server does that is not ready yet.
+/// Returns a layer that refuses the first requests, like a server that is not ready yet.
 fn refuse_first<S>(
     requests: u32,
 ) -> impl Layer<
@@ -109,7 +109,7 @@ where
             let refuse = seen.fetch_add(1, Ordering::SeqCst) < requests;
             async move {
                 if refuse {
-                    // A kind of failure that may pass.
+                    // `Overloaded` is retryable.
                     return Err(RpcError::new(ErrorKind::Overloaded, "not ready yet"));
                 }
                 service.oneshot(request).await
@@ -135,12 +135,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .build()
         .start()
         .await?;
-    // Not idempotent: the caller is told, and decides. This one knows that the id makes it safe to do it again.
+    // The method is not idempotent, so the caller decides. This caller may retry, because the id makes a second deposit harmless.
     match ledger.deposit(1, 100).await {
         Err(error) if error.is_retryable() => println!("  deposit: {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
-    // Idempotent: sent three times, and the caller sees the third answer.
+    // The method is idempotent: the client sends the request three times, and the third attempt succeeds.
     println!("  total: {}", ledger.total().await?);
     server.shutdown().await?;
 
@@ -148,7 +148,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let server = serve(&connection, &books).await?;
     let deposit = tokio::spawn(ledger.deposit(1, 100));
     books.0.begun.notified().await;
-    // Dropping the handle is the end of a server, as a crash is: nothing is finished, nothing is acknowledged.
+    // Dropping the handle stops a server like a crash: it finishes and acknowledges nothing.
     drop(server);
     let server = serve(&connection, &books).await?;
     println!("  total after it: {}", deposit.await??);
@@ -160,7 +160,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     drop(server);
     let server = serve(&connection, &books).await?;
     match letter.await? {
-        // The request was acknowledged before it ran, so nobody has it any more and nobody can say what became of it.
+        // The request was acknowledged before it ran, so the broker no longer has it, and the outcome is unknown.
         Err(error) if error.is_timeout() && error.may_have_executed() => println!("  {error}"),
         other => return Err(format!("unexpected: {other:?}").into()),
     }
@@ -170,7 +170,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     if (total, letters) != (100, 1) {
         return Err(format!("{total} deposited, {letters} letters").into());
     }
-    println!("{total} deposited, {letters} letter begun");
+    println!("{total} deposited, {letters} letter started");
     server.shutdown().await?;
     connection.close().await;
     Ok(())

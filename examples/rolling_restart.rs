@@ -1,12 +1,12 @@
-//! A rolling restart: new servers take the places of old ones under load, and no call fails.
+//! A rolling restart: new servers replace old servers under load, and no call fails.
 //!
 //! ```text
 //! cargo run --example rolling_restart                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example rolling_restart       # on RabbitMQ
 //! ```
 //!
-//! Sixteen callers call without a pause while two servers are replaced, one after the other, twice; then for a moment there is
-//! no server at all. The last line says how many calls were answered, and `0 failed`.
+//! Sixteen callers call continuously while two servers are replaced, one after the other, twice. Then no server runs for a moment. The
+//! last line counts the answered calls, and ends with `0 failed`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use rpc_examples::{exit_code, shared_url};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Takes a moment.
+/// Stamps forms, which takes a moment.
 #[rpc]
 pub trait Clerk {
     /// Stamps a form.
@@ -33,7 +33,7 @@ impl Clerk for Stamp {
     }
 }
 
-/// A server process: its connection, and what stops it.
+/// Stand-in for a server process: a connection and a server.
 struct Process {
     connection: Connection,
     server: ServerHandle,
@@ -50,8 +50,8 @@ impl Process {
         Ok(Self { connection, server })
     }
 
-    /// What `Server::run_until` does when its signal comes: takes no more requests, gives back what has not begun, finishes
-    /// and answers the rest. The connection is closed after that, not before.
+    /// Stops the server like the signal of `Server::run_until`: takes no more requests, returns those that have not started, and finishes
+    /// the others. Closes the connection afterwards.
     async fn stop(self) -> Result<(), Box<dyn Error>> {
         self.server.shutdown().await?;
         self.connection.close().await;
@@ -59,7 +59,7 @@ impl Process {
     }
 }
 
-/// What the callers have seen.
+/// Outcomes of calls.
 #[derive(Default)]
 struct Tally {
     answered: u64,
@@ -85,20 +85,20 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     for restart in 1..=4 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        // The new one first: there are never fewer than two.
+        // The new server starts first, so at least two are always running.
         servers.push(Process::start(&url).await?);
         servers.remove(0).stop().await?;
         println!("restart {restart}: done");
     }
 
-    // The queue outlives its servers: requests wait in it until their deadlines.
+    // The queue outlives its servers, and requests wait in it until their deadlines.
     for server in servers.drain(..) {
         server.stop().await?;
     }
     println!("no server is running");
     tokio::time::sleep(Duration::from_millis(200)).await;
     servers.push(Process::start(&url).await?);
-    println!("one is running");
+    println!("one server is running");
     tokio::time::sleep(Duration::from_millis(200)).await;
 
     stop.send_replace(true);
@@ -119,7 +119,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Calls until told to stop.
+/// Calls until `stopped` is `true`.
 async fn call(clerk: ClerkClient, stopped: watch::Receiver<bool>) -> Tally {
     let mut tally = Tally::default();
     for form in 0.. {

@@ -1,11 +1,11 @@
-//! Testing a service without RabbitMQ: its handler alone, with its contract, and on a broker that misbehaves.
+//! Tests without RabbitMQ: a handler alone, a handler with its contract, and a broker that loses messages and connections.
 //!
 //! ```text
 //! cargo run --example testing
 //! ```
 //!
-//! Each of the four functions below would be a `#[tokio::test]` in a project of yours; here `main` runs them, and prints a
-//! line for each that passes. It needs no broker and no network, whatever `AMQP_URL` says.
+//! In a real project, each of the four functions below would be a `#[tokio::test]`. Here `main` runs them and prints a line for each that
+//! passes. The example ignores `AMQP_URL`, and needs no broker and no network.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -24,21 +24,21 @@ pub trait Seats {
     /// Reserves a seat for the customer that the header `customer` names.
     async fn reserve(row: u32, #[ctx] cx: Context) -> Result<String, SeatError>;
 
-    /// How many are sold.
+    /// Returns the number of sold seats.
     #[rpc(idempotent)]
     async fn sold() -> u32;
 }
 
-/// Why there is no seat.
+/// Reasons for refusing a reservation.
 #[derive(Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 pub enum SeatError {
-    /// Nobody knows for whom it would be.
-    #[error("who are you?")]
+    /// The request does not name a customer.
+    #[error("the header 'customer' is missing")]
     Anonymous,
     /// The hall is not that large.
     #[error("there is no row {row}")]
     NoSuchRow {
-        /// What was asked for.
+        /// The requested row.
         row: u32,
     },
 }
@@ -74,7 +74,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     a_lost_connection().await
 }
 
-/// A handler is an object with methods. What they are told of a call is put together by hand.
+/// Calls a handler's methods directly, with a context made for the test.
 async fn the_handler_alone() -> Result<(), Box<dyn Error>> {
     let cx = Context::builder()
         .header("customer", "Ada")
@@ -84,13 +84,13 @@ async fn the_handler_alone() -> Result<(), Box<dyn Error>> {
     assert_eq!(seat, "row 7 for Ada");
     assert_eq!(cx.reply_headers().get_as("till"), Some("3"));
 
-    let nobody = Hall::default().reserve(7, Context::default()).await;
-    assert_eq!(nobody, Err(SeatError::Anonymous));
+    let anonymous = Hall::default().reserve(7, Context::default()).await;
+    assert_eq!(anonymous, Err(SeatError::Anonymous));
     println!("the handler alone: passed");
     Ok(())
 }
 
-/// A client around the dispatcher: everything is encoded and decoded as on the wire, and nothing is sent.
+/// Calls a dispatcher through a client: everything is encoded and decoded as on the wire, and nothing is sent.
 async fn the_contract() -> Result<(), Box<dyn Error>> {
     let seats = SeatsClient::new(SeatsDispatcher::new(Hall::default()));
     let seat = seats.reserve(7).header("customer", "Ada").await?;
@@ -102,7 +102,7 @@ async fn the_contract() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The embedded broker loses what it is told to: does the caller draw the right conclusion?
+/// Lets the embedded broker lose a reply, and checks the caller's error.
 async fn a_lost_reply() -> Result<(), Box<dyn Error>> {
     let broker = EmbeddedBroker::named("lost-reply");
     let connection = Connection::open(&broker.url()).await?;
@@ -121,9 +121,9 @@ async fn a_lost_reply() -> Result<(), Box<dyn Error>> {
     let call = seats.reserve(7).header("customer", "Ada");
     let outcome = call.timeout(Duration::from_millis(100)).await;
     let error = outcome.expect_err("there was no reply");
-    let error = error.rpc().ok_or("it is no error of the service's own")?;
+    let error = error.rpc().ok_or("the error is the service's own")?;
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.may_have_executed(), "and so it has:");
+    assert!(error.may_have_executed());
     assert_eq!(hall.sold().await, 1);
 
     broker.on_publish(|_| Fate::Deliver);
@@ -133,7 +133,7 @@ async fn a_lost_reply() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// It loses connections, too.
+/// Lets the embedded broker lose a connection, and checks that an idempotent call succeeds.
 async fn a_lost_connection() -> Result<(), Box<dyn Error>> {
     let broker = EmbeddedBroker::named("lost-connection");
     let connection = Connection::open(&broker.url()).await?;
@@ -146,7 +146,7 @@ async fn a_lost_connection() -> Result<(), Box<dyn Error>> {
     assert_eq!(seats.sold().await?, 0);
 
     broker.drop_connections();
-    // The method is idempotent, so its caller does not even notice.
+    // The method is idempotent, so the client retries the call.
     assert_eq!(seats.sold().await?, 0);
     server.shutdown().await?;
     println!("a lost connection: passed");

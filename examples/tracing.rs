@@ -1,13 +1,13 @@
-//! Traces: two services, one of which calls the other, in one OpenTelemetry trace.
+//! Traces: one service calls another in one OpenTelemetry trace.
 //!
 //! ```text
 //! cargo run --example tracing                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example tracing       # on RabbitMQ
 //! ```
 //!
-//! It prints the spans of one call, innermost first, as OpenTelemetry's exporter for the console writes them: `Fib/fib` on the
-//! server's side and on the client's, then `Sums/sum` on either. All have the same trace id, and each names the one after it
-//! as its parent. In production only the exporter is another: `opentelemetry-otlp` sends the same to a collector.
+//! The example prints the spans of one call, innermost first, with OpenTelemetry's console exporter: `Fib/fib` on the server and on
+//! the client, then `Sums/sum` on the server and on the client. All spans have the same trace id, and each names the next one as its
+//! parent. In production, use another exporter: `opentelemetry-otlp` sends the spans to a collector.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -24,11 +24,11 @@ use tracing_subscriber::layer::SubscriberExt;
 /// Adds Fibonacci numbers.
 #[rpc]
 pub trait Sums {
-    /// The sum of two Fibonacci numbers.
+    /// Returns the sum of two Fibonacci numbers.
     async fn sum(a: u64, b: u64) -> Result<u64, SumError>;
 }
 
-/// Why there is no sum.
+/// Error of a sum with a missing number.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("a number is missing: {0}")]
 pub struct SumError(String);
@@ -39,8 +39,8 @@ struct Adder {
 
 impl Sums for Adder {
     async fn sum(&self, a: u64, b: u64) -> Result<u64, SumError> {
-        info!(a, b, "adding"); // An event of the server's span.
-        // Both calls are children of that span, because they are made in it. (A spawned task needs `.in_current_span()`.)
+        info!(a, b, "adding"); // an event in the server's span
+        // Both calls are made in that span, so they are its children. (A spawned task needs `.in_current_span()`.)
         let missing = |error: CallError<FibError>| SumError(error.to_string());
         let a = self.fib.fib(a).await.map_err(missing)?;
         let b = self.fib.fib(b).await.map_err(missing)?;
@@ -54,22 +54,22 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    // What a program does to have its spans exported; nothing of it is special to RPC.
+    // The usual setup for exporting spans. None of it is specific to RPC.
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(opentelemetry_stdout::SpanExporter::default())
         .build();
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("examples"))
-        .with_location(false) // These three are only left out for a shorter page.
+        .with_location(false) // these three are off to keep the output short
         .with_threads(false)
         .with_tracked_inactivity(false);
     let targets = Targets::new()
         .with_target("rpc_core", Level::INFO)
-        .with_target("tracing", Level::INFO); // This program.
+        .with_target("tracing", Level::INFO); // this program
     let subscriber = tracing_subscriber::registry().with(targets).with(layer);
     tracing::subscriber::set_global_default(subscriber)?;
 
-    // Each of these is a program of its own in real life. That they have a connection each changes nothing here.
+    // In production each of these connections belongs to a separate program.
     let url = shared_url("tracing");
     let (numbers, sums, caller) = (
         Connection::open(&url).await?,

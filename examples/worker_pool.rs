@@ -1,12 +1,12 @@
-//! A worker pool: slow jobs that block a thread, a few at a time on each machine.
+//! A worker pool: slow jobs that block a thread, a few at a time on each worker.
 //!
 //! ```text
 //! cargo run --example worker_pool                                 # on the embedded broker
 //! AMQP_URL=amqp://localhost cargo run --example worker_pool       # on RabbitMQ
 //! ```
 //!
-//! Two workers, which take two jobs each, are given twelve. Another method is answered meanwhile, because it has a queue of its
-//! own, and a job whose caller has gone stops halfway. The last line says how many ran at once: `at most 4 at once`.
+//! Two workers run twelve jobs, two at a time each. Another method responds in the meantime, because it has a queue of its own. A job
+//! whose caller is gone stops halfway. The last line is the highest number of concurrent jobs: `at most 4 at once`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -22,12 +22,12 @@ use tokio::task::JoinSet;
 /// Renders pictures.
 #[rpc]
 pub trait Pictures {
-    /// Renders a picture, in so many steps. It computes and never awaits, so it gets a thread of its own; and pictures take
-    /// long, so its calls get more time than others.
+    /// Renders a picture in `steps` steps. The method computes and never awaits, so it gets a thread of its own. Pictures take long,
+    /// so calls get more time than by default.
     #[rpc(blocking, timeout = "5m")]
     fn render(steps: u32, #[ctx] cx: Context) -> u32;
 
-    /// How many pictures are being rendered. It has a queue of its own, so that it need not wait for them.
+    /// Returns the number of pictures that are being rendered. The method has a queue of its own, so it does not wait for pictures.
     #[rpc(queue = "rpc.Pictures.status")]
     async fn running() -> usize;
 }
@@ -49,9 +49,9 @@ impl Pictures for Renderer {
         self.0.most.fetch_max(running, Ordering::SeqCst);
         self.0.begun.notify_one();
         let mut done = 0;
-        // A thread cannot be stopped from outside: a long job asks from time to time whether anybody waits for it.
+        // A thread cannot be stopped from outside, so a long job checks for cancellation from time to time.
         while done < steps && !cx.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(10)); // Stands for real work.
+            std::thread::sleep(Duration::from_millis(10)); // stands for real work
             done += 1;
         }
         self.0.running.fetch_sub(1, Ordering::SeqCst);
@@ -73,14 +73,14 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let connection = Connection::open(&url()).await?;
-    // One object, to count what both do; in real life each worker is a process on a machine of its own.
+    // The workers share one handler, to count their jobs. In production each worker is a process on its own machine.
     let renderer = Renderer::default();
     let mut workers = Vec::new();
     for _ in 0..2 {
         let worker = Server::builder(&connection)
             .service(PicturesDispatcher::new(renderer.clone()))
-            // The broker hands out two requests of each queue: what a worker cannot begin stays where another one finds it.
-            // (`concurrency` would limit all queues together, and let pictures keep `running` waiting.)
+            // The broker hands two requests of each queue to a worker. The others stay in the queue, where another worker can take
+            // them. (`concurrency` would limit all queues together, so pictures would delay `running`.)
             .prefetch(2)
             .build()
             .start()
@@ -104,7 +104,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     println!("twelve pictures, after {:.1?}", started.elapsed());
 
-    // Nobody waits for the picture any more, and the job notices. Its worker's place was taken until then.
+    // The job notices that its caller is gone. Until then it keeps its place in the worker.
     let abandoned = tokio::spawn(pictures.render(100_000));
     let begun = async {
         while pictures.running().await? == 0 {
@@ -115,7 +115,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     tokio::time::timeout(Duration::from_secs(5), begun).await??;
     abandoned.abort();
     tokio::time::timeout(Duration::from_secs(5), renderer.0.stopped.notified()).await?;
-    println!("a picture that nobody waits for: stopped");
+    println!("a picture without a caller: stopped");
 
     for worker in workers {
         worker.shutdown().await?;

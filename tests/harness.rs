@@ -1,4 +1,8 @@
-//! The private RabbitMQ nodes do what the tests rely on, and leave nothing behind.
+//! Tests of the private RabbitMQ nodes: they do what other tests rely on, and leave nothing behind.
+//!
+//! ```text
+//! cargo test -p rpc-tests --features broker --test harness
+//! ```
 #![cfg(target_os = "linux")] // it looks for processes in /proc
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +25,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 #[tokio::test]
-async fn shared_node_answers_and_tells_of_queues() {
+async fn shared_node_reports_queues() {
     let node = shared_node().await;
     let queue = unique_queue("harness");
     assert_eq!(node.queue(&queue).await, None);
@@ -39,7 +43,7 @@ async fn shared_node_answers_and_tells_of_queues() {
         .unwrap();
     assert!(
         node.has_queue(&queue).await,
-        "an exclusive queue is there for others too"
+        "an exclusive queue exists for other connections"
     );
     connection.close(200, "done".into()).await.unwrap();
 }
@@ -65,7 +69,7 @@ fn shared_node_outlives_the_runtime_that_started_it() {
 }
 
 #[tokio::test]
-async fn node_survives_what_tests_do_to_it() {
+async fn node_keeps_port_and_data_when_stopped_killed_or_paused() {
     let node = Node::builder().conf("heartbeat = 17").start().await;
     let queue = unique_queue("durable");
     let full = QueueInfo {
@@ -84,7 +88,11 @@ async fn node_survives_what_tests_do_to_it() {
     let url = node.url();
     node.restart().await;
     assert_eq!(node.url(), url, "a restarted node keeps its port");
-    assert_eq!(node.queue(&queue).await, Some(full), "and its data");
+    assert_eq!(
+        node.queue(&queue).await,
+        Some(full),
+        "a restarted node keeps its data"
+    );
 
     node.kill().await;
     assert!(
@@ -97,7 +105,7 @@ async fn node_survives_what_tests_do_to_it() {
     assert_eq!(
         node.queue(&queue).await,
         Some(full),
-        "killed or stopped, it comes back with its data"
+        "a killed node keeps its data"
     );
 
     node.pause().await;
@@ -106,7 +114,7 @@ async fn node_survives_what_tests_do_to_it() {
         timeout(Duration::from_millis(300), connecting)
             .await
             .is_err(),
-        "a paused node says nothing"
+        "a paused node does not respond"
     );
     node.resume().await;
 
@@ -120,13 +128,13 @@ async fn node_survives_what_tests_do_to_it() {
     node.stop().await;
     assert!(
         node.log().contains("stopped TCP listener"),
-        "a stopped node has said goodbye: {}",
+        "a stopped node logs its graceful end: {}",
         node.log()
     );
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_dropped_node() {
+async fn dropping_a_node_leaves_nothing() {
     let node = Node::start().await;
     let folder = node.folder().to_owned();
     assert!(
@@ -145,18 +153,18 @@ async fn nothing_is_left_of_a_dropped_node() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_node_whose_start_is_abandoned() {
+async fn abandoning_a_start_leaves_nothing() {
     let folder = std::env::temp_dir().join(unique_queue("rpc-node-abandoned"));
     let starting = Node::builder().folder(&folder).start();
     assert!(
         timeout(Duration::from_millis(500), starting).await.is_err(),
-        "no node starts that fast"
+        "a start takes longer"
     );
     assert_nothing_left(&folder);
 }
 
 #[tokio::test]
-async fn nothing_is_left_when_the_owner_is_killed() {
+async fn killing_the_owner_of_a_node_leaves_nothing() {
     let mut owner = Command::new(env!("CARGO_BIN_EXE_broker"))
         .args(["run", "sh", "-c", "echo $AMQP_URL; cat"])
         .stdin(Stdio::piped())
@@ -168,11 +176,41 @@ async fn nothing_is_left_when_the_owner_is_killed() {
     let url = lines.next_line().await.unwrap().expect("the URL");
     Connection::connect(&url, ConnectionProperties::default())
         .await
-        .expect("the node answers");
+        .expect("the node accepts connections");
     let folder = folder_of_node_owned_by(owner.id().unwrap());
 
-    owner.kill().await.unwrap(); // SIGKILL: it has no chance to clean up
+    owner.kill().await.unwrap(); // SIGKILL: the owner cannot clean up
     assert_nothing_left(&folder);
+}
+
+#[tokio::test]
+async fn processes_of_a_node_have_a_session_of_their_own() {
+    let node = Node::start().await;
+    let processes = processes_of(node.folder());
+    let session = session_of(processes["beam.smp"]);
+    assert_ne!(session, session_of(std::process::id()));
+    assert_eq!(session, session_of(processes["epmd"]));
+    let leader = fs::read_to_string(format!("/proc/{session}/cmdline")).unwrap();
+    assert!(leader.contains("watchdog.sh"), "{leader}");
+}
+
+#[tokio::test]
+async fn node_starts_beside_busy_processes_in_the_session_of_the_tests() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let busy = [(); 2].map(|()| {
+        Command::new("/bin/sh")
+            .args(["-c", "while :; do :; done"])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    });
+    let session = session_of(std::process::id());
+    for process in &busy {
+        assert_eq!(session_of(process.id().unwrap()), session);
+    }
+    timeout(LIMIT, Node::start())
+        .await
+        .expect("the node starts in time");
 }
 
 #[tokio::test]
@@ -199,14 +237,14 @@ async fn node_with_tls_and_management_listens_for_both() {
 }
 
 #[tokio::test]
-async fn node_that_cannot_start_says_why() {
+async fn a_failed_start_reports_the_reason() {
     let builder: NodeBuilder = Node::builder().conf("no_such_setting = 1");
     let error = builder.try_start().await.unwrap_err().to_string();
     assert!(error.contains("no_such_setting"), "{error}");
 }
 
 #[tokio::test]
-async fn nodes_of_a_cluster_share_queues_and_outlive_the_leader_of_one() {
+async fn cluster_shares_queues_and_survives_the_loss_of_a_leader() {
     let cluster = Cluster::start(3).await;
     let queue = unique_queue("quorum");
     let connection = cluster.nodes()[1].connect().await;
@@ -234,7 +272,10 @@ async fn nodes_of_a_cluster_share_queues_and_outlive_the_leader_of_one() {
     let second = eventually("another leader", async || cluster.leader_of(&queue).await).await;
     assert_ne!(first.name(), second.name());
     first.restart().await;
-    assert!(first.queue(&queue).await.is_some(), "it is back");
+    assert!(
+        first.queue(&queue).await.is_some(),
+        "the restarted node knows the queue"
+    );
 
     let folders: Vec<_> = cluster
         .nodes()
@@ -247,7 +288,7 @@ async fn nodes_of_a_cluster_share_queues_and_outlive_the_leader_of_one() {
         .for_each(|folder| assert_nothing_left(folder));
 }
 
-/// A connection through a proxy, both its ends.
+/// A connection through a proxy: the proxy and both ends.
 async fn proxied() -> (Proxy, TcpStream, TcpStream) {
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(target.local_addr().unwrap().port()).await;
@@ -268,7 +309,7 @@ async fn receives_nothing(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn a_node_is_reached_through_a_proxy() {
+async fn proxy_connects_clients_to_a_node() {
     let node = shared_node().await;
     let proxy = Proxy::start(node.port()).await;
     assert_eq!(proxy.connections(), 0);
@@ -277,14 +318,14 @@ async fn a_node_is_reached_through_a_proxy() {
         .unwrap();
     assert_eq!(proxy.connections(), 1);
     proxy.cut(Cut::Reset).await;
-    eventually("the loss is noticed", async || {
+    eventually("the client notices the loss", async || {
         (!connection.status().connected()).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_proxy_cuts_and_refuses_connections() {
+async fn proxy_cuts_and_refuses_connections() {
     let (proxy, mut client, mut broker) = proxied().await;
     client.write_all(b"hello").await.unwrap();
     assert_eq!(receive(&mut broker).await.unwrap(), *b"hello");
@@ -300,7 +341,7 @@ async fn a_proxy_cuts_and_refuses_connections() {
     assert_eq!(receive(&mut broker).await.unwrap(), *b"bye");
     proxy.refuse().await;
     let address = ("127.0.0.1", proxy.port());
-    // A process that another test is about to start has the listener too, until it is one.
+    // A child process that another test is starting holds a copy of the listener between `fork` and `exec`.
     let refused = eventually("new connections are refused", async || {
         TcpStream::connect(address).await.err()
     });
@@ -316,14 +357,14 @@ async fn a_proxy_cuts_and_refuses_connections() {
     TcpStream::connect(address).await.unwrap();
 
     drop(proxy);
-    eventually("nobody listens for a dropped proxy", async || {
+    eventually("a dropped proxy does not listen", async || {
         TcpStream::connect(address).await.err()
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_proxy_holds_back_one_direction_and_delivers_later() {
+async fn proxy_holds_back_one_direction_and_delivers_later() {
     let (proxy, mut client, mut broker) = proxied().await;
     proxy.blackhole(Direction::ToBroker);
     client.write_all(b"ping").await.unwrap();
@@ -336,7 +377,10 @@ async fn a_proxy_holds_back_one_direction_and_delivers_later() {
     proxy.blackhole(Direction::ToClient);
     broker.write_all(b"last").await.unwrap();
     broker.shutdown().await.unwrap();
-    assert!(receives_nothing(&mut client).await, "not even the end");
+    assert!(
+        receives_nothing(&mut client).await,
+        "the end of the connection is held back, too"
+    );
     proxy.lift_blackholes();
     assert_eq!(receive(&mut client).await.unwrap(), *b"last");
     let error = receive::<1>(&mut client).await.unwrap_err();
@@ -344,7 +388,7 @@ async fn a_proxy_holds_back_one_direction_and_delivers_later() {
 }
 
 #[tokio::test]
-async fn a_proxy_delays_and_trickles() {
+async fn proxy_delays_and_throttles() {
     let (proxy, mut client, mut broker) = proxied().await;
     proxy.latency(Duration::from_millis(150));
     let sent = Instant::now();
@@ -386,7 +430,7 @@ async fn publish_to_durable_queue(node: &Node, queue: &str) {
 }
 
 #[tokio::test]
-async fn a_script_asks_a_node_from_any_shell() {
+async fn ctl_script_works_in_any_shell() {
     let node = shared_node().await;
     let script = std::env::temp_dir().join(unique_queue("it's-ctl"));
     fs::write(&script, node.ctl_script()).unwrap();
@@ -406,7 +450,7 @@ async fn a_script_asks_a_node_from_any_shell() {
     );
 }
 
-/// The processes that belong to a node, name to id: all of them have its folder in their environment.
+/// The processes of a node, from name to id. All of them have the node's folder in their environment.
 fn processes_of(folder: &Path) -> HashMap<String, u32> {
     let needle = folder.as_os_str().as_encoded_bytes();
     let mut found = HashMap::new();
@@ -421,7 +465,7 @@ fn processes_of(folder: &Path) -> HashMap<String, u32> {
         else {
             continue;
         };
-        // Gone in the meantime, or another user's.
+        // The process has ended meanwhile, or belongs to another user.
         let Ok(environment) = fs::read(process.join("environ")) else {
             continue;
         };
@@ -434,6 +478,14 @@ fn processes_of(folder: &Path) -> HashMap<String, u32> {
         }
     }
     found
+}
+
+fn session_of(process: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The process name, in parentheses, may contain any character. The fields after it: state, parent, group, session.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let session = fields.split_whitespace().nth(3).unwrap();
+    session.parse().unwrap()
 }
 
 fn folder_of_node_owned_by(owner: u32) -> PathBuf {

@@ -1,4 +1,4 @@
-//! Generated code among hostile names and in unusual places. Everything here runs through the direct form, without a
+//! Hygiene of generated code: names that collide with it, and unusual places. All calls use the direct form, without a
 //! broker: `FibClient::new(FibDispatcher::new(handler))`.
 #![deny(
     warnings,
@@ -12,6 +12,7 @@
 
 extern crate rpc_core as renamed_at_the_root;
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,24 +22,25 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 fn assert_send_sync<T: Send + Sync>() {}
+fn assert_unwind_safe<T: UnwindSafe + RefUnwindSafe>() {}
 fn assert_send<T: Send>(value: T) -> T {
     value
 }
 
-/// The methods of the flagship, in all their forms.
+/// All forms of methods.
 #[rpc]
 pub trait Fib {
     /// Without `&self`.
     async fn fib(n: u64) -> u64;
-    /// With it, and fallible.
+    /// With `&self`, fallible.
     async fn checked(&self, n: u64) -> Result<u64, TooLarge>;
-    /// Runs elsewhere.
+    /// Blocking.
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
-    /// Answers nothing.
+    /// Returns `()`.
     #[rpc(at_most_once)]
     async fn nothing(&self);
-    /// Sends nothing back.
+    /// Has no reply.
     #[rpc(
         oneway,
         timeout = "1s",
@@ -47,7 +49,7 @@ pub trait Fib {
         queue = "notifications"
     )]
     async fn notify(n: u64);
-    /// A context among the arguments.
+    /// With a context among the arguments.
     async fn tenant(a: String, #[ctx] cx: Context, b: String) -> Option<String>;
 }
 
@@ -80,7 +82,7 @@ impl Fib for Calculator {
 }
 
 #[tokio::test]
-async fn every_form_of_a_method_can_be_called() {
+async fn all_forms_of_methods_can_be_called() {
     let fib = FibClient::new(FibDispatcher::new(Calculator));
     assert_eq!(fib.fib(30).await.unwrap(), 31);
     assert_eq!(fib.checked(30).await.unwrap(), 30);
@@ -103,8 +105,16 @@ async fn every_form_of_a_method_can_be_called() {
     assert_eq!(tenant.as_deref(), Some("a true b"));
 }
 
+#[test]
+fn contexts_and_embedded_brokers_cross_catch_unwind() {
+    assert_unwind_safe::<Context>();
+    assert_unwind_safe::<rpc_core::testing::EmbeddedBroker>();
+    fn assert_ref_unwind_safe<T: RefUnwindSafe>() {}
+    assert_ref_unwind_safe::<rpc_core::ContextBuilder>();
+}
+
 #[tokio::test]
-async fn clients_and_dispatchers_are_cheap_handles() {
+async fn clients_and_dispatchers_are_cloneable_handles() {
     assert_send_sync::<FibClient>();
     assert_send_sync::<FibClient<Client>>();
     assert_send_sync::<FibClient<FibDispatcher<Calculator>>>();
@@ -122,8 +132,8 @@ async fn clients_and_dispatchers_are_cheap_handles() {
 }
 
 #[tokio::test]
-async fn a_handler_may_be_shared_with_the_rest_of_the_program() {
-    /// Counts its calls.
+async fn handlers_can_be_shared_with_the_program() {
+    /// Counts calls.
     #[derive(Default)]
     struct Counter(AtomicU64);
 
@@ -159,22 +169,23 @@ async fn a_handler_may_be_shared_with_the_rest_of_the_program() {
     assert_eq!(counter.0.load(Ordering::Relaxed), 4);
 }
 
-/// Spawns calls, knowing nothing of the service below.
+/// Spawns calls over any service.
 async fn spawned_over_any_service<S: RpcService + Sync>(
     fib: FibClient<S>,
 ) -> Result<u64, RpcError> {
     let fib_again = fib.clone();
     let call = tokio::spawn(async move { fib_again.fib(1).await });
     let owned = tokio::spawn(fib.fib(2).into_future());
-    Ok(call.await.expect("it does not panic")? + owned.await.expect("it does not panic")?)
+    Ok(call.await.expect("the task does not panic")?
+        + owned.await.expect("the task does not panic")?)
 }
 
-/// Spawns calls, knowing nothing of the handler.
+/// Spawns calls to any handler.
 async fn spawned_over_any_handler<H: Fib>(handler: H) -> Result<u64, RpcError> {
     let fib = FibClient::new(FibDispatcher::new(handler));
     tokio::spawn(async move { fib.fib(1).await })
         .await
-        .expect("it does not panic")
+        .expect("the task does not panic")
 }
 
 #[tokio::test]
@@ -188,7 +199,7 @@ async fn calls_can_be_spawned_in_generic_code() -> Result<(), RpcError> {
 }
 
 pub mod no_prelude {
-    //! Not even the standard prelude is there.
+    //! A module without the standard prelude.
     #![no_implicit_prelude]
     #![allow(missing_docs)]
 
@@ -245,7 +256,7 @@ pub mod no_prelude {
 }
 
 #[tokio::test]
-async fn no_prelude_is_needed() {
+async fn generated_code_needs_no_prelude() {
     use no_prelude::{BareClient, BareDispatcher, GenericClient, GenericDispatcher, Handler};
     let bare = BareClient::new(BareDispatcher::new(Handler));
     assert_eq!(bare.id(5).await.unwrap(), 5);
@@ -257,8 +268,8 @@ async fn no_prelude_is_needed() {
     assert_eq!(generic.get([1, 2], 3).await.unwrap(), 6);
 }
 
-pub mod hostile_types {
-    //! The user's types have the names of everything that generated code could mean.
+pub mod colliding_types {
+    //! Types of the user with the names of types that generated code uses.
     #![allow(missing_docs, dead_code, non_camel_case_types)]
 
     use rpc_core::rpc;
@@ -286,11 +297,11 @@ pub mod hostile_types {
         pub value: u64,
     }
 
-    /// Also the prelude's functions and variants are something else here.
+    /// A function with a name of the prelude.
     pub const fn drop() {}
 
     #[rpc]
-    pub trait Hostile {
+    pub trait Colliding {
         async fn strings(a: String, b: Vec, c: Box, d: Arc) -> Option;
         async fn result(a: Call, context: Context) -> Result;
         async fn results(a: Request, b: Response) -> ::std::result::Result<Future, Context>;
@@ -302,7 +313,7 @@ pub mod hostile_types {
     #[derive(Debug)]
     pub struct Handler;
 
-    impl Hostile for Handler {
+    impl Colliding for Handler {
         async fn strings(&self, _: String, _: Vec, _: Box, _: Arc) -> Option {
             Option::Some(5)
         }
@@ -322,9 +333,9 @@ pub mod hostile_types {
 }
 
 #[tokio::test]
-async fn types_may_have_any_names() {
-    use hostile_types as ty;
-    let client = ty::HostileClient::new(ty::HostileDispatcher::new(ty::Handler));
+async fn types_may_have_colliding_names() {
+    use colliding_types as ty;
+    let client = ty::CollidingClient::new(ty::CollidingDispatcher::new(ty::Handler));
     assert_eq!(
         client
             .strings(ty::String, ty::Vec, ty::Box, ty::Arc)
@@ -332,7 +343,7 @@ async fn types_may_have_any_names() {
             .unwrap(),
         ty::Option::Some(5)
     );
-    // A struct called `Result` is a value as any other.
+    // A struct called `Result` is an ordinary value.
     assert_eq!(
         client.result(ty::Call, ty::Context).await.unwrap(),
         ty::Result { value: 6 }
@@ -354,11 +365,11 @@ async fn types_may_have_any_names() {
     );
 }
 
-macro_rules! hostile_methods {
+macro_rules! colliding_methods {
     ($($name:ident)*) => {
-        /// Methods and arguments with the names that generated code, or Rust itself, has uses for.
+        /// Methods and arguments with names that generated code or Rust uses.
         #[rpc]
-        pub trait HostileMethods {
+        pub trait CollidingMethods {
             $(
                 /// Adds.
                 #[allow(clippy::should_implement_trait, clippy::new_ret_no_self, clippy::wrong_self_convention)]
@@ -366,7 +377,7 @@ macro_rules! hostile_methods {
                     $name + other
                 }
             )*
-            /// The wire name is `type`.
+            /// The name on the wire is `type`.
             async fn r#type(r#type: String, r#match: u64) -> u64;
             /// Arguments only.
             #[allow(clippy::too_many_arguments)]
@@ -378,8 +389,8 @@ macro_rules! hostile_methods {
         }
 
         #[tokio::test]
-        async fn methods_and_arguments_may_have_any_names() -> Result<(), RpcError> {
-            let client = HostileMethodsClient::new(HostileMethodsDispatcher::new(Calculator));
+        async fn methods_and_arguments_may_have_colliding_names() -> Result<(), RpcError> {
+            let client = CollidingMethodsClient::new(CollidingMethodsDispatcher::new(Calculator));
             $(assert_eq!(client.$name(1, 2).await?, 3);)*
             assert_eq!(client.r#type("ab".into(), 1).await?, 3);
             let sum = client.arguments(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1).await?;
@@ -389,12 +400,12 @@ macro_rules! hostile_methods {
     };
 }
 
-hostile_methods! {
+colliding_methods! {
     new clone client request call run self_ stub fmt deref into_future poll_ready timeout header queue service handler
     dispatcher accept method main default drop from eq as_ref borrow to_owned type_id r#async unknown_method arguments_of
 }
 
-impl HostileMethods for Calculator {
+impl CollidingMethods for Calculator {
     async fn r#type(&self, r#type: String, r#match: u64) -> u64 {
         r#type.len() as u64 + r#match
     }
@@ -430,9 +441,9 @@ impl HostileMethods for Calculator {
 }
 
 #[tokio::test]
-async fn raw_identifiers_have_plain_names_on_the_wire() -> Result<(), RpcError> {
-    /// The same service, with its wire names spelled out.
-    #[rpc(name = "HostileMethods")]
+async fn raw_identifiers_have_no_prefix_on_the_wire() -> Result<(), RpcError> {
+    /// The same service with explicit names on the wire.
+    #[rpc(name = "CollidingMethods")]
     trait Plain {
         #[rpc(name = "type")]
         async fn kind(
@@ -440,7 +451,7 @@ async fn raw_identifiers_have_plain_names_on_the_wire() -> Result<(), RpcError> 
             #[serde(rename = "match")] n: u64,
         ) -> u64;
     }
-    let client = PlainClient::new(HostileMethodsDispatcher::new(Calculator));
+    let client = PlainClient::new(CollidingMethodsDispatcher::new(Calculator));
     assert_eq!(client.kind("ab".into(), 1).await?, 3);
     Ok(())
 }
@@ -486,7 +497,7 @@ pub mod renamed {
 }
 
 #[tokio::test]
-async fn the_crate_may_be_renamed() {
+async fn crate_may_be_renamed() {
     use renamed::{
         AtTheRootClient, AtTheRootDispatcher, ByPathClient, ByPathDispatcher, BySelfClient,
         BySelfDispatcher,
@@ -516,21 +527,21 @@ async fn the_crate_may_be_renamed() {
 
 /// An alias of `Result` with one parameter.
 pub type StoreResult<T> = Result<T, TooLarge>;
-/// With the other one.
+/// An alias of `Result` with the other parameter.
 pub type Done<E> = Result<(), E>;
-/// With none.
+/// An alias of `Result` without parameters.
 pub type Always = Result<u8, TooLarge>;
-/// An alias of something else.
+/// An alias of another type.
 pub type Number = u64;
 
-/// Aliases.
+/// Return types that are aliases.
 #[rpc]
 pub trait Aliases {
     /// `Ok` only.
     async fn one(n: u64) -> StoreResult<u64>;
     /// `Err` only.
     async fn other(n: u64) -> Done<TooLarge>;
-    /// Nothing.
+    /// Without parameters.
     async fn none(n: u64) -> Always;
     /// No `Result`.
     async fn number(n: Number) -> Number;
@@ -562,7 +573,7 @@ impl Aliases for Calculator {
 }
 
 #[tokio::test]
-async fn aliases_of_result_are_seen_through() {
+async fn aliases_of_result_are_resolved() {
     let client = AliasesClient::new(AliasesDispatcher::new(Calculator));
     let one: Result<u64, CallError<TooLarge>> = client.one(1).await;
     assert_eq!(one.unwrap(), 1);
@@ -579,7 +590,7 @@ async fn aliases_of_result_are_seen_through() {
     assert_eq!(client.tuple(6).await.unwrap(), (Ok(6),));
 }
 
-/// Parameters of all kinds, with bounds everywhere. `S`, `H` and `T` are what generated code would call its own.
+/// Parameters of all kinds, with bounds in all places. Generated code would otherwise call its parameters `S` and `H`.
 #[rpc(timeout = "10s")]
 pub trait Store<S, H, const N: usize = 2, T = u8>: Send
 where
@@ -591,23 +602,23 @@ where
 {
     /// Parameters as arguments and result.
     async fn put(&self, key: S, values: [H; 2]) -> Option<(S, H)>;
-    /// Bare.
+    /// A parameter without a type around it.
     async fn bare(&self, value: T) -> T;
-    /// Fallible, by an alias.
+    /// Fallible by an alias.
     async fn fallible(&self, value: T) -> StoreResult<T>;
-    /// Fallible, written out, and nothing of the parameters in the arguments.
+    /// Fallible without an alias, and without parameters in the arguments.
     async fn written(&self, ok: bool) -> Result<Vec<S>, H>;
-    /// Nothing of the parameters at all.
+    /// Without parameters.
     async fn concrete(&self, n: u64) -> StoreResult<u64>;
     /// `#[serde(…)]` on a field whose type is a parameter.
     async fn defaulted(&self, #[serde(default)] value: T, #[serde(default)] n: u8) -> T;
-    /// Not even arguments.
+    /// Without arguments.
     async fn nothing(&self);
-    /// The method for which clients get a hidden struct.
+    /// Adds a hidden struct to the client.
     async fn new(&self, value: S) -> S {
         value
     }
-    /// Runs elsewhere.
+    /// Blocking.
     #[rpc(blocking)]
     fn slow(&self, value: H) -> H {
         value
@@ -673,7 +684,7 @@ where
 {
     tokio::spawn(async move { store.bare(value).await })
         .await
-        .expect("it does not panic")
+        .expect("the task does not panic")
 }
 
 #[tokio::test]
@@ -707,10 +718,10 @@ async fn generic_services_can_be_spawned_in_generic_code() -> Result<(), RpcErro
     Ok(())
 }
 
-/// Bodies in the trait.
+/// Methods with default bodies.
 #[rpc]
 pub trait Defaults {
-    /// `?`, early `return` and a conversion on the way.
+    /// `?`, an early `return` and a conversion.
     async fn checked(&self, mut text: String) -> Result<u64, String> {
         text.push('0');
         if text == "00" {
@@ -720,11 +731,11 @@ pub trait Defaults {
         tokio::task::yield_now().await;
         Ok(number)
     }
-    /// Calls another method, through `self`.
+    /// Calls another method through `self`.
     async fn both(&self, a: String, b: String) -> Result<u64, String> {
         Ok(self.checked(a).await? + self.checked(b).await?)
     }
-    /// Needs to know its type.
+    /// Infers a type from the return type.
     async fn inferred(&self) -> Vec<u8> {
         [1_u64, 2].into_iter().map(|n| n as u8).collect()
     }
@@ -778,7 +789,7 @@ async fn methods_may_have_default_bodies() {
 }
 
 mod visibility {
-    //! Traits that only a part of the crate can see, over types that only that part can see.
+    //! Traits with restricted visibility over types with the same visibility.
     #![allow(missing_docs)]
     #![deny(private_interfaces, private_bounds)]
 
@@ -853,7 +864,7 @@ mod visibility {
     }
 }
 
-/// In a binary nobody may be using the client, or the dispatcher.
+/// A service without uses of its client and dispatcher, as in a binary.
 #[rpc]
 trait Unused {
     async fn id(n: u64) -> u64;
@@ -909,29 +920,29 @@ async fn traits_may_be_declared_in_function_bodies() -> Result<(), RpcError> {
     Ok(())
 }
 
-/// What `cfg` removes exists nowhere.
+/// Methods with `cfg`.
 #[rpc]
 #[cfg_attr(all(), allow(clippy::module_name_repetitions))]
 pub trait Conditional {
-    /// Of two alternatives one is there.
+    /// The alternative that exists.
     #[cfg(true)]
     async fn either(n: u64) -> u64;
-    /// And one is not.
+    /// The alternative that does not exist.
     #[cfg(any())]
     async fn either(n: NoSuchType) -> NoSuchType;
-    /// Neither its types nor its default body are looked at.
+    /// A method with unknown types and functions, which are not compiled.
     #[cfg(any())]
     async fn never(n: no_such_module::NoSuchType) -> Result<NoSuchType, NoSuchError> {
         no_such_function(n)
     }
-    /// Through `cfg_attr`.
+    /// A method with `cfg` in `cfg_attr`.
     #[cfg_attr(true, cfg(false))]
     #[rpc(blocking, default)]
     fn never_again(n: NoSuchType) -> NoSuchType;
-    /// `new`, with its hidden struct.
+    /// A method `new`, with its hidden struct.
     #[cfg(any())]
     async fn new(n: NoSuchType);
-    /// And one that is there.
+    /// A method that exists, with `cfg` in `cfg_attr`.
     #[cfg_attr(true, cfg(true), doc = "More of it.")]
     #[rpc(default)]
     async fn always(#[allow(unused_variables)] n: u64) -> u64 {
@@ -946,47 +957,47 @@ impl Conditional for Calculator {
 }
 
 #[tokio::test]
-async fn a_method_behind_a_false_cfg_exists_nowhere() -> Result<(), RpcError> {
+async fn methods_with_a_false_cfg_do_not_exist() -> Result<(), RpcError> {
     let client = ConditionalClient::new(ConditionalDispatcher::new(Calculator));
     assert_eq!(client.either(5).await?, 5);
     assert_eq!(client.always(5).await?, 7);
-    /// The same service as somebody believes it to be who has the feature on.
+    /// The same service for a client with another configuration.
     #[rpc(name = "Conditional")]
-    trait Believed {
+    trait Configured {
         async fn never_again(n: u64) -> u64;
     }
-    let believed = BelievedClient::new(ConditionalDispatcher::new(Calculator));
-    let error = believed
+    let configured = ConfiguredClient::new(ConditionalDispatcher::new(Calculator));
+    let error = configured
         .never_again(5)
         .await
-        .expect_err("it does not exist");
+        .expect_err("the method does not exist");
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
     Ok(())
 }
 
-/// A deprecated service warns its users, not itself.
+/// A deprecated service. Generated code causes no warnings, and uses do.
 #[rpc]
 #[deprecated(note = "use another")]
 pub trait Deprecated {
-    /// Deprecated, too.
+    /// A deprecated method.
     #[deprecated]
     async fn old(n: u64) -> u64;
-    /// And `new`.
+    /// A deprecated method `new`.
     #[deprecated]
     async fn new(n: u64) -> u64;
-    /// Blocking.
+    /// A deprecated blocking method.
     #[deprecated]
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
 }
 
-/// A service with a method that is deprecated, over a type that is.
+/// A service with a deprecated method and a deprecated type.
 #[rpc]
 pub trait PartlyDeprecated {
-    /// The type is.
+    /// The type is deprecated.
     #[expect(deprecated)]
     async fn value(value: OldType) -> OldType;
-    /// The method is.
+    /// The method is deprecated.
     #[deprecated]
     async fn old(n: u64) -> u64;
 }
@@ -1031,7 +1042,7 @@ mod old_type {
 
 #[tokio::test]
 #[expect(deprecated)]
-async fn deprecated_methods_go_on_working() -> Result<(), RpcError> {
+async fn deprecated_methods_can_be_called() -> Result<(), RpcError> {
     let client = DeprecatedClient::new(DeprecatedDispatcher::new(Calculator));
     assert_eq!(
         client.old(5).await? + client.new(6).await? + client.slow(7).await?,
@@ -1106,16 +1117,16 @@ pub trait Empty {}
 
 impl Empty for Calculator {}
 
-/// What a service was like once.
+/// The old version of a service.
 #[rpc(name = "Greeter")]
-pub trait GreeterOnce {
+pub trait OldGreeter {
     /// Greets.
     async fn greet(name: String, legacy: bool) -> String;
 }
 
-/// What it is like now: one argument fewer, two more, in another order.
+/// The new version: arguments were removed, added and reordered.
 #[rpc(name = "Greeter")]
-pub trait GreeterNow {
+pub trait NewGreeter {
     /// Greets.
     async fn greet(
         #[serde(default = "one")] times: usize,
@@ -1142,7 +1153,7 @@ mod reversed {
     }
 }
 
-impl GreeterNow for Calculator {
+impl NewGreeter for Calculator {
     async fn greet(
         &self,
         times: usize,
@@ -1156,25 +1167,25 @@ impl GreeterNow for Calculator {
 
 #[tokio::test]
 async fn arguments_may_be_added_removed_and_reordered() -> Result<(), RpcError> {
-    let once = GreeterOnceClient::new(GreeterNowDispatcher::new(Calculator));
-    assert_eq!(once.greet("Ada".into(), true).await?, "Ada");
-    let now = GreeterNowClient::new(GreeterNowDispatcher::new(Calculator));
+    let old = OldGreeterClient::new(NewGreeterDispatcher::new(Calculator));
+    assert_eq!(old.greet("Ada".into(), true).await?, "Ada");
+    let new = NewGreeterClient::new(NewGreeterDispatcher::new(Calculator));
     assert_eq!(
-        now.greet(2, Some("Dr ".into()), "Ada".into(), "!?".into())
+        new.greet(2, Some("Dr ".into()), "Ada".into(), "!?".into())
             .await?,
         "Dr Ada!?Dr Ada!?"
     );
-    let empty = GreeterOnceClient::new(EmptyDispatcher::new(Calculator));
+    let empty = OldGreeterClient::new(EmptyDispatcher::new(Calculator));
     let error = empty
         .greet("Ada".into(), true)
         .await
-        .expect_err("it has no methods");
+        .expect_err("the service has no methods");
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
     Ok(())
 }
 
 pub mod from_a_macro {
-    //! The trait is written by a `macro_rules!` macro, whose hygiene is another.
+    //! A trait from a `macro_rules!` macro, whose identifiers have other hygiene.
     #![allow(missing_docs)]
 
     macro_rules! service {

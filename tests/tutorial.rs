@@ -1,4 +1,4 @@
-//! Programs of RabbitMQ's RPC tutorial, in Python with pika, talk to ours, and know nothing of rpc-core.
+//! The programs of RabbitMQ's RPC tutorial, in Python with pika and without knowledge of rpc-core, call and serve our programs.
 
 use std::env;
 use std::path::PathBuf;
@@ -10,15 +10,15 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 #[tokio::test]
-async fn tutorial_client_is_answered_by_our_server() {
+async fn our_server_replies_to_the_tutorial_client() {
     let queue = unique_queue("rpc_queue");
     let _server = fib_server(&queue, &[]).await;
     assert_gets_832040(python("rpc_client.py", &queue, &["30"]).await).await;
 }
 
-/// The servers of both sides take the requests of one queue in turn, whichever side declares the queue.
+/// The servers of both sides take requests of one queue in turn, whichever side declares the queue.
 #[tokio::test]
-async fn our_server_and_the_tutorials_share_a_queue_of_any_type() {
+async fn our_server_and_the_tutorial_server_share_queues_of_any_type() {
     for queue_type in [&[][..], &["quorum"]] {
         let queue = unique_queue("rpc_queue");
         let theirs = tutorial_server(&queue, queue_type).await;
@@ -31,7 +31,7 @@ async fn our_server_and_the_tutorials_share_a_queue_of_any_type() {
     both_answer_all_clients(&queue, ours, theirs).await;
 }
 
-/// Four requests, of which each server gets two.
+/// Sends four requests and expects two at each server.
 async fn both_answer_all_clients(queue: &str, mut ours: Program, mut theirs: Program) {
     assert_gets_832040(python("rpc_client.py", queue, &["30"]).await).await;
     assert_gets_832040(python("rpc_client_direct.py", queue, &["30"]).await).await;
@@ -45,11 +45,11 @@ async fn both_answer_all_clients(queue: &str, mut ours: Program, mut theirs: Pro
 }
 
 #[tokio::test]
-async fn our_server_says_what_to_do_about_a_queue_of_another_type() {
+async fn our_server_advises_on_a_queue_of_another_type() {
     let queue = unique_queue("rpc_queue");
     let _theirs = tutorial_server(&queue, &["quorum"]).await;
     let server = fib_server_command(&queue, &[]).await.output().await;
-    let output = server.expect("it runs");
+    let output = server.expect("the server program runs");
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr);
     for part in [
@@ -64,7 +64,7 @@ async fn our_server_says_what_to_do_about_a_queue_of_another_type() {
 }
 
 #[tokio::test]
-async fn our_client_is_answered_by_the_tutorial_server() {
+async fn the_tutorial_server_replies_to_our_client() {
     let queue = unique_queue("rpc_queue");
     let mut server = tutorial_server(&queue, &[]).await;
     assert_gets_832040(fib_client(&queue).await).await;
@@ -72,7 +72,7 @@ async fn our_client_is_answered_by_the_tutorial_server() {
 }
 
 #[tokio::test]
-async fn tutorial_client_with_direct_reply_to_is_answered_by_our_server() {
+async fn our_server_replies_to_the_tutorial_client_with_direct_reply_to() {
     let queue = unique_queue("rpc_queue");
     let _server = fib_server(&queue, &[]).await;
     assert_gets_832040(python("rpc_client_direct.py", &queue, &["30"]).await).await;
@@ -123,7 +123,7 @@ async fn tutorial_server(queue: &str, arguments: &[&str]) -> Program {
     server
 }
 
-/// One of the Python programs beside this file, started against the shared node.
+/// A Python program of the tutorial, started against the shared node.
 async fn python(script: &str, queue: &str, arguments: &[&str]) -> Program {
     let mut command = pika(&format!("tutorial/{script}"));
     command
@@ -132,14 +132,14 @@ async fn python(script: &str, queue: &str, arguments: &[&str]) -> Program {
     Program::start(command)
 }
 
-/// One of our examples, as a command to add arguments to.
+/// A command that runs one of our examples.
 async fn example(name: &str) -> Command {
     static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
     Command::new(FOLDER.get_or_init(build_examples).await.join(name))
 }
 
-/// `cargo test` builds only the examples of the packages it tests. With `--workspace --all-features`, as in `make
-/// test`, it has built them all, and then this finds nothing to do.
+/// Builds the examples. `cargo test` builds only the examples of the packages under test; `--workspace --all-features`, as in
+/// `make test`, has built all of them, and leaves nothing to do here.
 async fn build_examples() -> PathBuf {
     let this_test = env::current_exe().expect("a running program has a path");
     let profile = this_test
@@ -156,8 +156,8 @@ async fn build_examples() -> PathBuf {
         "--all-features",
         "--examples",
     ]);
-    // What cargo tells this test of its own package would make build scripts that ask for it run again, here and then
-    // in the next ordinary build, and everything above them be compiled anew.
+    // Variables that Cargo sets for this test would make build scripts run again, here and in the next ordinary build, and
+    // everything that depends on them compile again.
     for (name, _) in env::vars_os() {
         let told = name.to_string_lossy();
         if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {

@@ -1,7 +1,6 @@
-//! What the compiler says to broken traits, and that hostile but right ones pass.
+//! Compiler messages about broken traits, and unusual valid traits that compile.
 //!
-//! After a change of messages: `TRYBUILD=overwrite cargo test --test ui`, then read every changed `.stderr` as somebody
-//! who sees it for the first time.
+//! After a change of messages: `TRYBUILD=overwrite cargo test --test ui`, then read every changed `.stderr` as a new user would.
 
 #[test]
 fn every_mistake_is_one_readable_error() {

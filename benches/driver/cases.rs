@@ -1,4 +1,4 @@
-//! What is measured: the sections, and in each of them the cases that are compared.
+//! Sections of the benchmark, and the cases that each section compares.
 
 use rpc_benches::contender::Outcome;
 
@@ -9,20 +9,20 @@ pub(crate) struct Section {
     pub(crate) layout: Layout,
 }
 
-/// How a section's table looks.
+/// Layout of a section's table.
 pub(crate) enum Layout {
     /// A row for each contender, a column for each number of calls in flight, and ratios between contenders.
     Wide {
         ratios: &'static [(&'static str, &'static str)],
     },
-    /// A row for each case; the last column is the rate as a ratio to that of the case's baseline.
+    /// A row for each case. The last column is the ratio of its rate to its baseline's.
     Long,
 }
 
-/// A contender under a load.
+/// Contender under a load.
 #[derive(Clone)]
 pub(crate) struct Case {
-    /// What the row is called.
+    /// Name of the row.
     pub(crate) row: String,
     pub(crate) servers: Servers,
     /// The client's contender, which may differ from the server's.
@@ -30,14 +30,14 @@ pub(crate) struct Case {
     pub(crate) in_flight: usize,
     pub(crate) payload: usize,
     pub(crate) clients: usize,
-    /// The row that it is compared with.
+    /// Baseline: name of the row that this one is compared with.
     pub(crate) baseline: Option<String>,
 }
 
-/// What is there to be called.
+/// Servers of a case.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Servers {
-    /// Their contender; `None` when the client needs none.
+    /// Contender of the servers. `None` if the client needs no server.
     pub(crate) spec: Option<String>,
     pub(crate) processes: usize,
     pub(crate) services: usize,
@@ -76,15 +76,15 @@ impl Case {
     }
 }
 
-/// rpc-core with nothing that can be switched off.
+/// rpc-core without optional features.
 const BARE: &str = "ours-mandatory-expiration";
 
-/// The section that is measured unless another is asked for, and the number of calls in flight at which its table shows the
-/// CPU time.
+/// Section that is measured by default.
 pub(crate) const ROUND_TRIP: &str = "round-trip";
+/// Number of calls in flight at which tables show the CPU time.
 pub(crate) const CPU_AT: usize = 64;
 
-/// The section of that name.
+/// Returns the section with this name.
 pub(crate) fn section(name: &str) -> Outcome<Section> {
     Ok(match name {
         ROUND_TRIP => round_trip(),
@@ -174,7 +174,7 @@ fn tasks() -> Vec<Case> {
     [1, 10, 100, 1000].map(case).into()
 }
 
-/// Enough for a call on each of a hundred clients.
+/// Calls in flight in the growth sections: enough for a call on each of a hundred clients.
 const GROWTH_IN_FLIGHT: usize = 128;
 
 fn clients() -> Vec<Case> {
@@ -185,7 +185,7 @@ fn clients() -> Vec<Case> {
     [1, 10, 100].map(case).into()
 }
 
-/// Each number of them beside as many hand-written ones: processes that compete for the cores cost anybody something.
+/// Each number of servers, compared with the same number of hand-written servers, because processes compete for the cores.
 fn servers() -> Section {
     let case = |spec: &str, processes| {
         let mut case =
@@ -214,8 +214,8 @@ fn services() -> Vec<Case> {
     [1, 5, 50].map(case).into()
 }
 
-/// Each guarantee on its own: taken from, or added to, the defaults. rpc-core's own where it has a switch, and in any case the
-/// fastest lapin with the same traffic, where nothing else hides the difference.
+/// Each guarantee on its own, removed from or added to the defaults: in rpc-core if an option exists, and in the fastest lapin with the
+/// same traffic, which shows the difference most clearly.
 fn guarantees() -> Section {
     const CHANGES: [&str; 10] = [
         "-mandatory",
@@ -242,13 +242,13 @@ fn guarantees() -> Section {
         cases.push(Case::new(&format!("ours{change}"), CPU_AT).against("ours"));
     }
     Section {
-        title: "What guarantees cost, 64 calls in flight",
+        title: "The cost of guarantees, 64 calls in flight",
         cases,
         layout: Layout::Long,
     }
 }
 
-/// Nothing shares a message, replies do, requests do too; beside the fastest that sends a message for each call.
+/// No calls share messages, replies do, and requests do too, compared with the fastest lapin with one message per call.
 fn coalescing() -> Section {
     let mut cases = Vec::new();
     for level in [1, 16, CPU_AT, 256, 1024] {

@@ -1,4 +1,4 @@
-//! Where it was measured, and the processes that take part.
+//! Description of the machine, and ids of the measured processes.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use rpc_tests::broker::Node;
 
 use super::run::Pace;
 
-/// The process of a node: Erlang's virtual machine, whose home is the node's folder.
+/// Returns the process id of a node: of Erlang's virtual machine, whose home is the node's folder.
 pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
     let home = node.folder().display().to_string();
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -30,7 +30,7 @@ pub(crate) fn broker_pid(node: &Node) -> Outcome<u32> {
     Err("the process of the RabbitMQ node was not found".into())
 }
 
-/// What the CPUs have done since the machine was started, in Linux's units.
+/// CPU time since the machine was started, in Linux's units.
 pub(crate) struct Times {
     all: u64,
     stolen: u64,
@@ -52,14 +52,14 @@ pub(crate) fn times() -> Outcome<Times> {
 }
 
 impl Times {
-    /// The share of the time that the host of a virtual machine gave to others.
+    /// Returns the share of steal time: time that the host of a virtual machine gave to others.
     pub(crate) fn stolen_since(&self, before: &Self) -> f64 {
         let all = self.all.saturating_sub(before.all).max(1);
         self.stolen.saturating_sub(before.stolen) as f64 / all as f64
     }
 }
 
-/// Machine, date, versions.
+/// Describes the machine, the date and the versions.
 pub(crate) fn describe(node: &Node, pace: Pace) -> Outcome<String> {
     let log = node.log();
     let rabbitmq = log
@@ -102,7 +102,7 @@ fn lapin_version() -> &'static str {
         .unwrap_or("unknown")
 }
 
-/// A file of this moment, below Cargo's target folder.
+/// Returns the path of a results file in Cargo's target folder. Its name has the current time.
 pub(crate) fn results_file() -> Outcome<PathBuf> {
     let program = env::current_exe()?; // target/release/deps/round_trip-…
     let target = program

@@ -12,11 +12,11 @@ use tokio::process::Command;
 use super::cases::{Case, Section, Servers};
 use super::machine;
 
-/// How much time is taken.
+/// Duration and number of measurements.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) rounds: usize,
-    /// How often it is tried to measure something undisturbed.
+    /// Attempts to get an undisturbed measurement.
     pub(crate) attempts: usize,
     pub(crate) warm_up: Duration,
     pub(crate) window: Duration,
@@ -37,19 +37,19 @@ impl Pace {
     };
 }
 
-/// The share of the machine's time from which on it counts as disturbed.
+/// Share of steal time above which a measurement counts as disturbed.
 const DISTURBED: f64 = 0.02;
 
-/// What it takes to measure.
+/// Node and processes of a measurement.
 pub(crate) struct Runner {
     pub(crate) node: Node,
     broker_pid: u32,
     pace: Pace,
-    /// What a virtual machine's host took from each report.
+    /// Steal time of each report.
     stolen: Vec<f64>,
 }
 
-/// Servers that run, on a queue of their own.
+/// Running servers on a queue of their own.
 struct Running {
     queue: String,
     programs: Vec<Program>,
@@ -58,8 +58,8 @@ struct Running {
 impl Runner {
     pub(crate) async fn start(pace: Pace) -> Outcome<Self> {
         let node = Node::start().await;
-        // A test's node starts faster with Erlang's threads waiting busily, which here would take the CPU from the
-        // contenders. RabbitMQ's own setting is the other one.
+        // Busy-waiting Erlang threads let a test's node start faster, but would take CPU time from the contenders here. RabbitMQ's own
+        // default is no busy waiting.
         let idle = r#"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="${RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS%+sbwt medium*}""#;
         std::fs::write(node.folder().join("rabbitmq-env.conf"), idle)?;
         node.restart().await;
@@ -71,7 +71,7 @@ impl Runner {
         })
     }
 
-    /// The reports of each case, one a round. Cases take turns, so that what changes with time changes them all alike.
+    /// Measures each case once per round. Cases take turns, so changes over time affect all cases alike.
     pub(crate) async fn measure(&mut self, section: &Section) -> Outcome<Vec<Vec<Report>>> {
         let mut reports = vec![Vec::new(); section.cases.len()];
         for round in 1..=self.pace.rounds {
@@ -99,19 +99,19 @@ impl Runner {
         Ok(reports)
     }
 
-    /// How undisturbed the reports are so far, in words.
+    /// Describes the steal time of the reports so far.
     pub(crate) fn disturbance(&self) -> String {
         let mut stolen: Vec<f64> = self.stolen.iter().map(|share| 100.0 * share).collect();
         stolen.sort_by(f64::total_cmp);
         match (stolen.get(stolen.len() / 2), stolen.last()) {
-            (Some(median), Some(most)) => format!(
-                "\nThe host of this machine gave {median:.1} % of its time to others during a run (median), {most:.1} % at most.\n"
-            ),
+            (Some(median), Some(most)) => {
+                format!("\nSteal time of a run: {median:.1} % (median), {most:.1} % at most.\n")
+            }
             _ => String::new(),
         }
     }
 
-    /// What a waiting call costs, in words.
+    /// Describes the memory of a waiting call.
     pub(crate) async fn memory(&self) -> Outcome<String> {
         let mut program = Command::new(env!("CARGO_BIN_EXE_waiting"));
         program.arg(self.node.url());
@@ -141,8 +141,8 @@ impl Runner {
         Running { queue, programs }
     }
 
-    /// The least disturbed report of several: a virtual machine's host may give its time to others, which those who wait for each
-    /// other feel more than those who compute.
+    /// Returns the least disturbed report of several. Steal time affects processes that wait for each other more than processes that
+    /// compute.
     async fn call(&mut self, case: &Case, running: &Running) -> Outcome<Report> {
         let (mut stolen, mut report) = self.call_once(case, running).await?;
         for _ in 1..self.pace.attempts {
@@ -158,7 +158,7 @@ impl Runner {
         Ok(report)
     }
 
-    /// A report, and the share of the machine's time that its host gave to others meanwhile.
+    /// Returns a report and its share of steal time.
     async fn call_once(&self, case: &Case, running: &Running) -> Outcome<(f64, Report)> {
         let mut client = contender("client", &case.client);
         client.args(["--url", &self.node.url(), "--queue", &running.queue]);

@@ -6,7 +6,7 @@ use rpc_benches::load::Report;
 
 use super::cases::{CPU_AT, Case, Layout, Section};
 
-/// The numbers of a report, as columns.
+/// Numbers of a report, as columns.
 type Column = (&'static str, fn(&Report) -> f64);
 
 const TIMES: [Column; 2] = [
@@ -20,7 +20,7 @@ const CPU: [Column; 3] = [
 ];
 const RATE: Column = ("calls/s", |report| report.rate);
 
-/// The table of a section: medians over the rounds, each with half the distance between the lowest and the highest.
+/// Renders the table of a section: medians over the rounds, each with half the distance between the lowest and the highest.
 pub(crate) fn render(section: &Section, results: &[Vec<Report>]) -> String {
     let results = Results {
         cases: &section.cases,
@@ -56,7 +56,7 @@ impl<'a> Results<'a> {
                 levels.push(case.in_flight);
             }
         }
-        // Which number, at how many calls in flight.
+        // A column, and a number of calls in flight.
         let mut columns: Vec<(Column, usize)> = levels.iter().map(|&level| (RATE, level)).collect();
         columns.extend(TIMES.map(|time| (time, 1)));
         columns.extend(CPU.map(|cpu| (cpu, CPU_AT)));
@@ -117,7 +117,7 @@ fn cell(values: Vec<f64>) -> String {
     format!("{median:.decimals$} ±{:.0}%", 100.0 * spread / median)
 }
 
-/// The median of the rounds' ratios: both sides of each were measured at nearly the same time.
+/// Returns the median of the rounds' ratios. Both sides of a ratio were measured at nearly the same time.
 fn ratio(ours: &[Report], theirs: &[Report], number: fn(&Report) -> f64) -> String {
     let ratios = ours
         .iter()
@@ -141,7 +141,7 @@ fn median_and_spread(mut values: Vec<f64>) -> (f64, f64) {
     (median, (highest - lowest) / 2.0)
 }
 
-/// A Markdown table that can be read as it is.
+/// Formats an aligned Markdown table.
 fn aligned(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {

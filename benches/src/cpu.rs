@@ -1,12 +1,12 @@
-//! The CPU time of processes, from Linux's `/proc`.
+//! CPU time of processes, from Linux's `/proc`.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The CPU time that a process has used in those of its threads that still run. Zero for none.
+/// Returns the CPU time of a process's running threads. Zero if there is no such process.
 ///
-/// `/proc/<pid>/stat` would have all of it, but in steps of 10 ms, which are thousands of calls long.
+/// `/proc/<pid>/stat` has the complete time, but in steps of 10 ms, and thousands of calls fit into one step.
 #[must_use]
 pub fn used(pid: u32) -> Duration {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -19,7 +19,7 @@ pub fn used(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// Reads what each group of processes uses between two moments, on a thread of its own.
+/// Measures the CPU time of groups of processes between two moments, on a thread of its own.
 #[must_use]
 pub fn watch<const N: usize>(
     opens: Instant,

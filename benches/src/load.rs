@@ -1,4 +1,4 @@
-//! The load: so many calls in flight, for a fixed time, each replaced by another when it is answered.
+//! Load: a number of calls in flight for a fixed time. Each answered call is replaced by another.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -8,21 +8,21 @@ use tokio::task::JoinSet;
 
 use crate::cpu;
 
-/// What a client is put under.
+/// Load on a client.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Calls that wait for their answers at any moment.
+    /// Number of calls that wait for replies at any moment.
     pub in_flight: usize,
-    /// Bytes that a call carries each way.
+    /// Bytes of a body, in each direction.
     pub payload: usize,
-    /// How long it runs before anything is counted.
+    /// Time before calls are counted.
     pub warm_up: Duration,
-    /// How long calls are counted.
+    /// Time in which calls are counted.
     pub window: Duration,
 }
 
 impl Load {
-    /// The time in which calls are counted, from now on.
+    /// Returns the period in which calls are counted, for a load that starts now.
     #[must_use]
     pub fn start(&self) -> Window {
         let opens = Instant::now() + self.warm_up;
@@ -32,13 +32,13 @@ impl Load {
         }
     }
 
-    /// What is sent.
+    /// Returns the body of a request.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
         vec![b'x'; self.payload]
     }
 
-    /// Keeps the calls in flight with a task for each; `caller` makes the function that its task calls again and again.
+    /// Keeps the calls in flight with one task each. `caller` makes the function that a task calls repeatedly.
     pub async fn in_tasks<C, F>(&self, window: Window, caller: impl Fn(usize) -> C) -> Samples
     where
         C: Fn() -> F + Send + 'static,
@@ -67,14 +67,14 @@ impl Load {
     }
 }
 
-/// When calls are counted.
+/// Period in which calls are counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     opens: Instant,
     closes: Instant,
 }
 
-/// What to do after an answer.
+/// Next step after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Call again.
@@ -83,12 +83,12 @@ pub enum Next {
     Stop,
 }
 
-/// How long the counted calls took.
+/// Durations of the counted calls.
 #[derive(Debug, Default)]
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    /// Takes note of an answer that came just now.
+    /// Records a reply that arrived now.
     pub fn record(&mut self, window: Window, started: Instant) -> Next {
         let now = Instant::now();
         if now < window.opens {
@@ -108,29 +108,29 @@ impl Samples {
     }
 }
 
-/// The processes whose CPU time counts, besides the client's own.
+/// Processes whose CPU time is measured, in addition to the client's own.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
-    /// Those of the servers.
+    /// Processes of the servers.
     pub servers: Vec<u32>,
-    /// The broker's.
+    /// Process of the broker.
     pub broker: Vec<u32>,
 }
 
-/// What a run has shown. Times are in microseconds.
+/// Result of a run. Times are in microseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// Calls answered in a second.
+    /// Calls per second.
     pub rate: f64,
-    /// Half of the calls took no longer.
+    /// Median duration of a call.
     pub p50: f64,
-    /// 99 of 100 took no longer.
+    /// 99th percentile of the duration of a call.
     pub p99: f64,
-    /// CPU time of the client's process for a call.
+    /// CPU time of the client's process per call.
     pub client: f64,
-    /// CPU time of the servers' processes for a call.
+    /// CPU time of the servers' processes per call.
     pub server: f64,
-    /// CPU time of the broker's process for a call.
+    /// CPU time of the broker's process per call.
     pub broker: f64,
 }
 

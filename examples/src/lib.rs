@@ -1,4 +1,4 @@
-//! The services that the examples share, and what their programs have in common.
+//! The `Fib` service and helper functions, shared by the examples.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -9,26 +9,26 @@ use serde::{Deserialize, Serialize};
 /// Computes Fibonacci numbers.
 #[rpc]
 pub trait Fib {
-    /// The n-th Fibonacci number: 0, 1, 1, 2, 3, 5, 8, …
+    /// Returns the n-th Fibonacci number: 0, 1, 1, 2, 3, 5, 8, …
     ///
-    /// `blocking`: the handler computes for a while, so it runs on a thread of its own and not on the async runtime.
+    /// `blocking`: the handler computes for a while, so it runs on a thread of its own instead of the async runtime.
     #[rpc(blocking)]
     fn fib(n: u64) -> Result<u64, FibError>;
 }
 
-/// Why there is no Fibonacci number for a caller.
+/// Reasons for refusing to compute a Fibonacci number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum FibError {
     /// The number has more than 64 bits.
     #[error("fib({n}) does not fit into 64 bits; the largest that does is fib(93)")]
     Overflow {
-        /// What was asked for.
+        /// The requested index.
         n: u64,
     },
-    /// The doubly recursive function would compute for ages.
-    #[error("fib({n}) would take too long; the largest that is computed here is fib(50)")]
+    /// The doubly recursive function would take too long.
+    #[error("fib({n}) would take too long; the largest computed here is fib(50)")]
     TooSlow {
-        /// What was asked for.
+        /// The requested index.
         n: u64,
     },
 }
@@ -56,7 +56,7 @@ pub fn fib(n: u64) -> u64 {
     }
 }
 
-/// Ends a program: reports an error and what caused it in one line on stderr.
+/// Makes a program's exit code. Reports an error and its causes in one line on stderr.
 pub fn exit_code(program: &str, outcome: Result<(), Box<dyn Error>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,19 +73,19 @@ pub fn exit_code(program: &str, outcome: Result<(), Box<dyn Error>>) -> ExitCode
     }
 }
 
-/// The broker that the environment names, else the embedded one.
+/// URL in `AMQP_URL`, else the embedded broker's.
 #[must_use]
 pub fn url() -> String {
     std::env::var("AMQP_URL").unwrap_or_else(|_| "memory:".to_owned())
 }
 
-/// As [`url`], for several connections: `memory:` is another broker each time, so the embedded one gets a name.
+/// Like [`url`], for several connections. Each `memory:` is a separate broker, so the embedded broker gets a name.
 #[must_use]
 pub fn shared_url(name: &str) -> String {
     std::env::var("AMQP_URL").unwrap_or_else(|_| format!("memory:{name}"))
 }
 
-/// The broker that the environment names, else RabbitMQ's default address.
+/// URL in `AMQP_URL`, else RabbitMQ's default address.
 #[must_use]
 pub fn default_url() -> String {
     std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())

@@ -1,4 +1,4 @@
-//! The modules of rpc-macros without the macro, for the targets that run it.
+//! The modules of rpc-macros, for the targets that run the macro.
 #![allow(unreachable_pub, unused_qualifications)]
 
 #[path = "../../rpc-macros/src/attributes.rs"]
@@ -11,21 +11,23 @@ mod expand;
 mod fallback;
 #[path = "../../rpc-macros/src/fuzzing.rs"]
 mod fuzzing;
-#[path = "../../rpc-macros/src/mistakes.rs"]
-mod mistakes;
+#[path = "../../rpc-macros/src/diagnostics.rs"]
+mod diagnostics;
 #[path = "../../rpc-macros/src/model/mod.rs"]
 mod model;
+#[path = "../../rpc-macros/src/names.rs"]
+mod names;
 #[path = "../../rpc-macros/src/parse.rs"]
 mod parse;
-#[path = "../../rpc-macros/src/steps.rs"]
-mod steps;
+#[path = "../../rpc-macros/src/pipeline.rs"]
+mod pipeline;
 
 /// Runs the attribute on text.
 pub fn macro_text(text: &[u8]) {
     fuzzing::macro_text(text);
 }
 
-/// Runs the attribute on tokens that the bytes pick.
+/// Runs the attribute on tokens. Each byte picks a token.
 pub fn macro_tokens(picks: &[u8]) {
     fuzzing::macro_tokens(picks);
 }

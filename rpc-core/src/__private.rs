@@ -5,10 +5,9 @@ pub use std::sync::Arc;
 pub use serde;
 pub use tower_service;
 
-pub use crate::client::Stub;
 pub use crate::definition::{Method, Service};
-pub use crate::exchange::{
-    Answer, Exchange, FromContext, NotResult, Probe, Unsendable, check_answer, check_argument,
-    check_context, check_is_plain, unnamed,
+pub use crate::generated::{
+    Dispatcher, DispatcherInfo, FromContext, Handler, Invocation, NotResult, Probe, Return, Route,
+    Signature, Stub, Unsendable, check_argument, check_context, check_is_plain, check_return,
+    unnamed,
 };
-pub use crate::server::{Dispatcher, DispatcherInfo, Handler, Invocation, Route};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Endless pauses that double from `min` to `max`, each lengthened at random, so that many who fail together do not come
-/// back in step.
+/// Returns endless pauses that double from `min` to `max`. Each is lengthened at random, to less than twice its length, so that
+/// programs that fail together do not retry in step.
 pub(crate) fn pauses(min: Duration, max: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(min)

@@ -1,4 +1,4 @@
-//! A user's name and password, and a program's callback that gives them.
+//! Credentials of a user, and the program's callback that provides them.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 
 use crate::error::BoxError;
 
-/// The name and the password of a user of the broker, from the callback of
+/// Name and password of a user of the broker, returned by the callback of
 /// [`ConnectionBuilder::credentials`](crate::ConnectionBuilder::credentials).
 ///
 /// `Debug` shows the name and hides the password.
@@ -32,8 +32,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Takes the name of a user, and a password or a token. Both are valid until further notice, unless
-    /// [`valid_for`](Self::valid_for) says otherwise.
+    /// Creates credentials from the name of a user, and a password or a token. Default: no time limit; [`valid_for`](Self::valid_for)
+    /// sets one.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -42,8 +42,8 @@ impl Credentials {
         }
     }
 
-    /// Limits the time for which they are valid, counted from the moment at which the callback returns them. New ones are asked for
-    /// after 80 % of that time, at least 100 ms. Default: no limit.
+    /// Limits the time for which the credentials are valid, counted from the moment at which the callback returns them. The
+    /// library calls the callback again after 80 % of that time, but at the earliest after 100 ms. Default: no limit.
     #[must_use]
     pub fn valid_for(mut self, lifetime: Duration) -> Self {
         self.valid_for = Some(lifetime);
@@ -60,9 +60,9 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The output of a credentials callback: [`Credentials`], or a [`Result`] of them with any error.
+/// Output of a credentials callback: [`Credentials`], or a [`Result`] of them with any error.
 ///
-/// It is sealed: those two are all there are.
+/// Sealed: no other type can implement this trait.
 pub trait IntoCredentials: sealed::Sealed {
     #[doc(hidden)]
     fn into_credentials(self) -> Result<Credentials, BoxError>;
@@ -81,21 +81,23 @@ impl<E: Into<BoxError>> IntoCredentials for Result<Credentials, E> {
 }
 
 mod sealed {
+    use crate::credentials::Credentials;
+
     pub trait Sealed {}
 
-    impl Sealed for super::Credentials {}
+    impl Sealed for Credentials {}
 
-    impl<E> Sealed for Result<super::Credentials, E> {}
+    impl<E> Sealed for Result<Credentials, E> {}
 }
 
-/// A program's callback.
+/// The credentials callback of a program.
 #[derive(Clone)]
 pub(crate) struct Provider(
     Arc<dyn Fn() -> BoxFuture<'static, Result<Credentials, BoxError>> + Send + Sync>,
 );
 
 impl Provider {
-    /// Takes a closure that is cloned for each question. An `async` closure that captures something is no `Fn`, and may be `FnOnce`.
+    /// Takes a closure, which is cloned for each call: an `async` closure with captures is `FnOnce`, but not `Fn`.
     pub(crate) fn new<P, F>(provider: P) -> Self
     where
         P: FnOnce() -> F + Clone + Send + Sync + 'static,
@@ -107,13 +109,13 @@ impl Provider {
         }))
     }
 
-    /// Asks for credentials, and waits no longer than `limit`. A panic counts as a failure.
+    /// Calls the callback, and waits at most for `limit`. A panic counts as a failure.
     pub(crate) async fn ask(&self, limit: Duration) -> Result<Credentials, BoxError> {
         let asking = AssertUnwindSafe((self.0)()).catch_unwind();
         match tokio::time::timeout(limit, asking).await {
             Ok(Ok(given)) => given,
             Ok(Err(_)) => Err("the callback panicked".into()),
-            Err(_) => Err(format!("the callback did not answer within {limit:?}").into()),
+            Err(_) => Err(format!("the callback did not return within {limit:?}").into()),
         }
     }
 }
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closures_of_all_kinds_give_credentials() {
+    async fn all_kinds_of_closures_can_be_callbacks() {
         let password = Arc::new(std::sync::Mutex::new("s3cret".to_owned()));
         let [shared, cloned] = [password.clone(), password];
         let read = |password: &std::sync::Mutex<String>| password.lock().unwrap().clone();
@@ -156,21 +158,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callback_that_gives_none_is_an_error() {
+    async fn callbacks_can_fail_panic_and_time_out() {
         let failing = Provider::new(async || Err::<Credentials, _>("the vault is sealed"));
         let panicking = Provider::new(async || -> Credentials { panic!("never mind") });
         let hanging = Provider::new(std::future::pending::<Credentials>);
         for (provider, said) in [
             (failing, "the vault is sealed"),
             (panicking, "the callback panicked"),
-            (hanging, "the callback did not answer within 10s"),
+            (hanging, "the callback did not return within 10s"),
         ] {
             assert_eq!(provider.ask(LIMIT).await.unwrap_err().to_string(), said);
         }
     }
 
     #[test]
-    fn a_password_is_not_printed() {
+    fn passwords_are_not_printed() {
         let credentials = Credentials::new("ada", "s3cret").valid_for(LIMIT);
         let printed = format!("{credentials:?}");
         assert!(

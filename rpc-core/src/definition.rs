@@ -1,5 +1,4 @@
-//! What a trait says of itself: the service and its methods, as constants that the generated code fills in; and the names
-//! that a deployment gives to the queues.
+//! Definitions of a service and its methods, which generated code fills in, and the names of a deployment's queues.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -7,12 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A method of a service, as the trait declares it.
+/// Definition of a method in a trait.
 #[derive(Debug)]
 pub struct Method {
     pub(crate) name: &'static str,
     pub(crate) arguments: &'static [&'static str],
-    /// Its own, if that is not the service's.
+    /// The method's queue, or `None` if its requests go to the service's queue.
     pub(crate) queue: Option<&'static str>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) oneway: bool,
@@ -24,7 +23,7 @@ pub struct Method {
 }
 
 impl Method {
-    /// A method with the names of its arguments, in the order of their declaration.
+    /// Creates a method with the names of its arguments, in the order of their declaration.
     #[must_use]
     pub const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
         Self {
@@ -41,56 +40,56 @@ impl Method {
         }
     }
 
-    /// The queue that its requests go to instead of the service's.
+    /// Sets the queue of the method's requests. Default: the service's queue.
     #[must_use]
     pub const fn queue(mut self, queue: &'static str) -> Self {
         self.queue = Some(queue);
         self
     }
 
-    /// The default deadline of its calls.
+    /// Sets the timeout of the method's calls. Default: the client's timeout.
     #[must_use]
     pub const fn timeout_millis(mut self, millis: u64) -> Self {
         self.timeout = Some(Duration::from_millis(millis));
         self
     }
 
-    /// It has no reply.
+    /// Declares that the method has no reply.
     #[must_use]
     pub const fn oneway(mut self) -> Self {
         self.oneway = true;
         self
     }
 
-    /// It may run twice, so its client sends it again after a failure that may pass.
+    /// Declares that the method may run twice, so that clients retry requests after temporary failures.
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
     }
 
-    /// It never runs twice: its requests are acknowledged before they run, and a server that dies loses them.
+    /// Declares that the method never runs twice: requests are acknowledged before they run, and a crash loses them.
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
         self
     }
 
-    /// The method that serves requests which name none.
+    /// Declares that the method serves requests without a method name.
     #[must_use]
     pub const fn default_method(mut self) -> Self {
         self.default = true;
         self
     }
 
-    /// Its requests survive a restart of the broker.
+    /// Declares that the method's requests survive a restart of the broker.
     #[must_use]
     pub const fn persistent(mut self) -> Self {
         self.persistent = true;
         self
     }
 
-    /// The priority of its requests.
+    /// Sets the AMQP priority of the method's requests. Default: none.
     #[must_use]
     pub const fn priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
@@ -98,7 +97,7 @@ impl Method {
     }
 }
 
-/// A service, as the trait declares it.
+/// Definition of a service, made from a trait.
 #[derive(Debug)]
 pub struct Service {
     pub(crate) name: &'static str,
@@ -107,7 +106,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service with its default queue.
+    /// Creates a service with its default queue.
     #[must_use]
     pub const fn new(
         name: &'static str,
@@ -121,31 +120,42 @@ impl Service {
         }
     }
 
-    /// The method of that name; without a name the default method, or the only one.
+    /// Returns the method with this name. Without a name, returns the only method or the default method.
     pub(crate) fn resolve(&self, name: Option<&str>) -> Option<&'static Method> {
+        Some(self.methods[self.position_of_name(name)?])
+    }
+
+    /// Returns the index of the method with this name. Without a name, returns the index of the only method or of the
+    /// default method.
+    pub(crate) fn position_of_name(&self, name: Option<&str>) -> Option<usize> {
+        let mut methods = self.methods.iter();
         match name {
-            Some(name) => self.methods.iter().find(|method| method.name == name),
-            None => match self.methods {
-                [only] => Some(only),
-                methods => methods.iter().find(|method| method.default),
-            },
+            Some(name) => methods.position(|method| method.name == name),
+            None if self.methods.len() == 1 => Some(0),
+            None => methods.position(|method| method.default),
         }
-        .copied()
+    }
+
+    /// Returns the index of a method of this service; `None` for a method of another service, even if its name is the same.
+    pub(crate) fn position(&self, method: &'static Method) -> Option<usize> {
+        // Methods are compared by address: generated code defines each as a static.
+        let mut methods = self.methods.iter();
+        methods.position(|own| std::ptr::eq(*own, method))
     }
 }
 
-/// The queues of a service as clients and servers of one deployment name them.
+/// Names of a service's queues in one deployment.
 #[derive(Clone)]
 pub(crate) struct Queues {
     definition: &'static Service,
-    /// Of the methods that have none of their own.
+    /// The queue of methods that have no queue of their own.
     common: Arc<str>,
-    /// Before the name of each.
+    /// The prefix of all names.
     prefix: Arc<str>,
 }
 
 impl Queues {
-    /// As the trait names them.
+    /// Returns the queue names that the trait declares.
     pub(crate) fn of(definition: &'static Service) -> Self {
         Self {
             definition,
@@ -168,12 +178,12 @@ impl Queues {
         }
     }
 
-    /// Where the requests for a method go.
+    /// Returns the queue of a method's requests.
     pub(crate) fn of_method(&self, method: &Method) -> Cow<'_, str> {
         self.prefixed(method.queue.unwrap_or(&self.common))
     }
 
-    /// The same, to be kept.
+    /// Returns the queue of a method's requests as a shared string.
     pub(crate) fn shared_of_method(&self, method: &Method) -> Arc<str> {
         match method.queue {
             None if self.prefix.is_empty() => self.common.clone(),
@@ -181,8 +191,8 @@ impl Queues {
         }
     }
 
-    /// All of them, each once. The service's own is among them even if every method has another: requests that name no
-    /// method, or come from clients that know nothing of a method's queue, arrive there.
+    /// Returns each queue once. The service's queue is included even if all methods have separate queues, because it
+    /// receives requests without a method name and requests of clients that do not know a method's queue.
     pub(crate) fn distinct(&self) -> BTreeSet<Cow<'_, str>> {
         let of_methods = self.definition.methods.iter();
         of_methods
@@ -215,7 +225,7 @@ mod tests {
     const SUM: &Method = &Method::new("sum", &["numbers"]).default_method();
 
     #[test]
-    fn a_request_without_a_name_goes_to_the_only_or_the_default_method() {
+    fn request_without_method_name_resolves_to_the_only_or_default_method() {
         let one = Service::new("One", "one", &[ADD]);
         let two = Service::new("Two", "two", &[ADD, SUB]);
         let three = Service::new("Three", "three", &[ADD, SUB, SUM]);
@@ -226,12 +236,23 @@ mod tests {
         assert_eq!(three.resolve(Some("mul")).map(|m| m.name), None);
     }
 
+    #[test]
+    fn a_method_is_found_by_identity_and_not_by_its_name() {
+        static FIRST: Method = Method::new("get", &["key"]);
+        static SECOND: Method = Method::new("put", &["key"]);
+        static FOREIGN: Method = Method::new("put", &["key"]);
+        static SERVICE: Service = Service::new("Store", "store", &[&FIRST, &SECOND]);
+        assert_eq!(SERVICE.position(&SECOND), Some(1));
+        assert_eq!(SERVICE.position(&FOREIGN), None);
+        assert_eq!(SERVICE.position_of_name(Some("put")), Some(1));
+    }
+
     const SLOW: &Method = &Method::new("slow", &[]).queue("slow");
     const SLOWER: &Method = &Method::new("slower", &[]).queue("slow");
     const SERVICE: &Service = &Service::new("Sums", "sums", &[ADD, SLOW, SLOWER]);
 
     #[test]
-    fn a_queue_that_several_methods_name_is_listed_once() {
+    fn queue_of_several_methods_is_listed_once() {
         let queues = Queues::of(SERVICE);
         assert_eq!(Vec::from_iter(queues.distinct()), ["slow", "sums"]);
         let queues = queues.with_common("slow".to_owned());
@@ -239,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn another_queue_is_for_methods_without_one_and_a_prefix_for_all() {
+    fn queue_override_spares_methods_with_separate_queues_and_prefix_applies_to_all() {
         let names =
             |queues: &Queues| [ADD, SLOW].map(|method| queues.of_method(method).into_owned());
         let moved = Queues::of(SERVICE).with_common("moved".to_owned());

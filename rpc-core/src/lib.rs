@@ -1,18 +1,19 @@
-//! Typed RPC over RabbitMQ: write a trait, and an attribute turns it into a client and a server.
+//! Typed remote procedure calls (RPC) over RabbitMQ. You write a trait, and the attribute [`#[rpc]`](rpc) generates a client and a server from
+//! it.
 //!
-//! The trait is the whole contract. A call never hangs and never lies about what happened; nothing is lost or silently run
-//! twice that its author did not allow to be; and any AMQP client in any language can join in.
+//! The trait is the whole contract. Every call ends by a deadline, and its error tells if the request may have run. No request is lost or run
+//! twice unless its method allows it. Any AMQP client in any language can join in.
 //!
 //! # A service
 //!
-//! [`#[rpc]`](rpc) keeps the trait, for the service to implement, and makes `FibClient` and `FibDispatcher` from it:
+//! [`#[rpc]`](rpc) keeps the trait, for the service to implement, and generates `FibClient` and `FibDispatcher` from it:
 //!
 //! ```
 //! use rpc_core::{Connection, Server, rpc};
 //!
 //! #[rpc]
 //! pub trait Fib {
-//!     /// The n-th Fibonacci number.
+//!     /// Returns the n-th Fibonacci number.
 //!     async fn fib(n: u64) -> u64;
 //! }
 //!
@@ -26,7 +27,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // With RabbitMQ it is `Connection::open("amqp://guest:guest@localhost:5672/%2f")`. "memory:" is a broker in this process.
+//! // An embedded broker. For RabbitMQ, use "amqp://guest:guest@localhost:5672/%2f".
 //! let connection = Connection::open("memory:").await?;
 //!
 //! let server = Server::builder(&connection)
@@ -43,9 +44,9 @@
 //! # }
 //! ```
 //!
-//! Server and client usually are programs of their own that share the crate with the trait. Any number of servers may serve
-//! the queue (`rpc.Fib` unless the trait says otherwise): RabbitMQ shares the requests out among them. A server program
-//! ends with [`Server::run_until`] and a signal, which finishes what runs before it returns:
+//! Server and client are usually separate programs that share the crate with the trait. Any number of servers can serve the queue, which is
+//! `rpc.Fib` unless the trait names another. RabbitMQ distributes the requests among them. A server program ends with
+//! [`Server::run_until`] and a signal, which finishes running requests before it returns:
 //!
 //! ```no_run
 //! # use rpc_core::{Connection, Server, rpc};
@@ -55,10 +56,10 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let connection = Connection::open("amqp://guest:guest@localhost:5672/%2f").await?;
 //! Server::builder(&connection)
-//!     .service(FibDispatcher::new(Calculator)) // several services may share a server
+//!     .service(FibDispatcher::new(Calculator)) // a server can have several services
 //!     .prefetch(64)
 //!     .build()
-//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); }) // a service manager sends SIGTERM: see examples/fib_server.rs
+//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); }) // service managers send SIGTERM: see examples/fib_server.rs
 //!     .await?;
 //! # Ok(())
 //! # }
@@ -66,7 +67,7 @@
 //!
 //! # Calls
 //!
-//! A method of a client returns a [`Call`]. Say what is special about it, then await it:
+//! A client's method returns a [`Call`]. Set options on the call, then await it:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -82,12 +83,12 @@
 //! # }
 //! ```
 //!
-//! Every call has a deadline: its own, else the method's or the trait's `timeout`, else the client's, which is 30 seconds.
-//! The request carries it: a request that nobody waits for any more is not run, and a handler is stopped when its caller has
-//! gone. Clients are cheap to clone; any number of calls may be in flight on one.
+//! Every call has a deadline. It comes from the call, the method, the trait or the client, in this order. The client's default is 30 seconds.
+//! The request carries the deadline: a server does not run an expired request, and stops a handler when its caller is gone. [`guide::deadlines`]
+//! has the details.
 //!
-//! A call is a future that does nothing before its first poll. Await it, or hand it to what takes futures, to have many in flight at
-//! once:
+//! Clients are cheap to clone, and any number of calls may be in flight on one client. A call is a future that does nothing before its first
+//! poll. To keep many calls in flight, spawn them:
 //!
 //! ```
 //! # use rpc_core::{RpcError, rpc};
@@ -108,22 +109,21 @@
 //! # }
 //! ```
 //!
-//! Arguments and results are whatever serde can write and read; [`guide::services`] says what is best for bulk data.
-//!
-//! What all calls of a program say, a header or a priority, can be said once, with [`Connection::client_builder`].
+//! Arguments and results are types that serde can serialize and deserialize. [`guide::services`] explains the best types for bulk data.
+//! [`Connection::client_builder`] sets options for all calls of a client, such as headers or a priority.
 //!
 //! # Context
 //!
-//! An argument marked `#[ctx]` is not sent: it tells the handler of its call, as a [`Context`]. A handler that calls other
-//! services need not pass anything on: its calls end with its own deadline, are cancelled with it, and carry the headers that
-//! are marked as propagating. [`guide::deadlines`] shows it. Headers go the other way, too: [`Context::set_reply_header`] and
-//! [`Call::with_headers`].
+//! An argument marked `#[ctx]` is not sent. It gives the handler a [`Context`], which describes the current call. Calls that a
+//! handler makes to other services inherit from the context: they end by the handler's deadline, are cancelled with the handler, and carry the
+//! headers marked as propagating. [`guide::deadlines`] shows an example. A handler can also set headers of the reply with [`Context::set_reply_header`], and callers read them
+//! with [`Call::with_headers`].
 //!
 //! # Errors
 //!
-//! A method that returns `T` is called as `Result<T, RpcError>`; its [`kind`](RpcError::kind) says what became of the call
-//! and [`may_have_executed`](RpcError::may_have_executed) whether the request may have run. A method that returns
-//! `Result<T, E>` is called as `Result<T, CallError<E>>`: the service's own error arrives as the value that it is.
+//! A method that returns `T` is called as `Result<T, RpcError>`. [`RpcError::kind`] names the failure, and [`RpcError::may_have_executed`] tells
+//! if the request may have run. A method that returns `Result<T, E>` is called as `Result<T, CallError<E>>`, and the service's own error
+//! arrives as a typed value:
 //!
 //! ```
 //! use rpc_core::{CallError, rpc};
@@ -159,8 +159,7 @@
 //!
 //! # Without a broker
 //!
-//! A dispatcher can be called directly, which is all that most unit tests need (and a handler is an object with methods, which
-//! [`Context::builder`] gives a context):
+//! A client can call a dispatcher directly. This *direct form* is enough for most unit tests:
 //!
 //! ```
 //! # use rpc_core::{RpcError, rpc};
@@ -175,79 +174,96 @@
 //! # }
 //! ```
 //!
-//! The embedded broker, [`Connection::open("memory:")`](Connection::open), adds queues, acknowledgements and competing
-//! servers; it passes the same tests as RabbitMQ. [`testing`] breaks it for you.
+//! The embedded broker, [`Connection::open("memory:")`](Connection::open), adds queues, acknowledgements and competing servers. It passes the
+//! same tests as RabbitMQ, and [`testing`] injects failures into it. Tests can also call a handler's methods directly, with a context from
+//! [`Context::builder`].
 //!
 //! # The guide
 //!
-//! A page for each thing beyond that:
-//!
-//! - [`guide::services`]: traits, types, queues, programs
-//! - [`guide::errors`]: what a caller can do about a call that failed
-//! - [`guide::deadlines`]: how long calls take at most, and who stops when nobody waits any more
-//! - [`guide::delivery`]: what is lost, what runs twice, what is kept
-//! - [`guide::middleware`]: tower's layers, and your own, around clients and servers
-//! - [`guide::observability`]: logs, traces and metrics
-//! - [`guide::testing`]: a service without RabbitMQ
-//! - [`guide::evolution`]: which changes of a trait its deployed clients and servers survive
-//! - [`guide::credentials`]: passwords that change, tokens that expire, certificates
-//! - [`guide::cluster`]: several nodes, and what happens when one dies
-//! - [`guide::tuning`]: which settings matter
-//! - [`guide::questions`]: answers to the questions of the first month
+//! The [`guide`] has one page for each topic: [services](guide::services), [errors](guide::errors),
+//! [deadlines and cancellation](guide::deadlines), [delivery guarantees](guide::delivery), [middleware](guide::middleware),
+//! [observability](guide::observability), [testing](guide::testing), [evolving a contract](guide::evolution),
+//! [credentials and certificates](guide::credentials), [clusters](guide::cluster), [tuning](guide::tuning) and
+//! [frequently asked questions](guide::questions).
 //!
 //! # Other languages
 //!
-//! The wire is plain AMQP 0-9-1: MessagePack or JSON bodies, standard properties. A request without a type and a content
-//! type is JSON for the service's only method, so the client of RabbitMQ's RPC tutorial works as it is;
-//! [`ClientBuilder::plain`] speaks to the tutorial's server.
+//! The protocol is plain AMQP 0-9-1 with MessagePack or JSON bodies and standard properties. `PROTOCOL.md` in the repository specifies it. A
+//! request without a type and a content type is JSON for the service's only method, so the client of RabbitMQ's RPC tutorial works
+//! unchanged. [`ClientBuilder::plain`] calls the tutorial's server.
 //!
-//! Headers whose names begin with `rpc-` are the protocol's; none is needed. `rpc-deadline` (a signed 64-bit integer,
-//! milliseconds since the Unix epoch) says when the caller stops waiting; `rpc-propagate` (a list of texts) names the
-//! request's headers that the handler's own calls send on; `rpc-batches` (a boolean), that replies may share a message; `rpc-time`, in a fault `deadline_exceeded`, is the server's
-//! clock, as `rpc-deadline` is written.
+//! Headers whose names begin with `rpc-` belong to the protocol. All of them are optional:
+//!
+//! | header | content |
+//! |---|---|
+//! | `rpc-deadline` | the caller's deadline: a signed 64-bit integer, milliseconds since the Unix epoch |
+//! | `rpc-propagate` | a list of the request headers that calls of the handler carry too |
+//! | `rpc-batches` | `true` if several replies may share a message |
+//! | `rpc-time` | the server's clock in a `deadline_exceeded` fault, in the form of `rpc-deadline` |
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | effect |
 //! |---|---|---|
-//! | `amqp` | yes | `amqp://` URLs: RabbitMQ, through lapin. Without it there is the embedded broker alone |
+//! | `amqp` | yes | `amqp://` URLs: RabbitMQ, through lapin. Without this feature only the embedded broker is available. |
 //! | `json` | yes | JSON requests and replies, and the plain mode |
-//! | `metrics` | no | numbers of calls through the `metrics` facade: see [`telemetry`] |
-//! | `opentelemetry` | no | the spans of calls become OpenTelemetry's, through `tracing-opentelemetry` |
-//! | `tls` | yes | `amqps://` URLs where `amqp` is on, through rustls with ring and the platform's root certificates |
+//! | `metrics` | no | metrics of calls through the `metrics` facade: see [`telemetry`] |
+//! | `opentelemetry` | no | OpenTelemetry spans for calls, through `tracing-opentelemetry` |
+//! | `tls` | yes | `amqps://` URLs if `amqp` is on, through rustls with ring and the platform's root certificates |
 //!
-//! A crate that only declares services, for their callers and servers to share, depends on `rpc-core` with `default-features = false`, and
-//! on nothing that talks to a broker. The programs turn on what they need: features add up.
+//! A crate that only declares services depends on `rpc-core` with `default-features = false`, and on no AMQP client. The programs enable the
+//! features that they need, because Cargo combines the features of all dependents.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod arguments;
-mod backoff;
-mod cancellation;
+// The modules by layer, from the top: each names only modules of layers below its own (ARCHITECTURE.md, "Layers").
+
+pub mod testing;
+
+mod generated;
+
 mod client;
-mod codec;
+mod server;
+
 mod connection;
+
+mod requester;
+
+mod batching;
+
 mod context;
+pub mod middleware;
+
+pub mod telemetry;
+
+mod wire;
+
+mod service;
+
+mod message;
+mod transport;
+
+mod cancellation;
+mod codec;
 #[cfg(feature = "amqp")]
 mod credentials;
+mod deadline;
 mod definition;
+
 mod error;
-mod exchange;
-mod fast_hash;
+
+mod queue;
+
+mod headers;
+
+mod backoff;
+mod names;
+mod task;
+
+pub mod guide;
+
 #[cfg(all(any(test, fuzzing), feature = "amqp"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod guide;
-mod headers;
-mod message;
-pub mod middleware;
-mod queue;
-mod random_keys;
-mod server;
-mod service;
-mod task;
-pub mod telemetry;
-pub mod testing;
-mod transport;
-mod wire;
 
 #[doc(hidden)]
 pub mod __private;
@@ -255,7 +271,7 @@ pub mod __private;
 pub use rpc_macros::rpc;
 pub use tower_service::Service;
 
-pub use crate::client::{Call, CallWithHeaders, Client, ClientBuilder, DroppedReplies};
+pub use crate::client::{Call, CallWithHeaders, Client, ClientBuilder};
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::{Context, ContextBuilder};
@@ -265,10 +281,12 @@ pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, Serv
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
+pub use crate::requester::DroppedReplies;
 pub use crate::server::{Dispatch, Serve, Server, ServerBuilder, ServerHandle};
 pub use crate::service::{ResponseFuture, RpcService};
 
-/// Compiles the code in the README.
+/// Compiles the code in this package's README and in the project's.
 #[cfg(doctest)]
+#[doc = include_str!("../README.md")]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,9 +1,8 @@
-//! Requests and responses as middleware sees them: method, metadata and an encoded body.
+//! Requests and responses as layers see them: method, metadata and an encoded body.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -13,75 +12,62 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::cancellation::Cancellation;
-use crate::client::Journey;
 use crate::codec::{self, ContentType};
-use crate::context::Context;
+use crate::deadline::Deadline;
 use crate::definition::{Method, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 
-/// The longest time that a deadline may lie ahead; longer timeouts are cut to it. (30 years, tokio's own horizon.)
-const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
-
 /// One call on its way from a client to a handler.
 ///
-/// The stub makes it, the client's layers see it, then the transport carries it; on the other side the server's layers see
-/// it and the dispatcher decodes it. Cloning is cheap: the body is shared.
+/// The stub makes the request, the client's layers see it, and the transport carries it. On the other side the server's layers see the
+/// request, and the dispatcher decodes it. Cloning is cheap: the body is shared.
 #[derive(Clone)]
 pub struct Request(pub(crate) Box<Inner>);
 
-/// What is in a request: behind a pointer, because it goes through many hands.
+/// Fields of a request, behind a pointer because a request is moved often.
 #[derive(Clone)]
 pub(crate) struct Inner {
     pub(crate) service: &'static str,
     pub(crate) queue: Arc<str>,
     pub(crate) method: Option<SmolStr>,
+    /// The method's definition: the stub's on the client, the service's on the server. `None` if the service has no such method.
+    pub(crate) definition: Option<&'static Method>,
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
-    /// The names of those headers that the server's own calls send on.
+    /// Names of the headers that the server's own calls send on.
     pub(crate) propagating: BTreeSet<String>,
-    /// Its own.
-    pub(crate) deadline: Option<Instant>,
-    /// Its own time, until the call is polled and it becomes the deadline.
-    pub(crate) timeout: Option<Duration>,
-    /// The call in whose handler it was made, if it was.
-    pub(crate) parent: Option<Context>,
+    pub(crate) deadline: Deadline,
     pub(crate) priority: Option<u8>,
     pub(crate) persistent: bool,
     pub(crate) oneway: bool,
     pub(crate) idempotent: bool,
     pub(crate) body: Bytes,
-    pub(crate) recode: Option<Recode>,
-    pub(crate) delivery: Option<Box<Delivery>>,
-    /// Of a call through layers.
-    pub(crate) journey: Option<Journey>,
-    /// The caller's, for what is only known when the request is published.
+    /// Conversion of the MessagePack body into another content type, by code that knows the arguments' types.
+    pub(crate) recode: Option<RecodeFn>,
+    /// Present on a server.
+    pub(crate) delivery: Option<Box<DeliveryInfo>>,
+    /// Span of the call, for fields that are known when the request is published.
     pub(crate) span: Span,
 }
 
-type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
+/// A function from a MessagePack body to one of another content type, given the names of the arguments.
+pub(crate) type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
 
-/// Turns the MessagePack body of a request into another content type; knows the arguments' types.
-#[derive(Clone, Copy)]
-pub(crate) struct Recode {
-    arguments: &'static [&'static str],
-    recode: RecodeFn,
-}
-
-/// How a request reached the server, for those that came over a broker.
+/// Delivery of a request that came over a broker.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct DeliveryInfo {
     pub(crate) correlation_id: Option<SmolStr>,
     pub(crate) app_id: Option<SmolStr>,
     pub(crate) user_id: Option<SmolStr>,
     pub(crate) redelivered: bool,
-    /// How often it was delivered before.
+    /// Number of deliveries before this one.
     pub(crate) deliveries: u32,
     pub(crate) cancellation: Cancellation,
 }
 
 impl Request {
-    /// A request for `method` of `service`, its arguments encoded.
+    /// Makes a request for `method` of `service` with encoded arguments.
     pub(crate) fn new<A: Serialize + DeserializeOwned>(
         service: &'static Service,
         method: &'static Method,
@@ -105,133 +91,106 @@ impl Request {
             service: service.name,
             queue,
             method: Some(SmolStr::new_static(method.name)),
+            definition: Some(method),
             content_type: ContentType::MessagePack,
             headers: Headers::new(),
             propagating: BTreeSet::new(),
-            deadline: None,
-            timeout: None,
-            parent: None,
+            deadline: Deadline::default(),
             priority: method.priority,
             persistent: method.persistent,
             oneway: method.oneway,
             idempotent: method.idempotent,
             body,
-            recode: Some(Recode {
-                arguments: method.arguments,
-                recode,
-            }),
+            recode: Some(recode),
             delivery: None,
-            journey: None,
             span: Span::none(),
         }))
     }
 
-    /// The service's name, for people and for telemetry.
+    /// Returns the service's name, for people and for telemetry.
     pub fn service(&self) -> &str {
         self.0.service
     }
 
-    /// The queue that the request is sent to, or came from.
+    /// Returns the queue that the request is sent to, or came from.
     pub fn queue(&self) -> &str {
         &self.0.queue
     }
 
-    /// The method's name on the wire; a plain request may come without one.
+    /// Returns the method's name on the wire; `None` for a plain request without one.
     pub fn method(&self) -> Option<&str> {
         self.0.method.as_deref()
     }
 
-    /// What the body's bytes are. A client that speaks JSON re-encodes the body after the last layer has seen it.
+    /// Returns the format of the body. A client that speaks JSON re-encodes the body after the last layer has seen it.
     pub fn content_type(&self) -> ContentType {
         self.0.content_type
     }
 
-    /// The encoded arguments.
+    /// Returns the encoded arguments.
     pub fn body(&self) -> &Bytes {
         &self.0.body
     }
 
-    /// The user's headers.
+    /// Returns the user's headers.
     pub fn headers(&self) -> &Headers {
         &self.0.headers
     }
 
-    /// The user's headers, to add to them.
+    /// Returns the user's headers for changes.
     pub fn headers_mut(&mut self) -> &mut Headers {
         &mut self.0.headers
     }
 
-    /// Marks a header as propagating: the calls that the server makes while it handles the request send it on, and so do
-    /// their servers. Does nothing for a header that is not there when the request is sent or handled.
+    /// Marks a header as propagating: the calls that the server makes while it handles the request send the header on, and so do
+    /// their servers. A name without a header, when the request is sent or handled, has no effect.
     ///
-    /// For layers, of a client or a server; [`Call::propagating_header`](crate::Call::propagating_header) is for one call.
+    /// This method is for layers of a client or a server; [`Call::propagating_header`](crate::Call::propagating_header) is for one call.
     pub fn propagate_header(&mut self, name: impl Into<String>) {
         self.0.propagating.insert(name.into());
     }
 
-    /// When the caller stops waiting, at the latest: its own deadline, or what it inherits from the call in whose handler it
-    /// was made. Without an own one the client's default may be earlier; `None` leaves it to that, or came without one.
+    /// Returns the latest moment at which the caller stops waiting: the call's own deadline, or the deadline of the call in whose handler it was
+    /// made, whichever is earlier. For a call without a deadline of its own, the client's default may be earlier still. `None` means the client's
+    /// default, or, on a server, that the request came without a deadline.
     pub fn deadline(&self) -> Option<std::time::Instant> {
-        self.latest_end().map(Instant::into_std)
+        self.0.deadline.moment().map(Instant::into_std)
     }
 
-    pub(crate) fn latest_end(&self) -> Option<Instant> {
-        let inherited = self.0.parent.as_ref().and_then(Context::deadline);
-        let deadlines = self
-            .0
-            .deadline
-            .into_iter()
-            .chain(inherited.map(Instant::from));
-        deadlines.min()
-    }
-
-    /// When the caller stops waiting, if it does so `default` after `now` when nobody says otherwise.
-    pub(crate) fn deadline_or(&self, default: Duration, now: Instant) -> Instant {
-        let own = self.0.deadline.unwrap_or_else(|| {
-            let left = self
-                .0
-                .journey
-                .as_ref()
-                .map(|so_far| so_far.left_of(default, now));
-            deadline_from(now, left.unwrap_or(default))
-        });
-        self.latest_end().map_or(own, |latest| latest.min(own))
-    }
-
-    /// Whether no reply is expected.
+    /// Returns `true` if no reply is expected.
     pub fn is_oneway(&self) -> bool {
         self.0.oneway
     }
 
-    /// Whether the method may run twice, as its client knows; a server does not.
+    /// Returns `true` if the method is `idempotent`; always `false` on a server, because the option is the client's.
     pub fn is_idempotent(&self) -> bool {
         self.0.idempotent
     }
 
-    /// The id that the caller gave the call, in whatever form; `None` on the client's side.
+    /// Returns the id that the caller gave the call, in any form; `None` on the client's side.
     pub fn correlation_id(&self) -> Option<&str> {
         self.0.delivery.as_ref()?.correlation_id.as_deref()
     }
 
-    /// The name by which the caller calls itself, which is not verified; `None` on the client's side.
+    /// Returns the name that the caller states for itself, which is not verified; `None` on the client's side.
     pub fn app_id(&self) -> Option<&str> {
         self.0.delivery.as_ref()?.app_id.as_deref()
     }
 
-    /// The broker's user that published the request, if the caller stated it; `None` on the client's side. RabbitMQ refuses a
-    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>). A request that a server has published
-    /// anew has none, see [`Context::user_id`](crate::Context::user_id).
+    /// Returns the broker's user that published the request, if the caller stated the user; `None` on the client's side. RabbitMQ refuses a
+    /// `user_id` that is not the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>). A request that a server has republished
+    /// has no user, see [`Context::user_id`](crate::Context::user_id).
     pub fn user_id(&self) -> Option<&str> {
         self.0.delivery.as_ref()?.user_id.as_deref()
     }
 
-    /// Tells whether the broker handed the request out before, to a server that did not finish it; `false` on the client's side.
+    /// Returns `true` if the broker delivered the request before, to a server that did not finish it; `false` on the client's side.
     pub fn redelivered(&self) -> bool {
         let delivery = self.0.delivery.as_ref();
         delivery.is_some_and(|delivery| delivery.redelivered)
     }
 
-    /// Marks those of the named headers that are there.
+    /// Marks the named headers as propagating if they are present.
     pub(crate) fn propagating(mut self, names: &[String]) -> Self {
         for name in names {
             if self.0.headers.can_send(name) {
@@ -245,14 +204,14 @@ impl Request {
         self.0.headers.insert(name, value);
     }
 
-    /// The body in another content type.
+    /// Returns the body in another content type.
     pub(crate) fn body_as(&self, content_type: ContentType) -> Result<Bytes, RpcError> {
         if content_type == self.0.content_type {
             return Ok(self.0.body.clone());
         }
-        let recoded = match self.0.recode {
-            Some(Recode { arguments, recode }) => recode(&self.0.body, content_type, arguments),
-            None => Err(format!(
+        let recoded = match (self.0.recode, self.0.definition) {
+            (Some(recode), Some(method)) => recode(&self.0.body, content_type, method.arguments),
+            _ => Err(format!(
                 "a body of {} cannot be sent as {content_type}",
                 self.0.content_type
             )
@@ -284,28 +243,18 @@ impl fmt::Debug for Request {
     }
 }
 
-/// The deadline that lies `timeout` ahead.
-pub(crate) fn deadline_after(timeout: Duration) -> Instant {
-    deadline_from(Instant::now(), timeout)
-}
-
-/// The deadline that lies `timeout` after `now`.
-fn deadline_from(now: Instant, timeout: Duration) -> Instant {
-    now + timeout.min(FAR_FUTURE)
-}
-
-/// Whether a handler succeeded.
+/// Outcome of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The body is the method's value.
+    /// The body holds the method's value.
     Result,
-    /// The body is the service's own error.
+    /// The body holds the service's own error.
     Error,
 }
 
-/// A handler's answer on its way back to the caller: a value, or the service's own error.
+/// A value, or the service's own error, on its way back to the caller.
 ///
-/// Whatever else can happen to a call is an [`RpcError`].
+/// Every other outcome of a call is an [`RpcError`].
 #[derive(Clone)]
 pub struct Response {
     pub(crate) outcome: Outcome,
@@ -339,9 +288,9 @@ impl Response {
         Ok(Self::new(outcome, content_type, body))
     }
 
-    /// An answer with a value, from a layer that answers in place of the handler. `content_type` is the
-    /// [request's](Request::content_type), and `value` what the method returns, or for a method that returns a `Result` what
-    /// is inside its `Ok`; a caller that cannot decode it gets [`ErrorKind::BadReply`].
+    /// Makes a response with a value, in a layer that answers in place of the handler. `content_type` is the
+    /// [request's](Request::content_type). `value` has the type that the method returns, or, for a method that returns a `Result`, the type
+    /// inside its `Ok`; a caller that cannot decode the value gets [`ErrorKind::BadReply`].
     ///
     /// # Errors
     ///
@@ -350,9 +299,9 @@ impl Response {
         Self::encode(Outcome::Result, content_type, value)
     }
 
-    /// An answer with the service's own error, from a layer that refuses a request: the caller gets it as
-    /// [`CallError::App`](crate::CallError::App). `content_type` is the [request's](Request::content_type), and `error` of the
-    /// type that the service's methods fail with. The caller of a method without one gets [`ErrorKind::BadReply`].
+    /// Makes a response with the service's own error, in a layer that refuses a request: the caller gets the error as
+    /// [`CallError::App`](crate::CallError::App). `content_type` is the [request's](Request::content_type). `error` has the
+    /// method's error type; the caller of a method without an error type gets [`ErrorKind::BadReply`].
     ///
     /// # Errors
     ///
@@ -386,27 +335,27 @@ impl Response {
         })
     }
 
-    /// Whether this is the service's own error rather than a value.
+    /// Returns `true` if the body is the service's own error, `false` if it is a value.
     pub fn is_error(&self) -> bool {
         self.outcome == Outcome::Error
     }
 
-    /// What the body's bytes are.
+    /// Returns the format of the body.
     pub fn content_type(&self) -> ContentType {
         self.content_type
     }
 
-    /// The encoded value or error.
+    /// Returns the encoded value or error.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The headers of the reply.
+    /// Returns the headers of the reply.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// The headers of the reply, to add to them.
+    /// Returns the headers of the reply for changes.
     pub fn headers_mut(&mut self) -> &mut Headers {
         &mut self.headers
     }

@@ -1,4 +1,4 @@
-//! The one shape that clients, dispatchers and the layers around them share: a tower service of requests.
+//! The tower service of requests: the interface that clients, dispatchers and the layers around them share.
 
 use std::any::Any;
 use std::fmt;
@@ -11,18 +11,18 @@ use tower_service::Service;
 use crate::error::{BoxError, RpcError};
 use crate::message::{Request, Response};
 
-/// Anything a generated client can call through: a [`Client`](crate::Client), a dispatcher, or either with tower layers
+/// A service that a generated client can call through: a [`Client`](crate::Client), a dispatcher, or either with tower layers
 /// around it.
 ///
-/// It is implemented for every such service and is not to be implemented by hand; as a bound it says all that generic
-/// code needs to call a generated client and to spawn those calls.
+/// A blanket implementation covers all such services; there is no need to implement the trait by hand. Generic code that calls a
+/// generated client, or spawns such calls, needs no other bound.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry RPC calls",
     label = "not a cloneable service of `rpc_core::Request`",
     note = "use `connection.client()`, a generated dispatcher, or one of them with tower layers around it",
-    note = "with the layers around it, it has to be `Clone`: put one that is not, such as a rate limit, into one layer with a tower \
-            `BufferLayer` around it, as in `ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1))`",
-    note = "a layer of your own makes a `Service<Request, Response = Response>`, whose error turns into a boxed one and whose future is `Send`"
+    note = "a service with layers has to be `Clone`: put a tower `BufferLayer` around a layer that is not, such as a rate limit, \
+            as in `ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1))`",
+    note = "the service that a layer of your own makes must implement `Service<Request, Response = Response>`, with an error that converts into `BoxError` and a future that is `Send`"
 )]
 pub trait RpcService:
     Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static>
@@ -51,7 +51,7 @@ impl ResponseFuture {
         Self(Box::pin(future))
     }
 
-    /// The future of any service: one of this type as it is.
+    /// Boxes the future of any service. A future of this type is returned as it is.
     pub(crate) fn of<E: Into<BoxError>>(
         future: impl Future<Output = Result<Response, E>> + Send + 'static,
     ) -> Self {
@@ -62,7 +62,7 @@ impl ResponseFuture {
             None => Self::new(async move {
                 match future {
                     Some(future) => future.await.map_err(RpcError::from_layer),
-                    None => std::future::pending().await, // It was taken above.
+                    None => std::future::pending().await, // The future was taken above.
                 }
             }),
         }
@@ -87,7 +87,7 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// Waits until the service is ready, then calls it, as tower demands.
+/// Waits until the service is ready, then calls it, as tower requires.
 pub(crate) async fn call<S: RpcService>(
     mut service: S,
     request: Request,
@@ -96,7 +96,7 @@ pub(crate) async fn call<S: RpcService>(
     service.call(request).await.map_err(RpcError::from_layer)
 }
 
-/// Waits until the service is ready. One that never becomes so has not been given anything.
+/// Waits until the service is ready. A service that fails here has not received the request.
 pub(crate) async fn ready<S: RpcService>(service: &mut S) -> Result<(), RpcError> {
     std::future::poll_fn(|cx| service.poll_ready(cx))
         .await

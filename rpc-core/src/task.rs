@@ -1,52 +1,35 @@
-//! Spawned tasks and who waits for them.
+//! Detection of a Tokio runtime, and work that several callers share.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
-/// Tells code that would panic outside of a runtime that it is inside.
+/// Returns `true` inside a Tokio runtime: code that spawns or sleeps panics outside of one.
 pub(crate) fn in_runtime() -> bool {
     Handle::try_current().is_ok()
 }
 
-/// A task that ends when its owner is dropped.
+/// Work that runs once for all callers that wait for its outcome at the same time.
+///
+/// The work continues if its callers stop waiting. It runs on the runtime that created the `SingleFlight`, not on that of a caller,
+/// so that tasks that the work starts do not end with a caller's runtime.
 #[derive(Debug)]
-pub(crate) struct Task(AbortHandle);
-
-impl Task {
-    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self::spawn_on(&Handle::current(), future)
-    }
-
-    pub(crate) fn spawn_on(
-        runtime: &Handle,
-        future: impl Future<Output = ()> + Send + 'static,
-    ) -> Self {
-        Self(runtime.spawn(future).abort_handle())
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Work that is done once for all who wait for it, and goes on when they give up. It runs where its owner was made, so that what it
-/// starts lives as long as its owner, in whatever runtime the caller is.
-#[derive(Debug)]
-pub(crate) struct Shared<T> {
+pub(crate) struct SingleFlight<T> {
     runtime: Handle,
     work: Arc<Mutex<Option<Work<T>>>>,
 }
 
-/// The outcome is only there for those who wait when it comes.
+/// Work under way. Its outcome is `None` if no caller waited when it ended.
 type Work<T> = JoinHandle<Option<T>>;
 
-impl<T: Send + 'static> Shared<T> {
-    /// Takes the runtime of the caller.
+impl<T: Send + 'static> SingleFlight<T> {
+    /// Creates a `SingleFlight` whose work runs on the current runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a runtime.
     pub(crate) fn new() -> Self {
         Self {
             runtime: Handle::current(),
@@ -54,10 +37,13 @@ impl<T: Send + 'static> Shared<T> {
         }
     }
 
-    /// Waits for the work under way, or starts it. One after the other: whoever comes next looks whether it is still needed.
-    /// `None` if it ended without an outcome, because its runtime did.
+    /// Waits for the work under way, or starts it. Returns `None` if the work's runtime ended before the work did.
     ///
-    /// Dropping the future leaves the work to the next who waits.
+    /// Callers take turns: each first calls `is_done`, which returns the outcome that an earlier caller has left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the work running, for the next caller.
     pub(crate) async fn run<S, F>(&self, is_done: impl FnOnce() -> Option<T>, start: S) -> Option<T>
     where
         S: FnOnce() -> F,
@@ -65,14 +51,14 @@ impl<T: Send + 'static> Shared<T> {
     {
         let mut work = self.work.lock().await;
         if let Some(outcome) = is_done() {
-            *work = None; // It may have been about to end, and then its outcome would stay.
+            *work = None; // Work that was about to end would keep its outcome here.
             return Some(outcome);
         }
         let outcome = work.get_or_insert_with(|| {
             let (doing, work) = (start(), self.work.clone());
             self.runtime.spawn(async move {
                 let outcome = doing.await;
-                // Whoever waits holds the lock. If nobody does, nobody comes for the outcome, and it must not stay.
+                // A waiting caller holds the lock. If the lock is free, no caller takes the outcome: drop it.
                 match work.try_lock() {
                     Ok(mut work) => *work = None,
                     Err(_) => return Some(outcome),
@@ -102,22 +88,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_goes_on_for_the_next_who_waits() {
-        let shared = Shared::new();
-        let first = shared.run(|| None, || slow(Arc::new(())));
+    async fn abandoned_work_serves_the_next_caller() {
+        let opening = SingleFlight::new();
+        let first = opening.run(|| None, || slow(Arc::new(())));
         timeout(PAUSE / 2, first).await.unwrap_err();
-        let again = || async { panic!("it is under way") };
-        assert!(shared.run(|| None, again).await.is_some());
+        let again = || async { panic!("the work is under way") };
+        assert!(opening.run(|| None, again).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outcome_that_nobody_waits_for_does_not_stay() {
-        let shared = Shared::new();
+    async fn outcome_without_a_waiting_caller_is_dropped() {
+        let opening = SingleFlight::new();
         let outcome = Arc::new(());
-        let first = shared.run(|| None, || slow(outcome.clone()));
+        let first = opening.run(|| None, || slow(outcome.clone()));
         timeout(PAUSE / 2, first).await.unwrap_err();
         sleep(PAUSE).await;
         assert_eq!(Arc::strong_count(&outcome), 1);
-        assert!(shared.run(|| None, || slow(outcome)).await.is_some());
+        assert!(opening.run(|| None, || slow(outcome)).await.is_some());
     }
 }

@@ -1,6 +1,6 @@
-//! The embedded broker as a test wants it: to look into, and to break.
+//! Access to the embedded broker for tests: its state, its faults, and the fate of each message.
 //!
-//! With tokio's paused time (`#[tokio::test(start_paused = true)]`) even long outages take no time.
+//! With tokio's paused time (`#[tokio::test(start_paused = true)]`), even long outages take no time.
 //!
 //! # Examples
 //!
@@ -39,121 +39,77 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::transport::memory::Broker;
+pub use crate::transport::memory::{Fate, Published, QueueState};
 
-/// The embedded broker behind the connections to `memory:<name>`. It lives as long as this or one of them.
+/// Embedded broker behind the connections to `memory:<name>`. It lives as long as this handle or one of the connections.
 #[derive(Clone)]
 pub struct EmbeddedBroker {
     name: String,
     broker: Arc<Broker>,
 }
 
-/// A message on its way into a queue.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Published<'a> {
-    /// The queue that it goes to.
-    pub queue: &'a str,
-    /// Its `type`: of a request the method's name, of a reply `result`, `error` or `fault`; `batch` if calls
-    /// [share it](crate::ClientBuilder::coalesce).
-    pub kind: Option<&'a str>,
-    /// The id of the call that it belongs to.
-    pub correlation_id: Option<&'a str>,
-    /// Where the reply to it goes, if it is a request.
-    pub reply_to: Option<&'a str>,
-    /// Its body.
-    pub body: &'a [u8],
-}
-
-/// What becomes of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fate {
-    /// It goes to its queue.
-    Deliver,
-    /// It goes to its queue twice.
-    Duplicate,
-    /// It goes there later, so that others overtake it.
-    Delay(Duration),
-    /// It is lost, though its publisher is told that it arrived.
-    Lose,
-}
-
-/// What a queue holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueState {
-    /// Messages that wait for a consumer.
-    pub ready: usize,
-    /// Messages that a consumer has and has not settled.
-    pub unsettled: usize,
-    /// Who consumes it.
-    pub consumers: usize,
-}
-
 impl EmbeddedBroker {
-    /// The broker of that name in this process.
+    /// Returns the broker of that name in this process, and creates it if needed.
     ///
     /// # Panics
     ///
-    /// If the name is empty: `memory:` is another broker each time.
+    /// Panics if the name is empty: each connection to `memory:` has a broker of its own.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         let name = name.into();
-        assert!(
-            !name.is_empty(),
-            "a broker without a name cannot be shared: give it one"
-        );
+        assert!(!name.is_empty(), "a broker needs a name to be shared");
         Self {
             broker: Broker::open(&name),
             name,
         }
     }
 
-    /// What to open a connection with.
+    /// URL of the broker, for [`Connection::open`](crate::Connection::open).
     #[must_use]
     pub fn url(&self) -> String {
         format!("memory:{}", self.name)
     }
 
-    /// Loses all connections, as a broker that is killed. Queues and what is in them stay.
+    /// Drops all connections, as if the broker had been killed. Queues and their messages stay.
     pub fn drop_connections(&self) {
         self.broker.state().lose_links();
     }
 
-    /// Refuses new connections, or accepts them again.
+    /// Refuses new connections if `refuse` is `true`, else accepts them again. Default: accepts them.
     pub fn refuse_connections(&self, refuse: bool) {
         self.broker.state().refuses_links = refuse;
     }
 
-    /// Takes no more messages, for a reason such as RabbitMQ's "low on memory", until [`unblock`](Self::unblock). What is
-    /// published meanwhile waits, and its [fate](Self::on_publish) is decided then.
+    /// Accepts no more messages, for a reason such as RabbitMQ's "low on memory", until [`unblock`](Self::unblock). Messages that
+    /// are published meanwhile wait, and their [fate](Self::on_publish) is decided after the wait.
     pub fn block(&self, reason: impl Into<String>) {
         self.broker.state().block(reason.into());
     }
 
-    /// Takes messages again.
+    /// Accepts messages again.
     pub fn unblock(&self) {
         self.broker.state().unblock(&self.broker);
     }
 
-    /// Has the fate of each message for which there is a queue decided, in place of an earlier decision. It is called while the
-    /// broker is locked: it must not use the broker. If it panics, which is reported as any panic but fails no test, that
-    /// message is delivered.
+    /// Sets a hook that decides the [`Fate`] of each message for which there is a queue. It replaces an earlier hook. Default:
+    /// every message is delivered.
+    ///
+    /// The hook is called while the broker is locked: it must not use the broker. If it panics, the panic is reported as usual but
+    /// fails no test, and the message is delivered.
     pub fn on_publish(&self, decide: impl FnMut(&Published<'_>) -> Fate + Send + 'static) {
         let former = self.broker.state().decide.replace(Box::new(decide));
-        drop(former); // Once the broker is unlocked: it may own what uses the broker.
+        drop(former); // After the broker is unlocked: the hook may own a handle that uses the broker.
     }
 
-    /// What a queue holds; `None` if there is none of that name.
+    /// State of a queue; `None` if there is no queue of that name.
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<QueueState> {
         self.broker.state().look_into(name)
     }
 
-    /// The names of all queues.
+    /// Names of all queues.
     #[must_use]
     pub fn queues(&self) -> Vec<String> {
         self.broker.state().queue_names()

@@ -1,8 +1,7 @@
-//! Which of the user's attributes go where.
+//! The user's attributes and the generated items that take them over.
 //!
-//! All of them but `#[rpc]` stay on the trait and its methods. What is generated takes along those that describe it
-//! (docs, `deprecated`), decide whether it exists (`cfg`) or set how it is linted (`allow` and its kin), also where they
-//! are hidden behind `cfg_attr`. Others, such as `#[tracing::instrument]`, are about the user's own code.
+//! All attributes except `#[rpc]` stay on the trait and its methods. Generated items take over docs, `deprecated`, `cfg` and
+//! lint levels, also inside `cfg_attr`. Other attributes, such as `#[tracing::instrument]`, concern the user's code alone.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
@@ -10,14 +9,14 @@ use syn::{AttrStyle, Attribute, Meta, Path};
 
 use crate::parse::split_at_commas;
 
-/// What an attribute does for an item that it is carried to.
+/// The effect of an attribute on a generated item.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// `#[cfg(…)]`
     Condition,
     /// Doc comments and `#[doc = …]`
     Text,
-    /// `#[doc(hidden)]` and the like
+    /// `#[doc(hidden)]` and other settings
     DocSetting,
     Deprecation,
     /// `allow`, `expect`, `warn`, `deny`, `forbid`
@@ -25,12 +24,12 @@ enum Kind {
     Other,
 }
 
-/// `#[rpc]`, by whatever path.
+/// Returns `true` for `#[rpc]`, by any path.
 pub(crate) fn is_rpc(path: &Path) -> bool {
     path.segments.last().is_some_and(|last| last.ident == "rpc")
 }
 
-/// `#[async_trait]`, by whatever path.
+/// Returns `true` for `#[async_trait]`, by any path.
 pub(crate) fn is_async_trait(attribute: &Attribute) -> bool {
     let path = attribute.path();
     path.segments
@@ -44,7 +43,7 @@ pub(crate) fn is_lint(path: &Path) -> bool {
         .any(|name| path.is_ident(name))
 }
 
-/// What stays on the user's own item: everything but `#[rpc]`.
+/// Attributes that stay on the user's item: all except `#[rpc]`.
 pub(crate) fn without_rpc(attributes: &[Attribute]) -> Vec<Attribute> {
     attributes
         .iter()
@@ -53,41 +52,41 @@ pub(crate) fn without_rpc(attributes: &[Attribute]) -> Vec<Attribute> {
         .collect()
 }
 
-/// For what stands for the trait or a method in the user's documentation: the client and its methods.
-pub(crate) fn for_twin(attributes: &[Attribute]) -> Vec<TokenStream> {
+/// Attributes for the client and its methods, which have the docs of the trait.
+pub(crate) fn for_client(attributes: &[Attribute]) -> Vec<TokenStream> {
     carried(attributes, |kind| kind != Kind::Other)
 }
 
-/// For what has docs of its own: the dispatcher.
-pub(crate) fn for_companion(attributes: &[Attribute]) -> Vec<TokenStream> {
+/// Attributes for the dispatcher, which has generated docs.
+pub(crate) fn for_dispatcher(attributes: &[Attribute]) -> Vec<TokenStream> {
     carried(attributes, |kind| !matches!(kind, Kind::Other | Kind::Text))
 }
 
-/// For hidden items.
+/// Attributes for hidden items.
 pub(crate) fn for_hidden(attributes: &[Attribute]) -> Vec<TokenStream> {
     carried(attributes, |kind| {
         matches!(kind, Kind::Condition | Kind::Lint)
     })
 }
 
-/// For expressions and match arms.
+/// Attributes for expressions and match arms: `cfg`s.
 pub(crate) fn conditions(attributes: &[Attribute]) -> Vec<TokenStream> {
     carried(attributes, |kind| kind == Kind::Condition)
 }
 
-/// Whether `cfg` decides over the item.
+/// Returns `true` if the item has a `cfg`.
 pub(crate) fn is_conditional(attributes: &[Attribute]) -> bool {
     !conditions(attributes).is_empty()
 }
 
-/// Whether the item has a doc comment.
+/// Returns `true` if the item has a doc comment.
 pub(crate) fn is_documented(attributes: &[Attribute]) -> bool {
     attributes
         .iter()
         .any(|attribute| kind(&attribute.meta) == Kind::Text)
 }
 
-/// `#[rpc]` behind a `cfg_attr`, which no macro can look through.
+/// Returns the path of an `#[rpc]` inside `cfg_attr`, which a macro cannot evaluate.
 pub(crate) fn conditional_rpc(attributes: &[Attribute]) -> Option<Path> {
     fn inside(meta: &Meta) -> Option<Path> {
         conditional(meta)?
@@ -151,7 +150,8 @@ fn carried_meta(meta: &Meta, keep: fn(Kind) -> bool) -> Option<TokenStream> {
     })
 }
 
-/// An `expect` may well be fulfilled by the user's code alone, and a `forbid` would outlaw the `allow`s of generated code.
+/// Turns `expect` into `allow`, because the expected lint may occur in the user's code only, and `forbid` into `deny`, because
+/// `forbid` would reject the `allow`s of generated code.
 fn carried_level(path: &Path) -> Path {
     let Some(level) = path.get_ident() else {
         return path.clone();
@@ -163,7 +163,7 @@ fn carried_level(path: &Path) -> Path {
     }
 }
 
-/// The condition and the attributes of a `cfg_attr(condition, attributes…)`.
+/// Splits `cfg_attr(condition, attributes…)` into the condition and the attributes.
 fn conditional(meta: &Meta) -> Option<(TokenStream, Vec<Meta>)> {
     let list = meta.require_list().ok()?;
     if !list.path.is_ident("cfg_attr") {
@@ -187,12 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn a_conditional_attribute_is_carried_in_the_parts_that_apply() {
+    fn relevant_parts_of_a_conditional_attribute_are_carried() {
         let attributes: Vec<Attribute> = vec![
             parse_quote!(#[cfg_attr(unix, cfg(a), tracing::instrument, cfg_attr(b, deprecated))]),
         ];
         assert_eq!(
-            text(&for_twin(&attributes)),
+            text(&for_client(&attributes)),
             quote!(#[cfg_attr(unix, cfg(a), cfg_attr(b, deprecated))]).to_string()
         );
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rpc_is_found_behind_a_condition() {
+    fn rpc_is_found_inside_cfg_attr() {
         assert!(
             conditional_rpc(&[parse_quote!(#[cfg_attr(a, cfg_attr(b, my::rpc(oneway)))])])
                 .is_some()

@@ -1,8 +1,8 @@
-//! The name under which a crate knows `rpc_core`: its own, one that `Cargo.toml` gives the dependency, or none.
+//! The name of `rpc_core` in the crate that is compiled, where `Cargo.toml` may rename the dependency.
 //!
-//! A macro cannot ask the compiler that. It runs inside of it, though, and the compiler's arguments say which file is known by which
-//! name: `--extern bus=/…/librpc_core-0123456789abcdef.rmeta`. Tools that expand macros by themselves, such as editors, have no such
-//! arguments.
+//! The compiler has no interface for this question. But a macro runs inside the compiler's process, and the compiler's
+//! arguments map names to files: `--extern bus=/…/librpc_core-0123456789abcdef.rmeta`. Tools that expand macros in another
+//! process, such as editors, have no such arguments; the name is then `rpc_core`.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,13 +11,15 @@ use std::path::Path;
 /// The name of `rpc_core` in the crate that is compiled.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Name {
-    /// Its own, as far as the arguments tell.
+    /// `rpc_core`, or unknown.
     Own,
+    /// Another name, given in `Cargo.toml`.
     New(String),
-    /// None: the crate has dependencies, and `rpc_core` is not among them.
+    /// No name: the crate has dependencies, and `rpc_core` is not among them.
     Missing,
 }
 
+/// Returns the name of `rpc_core` in the crate that is compiled.
 pub(crate) fn name() -> Name {
     let arguments = env::args_os();
     let arguments: Vec<_> = arguments
@@ -30,7 +32,7 @@ fn name_in(arguments: &[String]) -> Name {
     let mut name = Name::Missing;
     for dependency in values(arguments, "--extern") {
         let (known_as, file) = dependency.split_once('=').unwrap_or((dependency, ""));
-        // Options may stand before the name, as in `priv:bus`.
+        // Options may precede the name, as in `priv:bus`.
         let known_as = known_as.rsplit(':').next().unwrap_or(known_as);
         if known_as == "rpc_core" {
             return Name::Own;
@@ -45,15 +47,15 @@ fn name_in(arguments: &[String]) -> Name {
     name
 }
 
-/// Tells whether the arguments name every dependency by which the crate could know `rpc_core`.
+/// Returns `true` if the arguments name all dependencies of the crate.
 fn are_all(arguments: &[String]) -> bool {
     let is_rpc_core = values(arguments, "--crate-name").any(|name| name == "rpc_core");
-    // More arguments are in a file, as for the examples in docs.
+    // A file may hold more arguments. rustdoc passes one for examples in docs.
     let has_more = arguments.iter().any(|argument| argument.starts_with('@'));
     values(arguments, "--extern").next().is_some() && !is_rpc_core && !has_more
 }
 
-/// The values of an option, which stand behind it or in the next argument.
+/// Returns the values of an option, in the forms `--option=value` and `--option value`.
 fn values<'a>(arguments: &'a [String], option: &str) -> impl Iterator<Item = &'a str> {
     let nexts = arguments.iter().skip(1).map(Some).chain([None]);
     arguments
@@ -62,13 +64,13 @@ fn values<'a>(arguments: &'a [String], option: &str) -> impl Iterator<Item = &'a
         .filter_map(
             move |(argument, next)| match argument.strip_prefix(option)? {
                 "" => next.map(String::as_str),
-                // Without `=` another option, such as rustdoc's `--extern-html-root-url`.
+                // Without `=`, it is another option, such as rustdoc's `--extern-html-root-url`.
                 rest => rest.strip_prefix('='),
             },
         )
 }
 
-/// Tells whether a file is `rpc_core` as the compiler names it.
+/// Returns `true` if the compiler would give this file name to `rpc_core`.
 fn is_rpc_core(file: &Path) -> bool {
     let stem = file.file_stem().and_then(OsStr::to_str);
     stem.and_then(|stem| stem.strip_prefix("librpc_core"))
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_new_name_is_that_of_the_file() {
+    fn renamed_dependency_is_found_by_its_file() {
         for arguments in [
             "rustc --crate-name app --extern serde=/t/libserde-1.rmeta --extern bus=/t/librpc_core-0a.rmeta src/lib.rs",
             "rustc --extern=bus=/t/librpc_core-0a.rlib --extern proc_macro",
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_renamed_where_the_own_name_is_there_or_dependencies_are_not_known() {
+    fn name_is_rpc_core_if_present_or_if_dependencies_are_unknown() {
         for arguments in [
             "rustc --extern rpc_core=/t/librpc_core-0a.rmeta",
             "rustc --extern bus=/t/librpc_core-0a.rmeta --extern rpc_core=/t/librpc_core-0b.rmeta",
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_with_other_dependencies_alone_does_not_know_it() {
+    fn dependency_is_missing_if_only_others_are_listed() {
         for arguments in [
             "rustc --crate-name app --extern facade=/t/libfacade-0a.rmeta src/lib.rs",
             "rustc --extern bus=/t/librpc_core_extras-0a.rmeta --extern other=/t/libother.so",

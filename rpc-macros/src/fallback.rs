@@ -1,9 +1,8 @@
-//! What is emitted beside errors.
+//! Items that are generated beside errors.
 //!
-//! The user's other code implements the trait and uses the client and the dispatcher, and none of that is to be
-//! reported as well. The compiler says nothing about a type that contains an error it has already reported, so such a
-//! type is made of the first mistake: an array whose length is that `compile_error!`. The client and the dispatcher are
-//! aliases of it, and so are the types of the methods that have mistakes. Whatever is done with them passes.
+//! The user's code implements the trait and uses the client and the dispatcher. These uses must not cause further errors.
+//! The compiler accepts every use of a type that contains an error which it has reported. So the first error becomes the
+//! length of an array type. The client, the dispatcher, and the types of methods with errors are aliases of this array.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -15,35 +14,35 @@ use syn::{
 
 use crate::attributes;
 use crate::expand::{handler_head, handler_method};
-use crate::model::{Broken, Method, is_rewritten};
+use crate::model::{InvalidTrait, Method, is_rewritten};
 
-/// The errors, the trait as far as it goes, and a client and a dispatcher that nothing can be wrong with.
-pub(crate) fn expand(broken: Broken) -> TokenStream {
-    let Broken {
-        mistakes,
+/// Returns the errors, the trait, and a client and a dispatcher that accept every use.
+pub(crate) fn expand(invalid: InvalidTrait) -> TokenStream {
+    let InvalidTrait {
+        diagnostics,
         item,
         methods,
-    } = broken;
-    let mut errors = mistakes.into_compile_errors().into_iter();
+    } = invalid;
+    let mut errors = diagnostics.into_compile_errors().into_iter();
     let first = errors.next();
-    let mistake = format_ident!("__RPC_MISTAKE_{}", item.ident);
-    let handler = handler(&item, &methods, &mistake);
+    let error = format_ident!("__RPC_ERROR_{}", item.ident);
+    let handler = handler(&item, &methods, &error);
     let client = alias(
         &item,
         &format_ident!("{}Client", item.ident),
         &quote!(__Service = ()),
-        &mistake,
+        &error,
     );
     let dispatcher = alias(
         &item,
         &format_ident!("{}Dispatcher", item.ident),
         &quote!(__Handler),
-        &mistake,
+        &error,
     );
     quote! {
         #[doc(hidden)]
         #[allow(dead_code, non_upper_case_globals)]
-        const #mistake: usize = #first;
+        const #error: usize = #first;
         #(#errors)*
         #handler
         #client
@@ -51,8 +50,8 @@ pub(crate) fn expand(broken: Broken) -> TokenStream {
     }
 }
 
-/// The trait: what is right as it will be, the rest such that any implementation fits.
-fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> TokenStream {
+/// Returns the trait. Methods without errors are as usual, the others accept every implementation.
+fn handler(item: &ItemTrait, methods: &[Option<Method>], error: &Ident) -> TokenStream {
     let ItemTrait {
         vis,
         unsafety,
@@ -63,7 +62,7 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
     let attributes = attributes::without_rpc(&item.attrs);
     let head = handler_head(ident, &item.supertraits);
     let (_, _, clause) = generics.split_for_impl();
-    // The same will become of its methods as of those of the `impl`s.
+    // `#[async_trait]` will rewrite the methods of the trait like those of its `impl`s.
     let becomes_async_trait = item.attrs.iter().any(attributes::is_async_trait);
     let mut seen: Vec<&Ident> = Vec::new();
     let items = item
@@ -72,7 +71,7 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
         .zip(methods)
         .filter_map(|(inner, method)| match inner {
             TraitItem::Fn(function) => {
-                // Of two functions of one name the compiler would complain too.
+                // The compiler would report two functions of one name as well.
                 let ident = &function.sig.ident;
                 if seen.contains(&ident) && !attributes::is_conditional(&function.attrs) {
                     return None;
@@ -80,7 +79,7 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
                 seen.push(ident);
                 Some(match method {
                     Some(method) => handler_method(method),
-                    None => lenient_method(function, becomes_async_trait, mistake),
+                    None => lenient_method(function, becomes_async_trait, error),
                 })
             }
             other => Some(other.to_token_stream()),
@@ -94,12 +93,8 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], mistake: &Ident) -> Tok
     }
 }
 
-/// A method with as many parameters as the user's, and with types that are equal to any other.
-fn lenient_method(
-    function: &TraitItemFn,
-    becomes_async_trait: bool,
-    mistake: &Ident,
-) -> TokenStream {
+/// Returns a method with as many parameters as the user's, and with types that equal all others.
+fn lenient_method(function: &TraitItemFn, becomes_async_trait: bool, error: &Ident) -> TokenStream {
     let signature = &function.sig;
     let asyncness = signature.asyncness.filter(|_| becomes_async_trait);
     let attributes = attributes::for_hidden(&function.attrs);
@@ -109,7 +104,7 @@ fn lenient_method(
     };
     let (abi, ident, mut generics) = (&signature.abi, &signature.ident, signature.generics.clone());
     let receiver = match signature.receiver() {
-        // `mut self` is a mistake that the compiler reports as well.
+        // The compiler would report `mut self` as well.
         Some(receiver) => {
             let receiver = Receiver {
                 mutability: None,
@@ -131,14 +126,14 @@ fn lenient_method(
     };
     let (_, _, clause) = generics.split_for_impl();
     let output = match &signature.output {
-        ReturnType::Type(_, ty) if !Oddities::of(ty).is_opaque => lenient_type(ty, mistake),
-        _ => quote!([(); #mistake]),
+        ReturnType::Type(_, ty) if !TypeFeatures::of(ty).is_opaque => lenient_type(ty, error),
+        _ => quote!([(); #error]),
     };
     let arguments = signature.inputs.iter().filter_map(|input| match input {
         FnArg::Receiver(_) => None,
         FnArg::Typed(argument) => {
             let conditions = attributes::conditions(&argument.attrs);
-            let ty = lenient_type(&argument.ty, mistake);
+            let ty = lenient_type(&argument.ty, error);
             Some(quote!(#(#conditions)* _: #ty))
         }
     });
@@ -152,12 +147,12 @@ fn lenient_method(
     }
 }
 
-/// A type alias that takes the parameters that the struct would have.
+/// Returns a type alias with the parameters of the struct that it replaces.
 fn alias(
     item: &ItemTrait,
     ident: &Ident,
     own_parameter: &TokenStream,
-    mistake: &Ident,
+    error: &Ident,
 ) -> TokenStream {
     let attributes = attributes::for_hidden(&item.attrs);
     let visibility = &item.vis;
@@ -176,11 +171,11 @@ fn alias(
         #(#attributes)*
         #[allow(dead_code)]
         #visibility type #ident<#parameters> =
-            [::core::marker::PhantomData<fn() -> (#(&#lifetimes (),)* #(*const #types,)* *const #own,)>; #mistake];
+            [::core::marker::PhantomData<fn() -> (#(&#lifetimes (),)* #(*const #types,)* *const #own,)>; #error];
     }
 }
 
-/// The trait's parameters without their bounds, which mean nothing in an alias, and one more.
+/// Returns the trait's parameters without bounds, which have no effect in an alias, and an additional one.
 fn unbounded(generics: &Generics, own_parameter: &TokenStream) -> TokenStream {
     // A default cannot precede a parameter without one.
     let keeps_defaults = own_parameter.to_string().contains('=');
@@ -202,37 +197,37 @@ fn unbounded(generics: &Generics, own_parameter: &TokenStream) -> TokenStream {
     quote!(#(#parameters,)* #own_parameter)
 }
 
-/// A type that is equal to any other, and names what the user's type does, so that no import counts as unused.
-fn lenient_type(ty: &Type, mistake: &Ident) -> TokenStream {
-    match Oddities::of(ty) {
-        // `impl Trait` is a type parameter of the method, and those have to match.
-        Oddities {
+/// Returns a type that equals all others. It mentions the user's type, so that imports count as used.
+fn lenient_type(ty: &Type, error: &Ident) -> TokenStream {
+    match TypeFeatures::of(ty) {
+        // `impl Trait` is a type parameter of the method, and the parameters of an `impl` must match.
+        TypeFeatures {
             is_opaque: true, ..
         } => ty.to_token_stream(),
-        Oddities {
+        TypeFeatures {
             is_unnameable: true,
             ..
-        } => quote!([(); #mistake]),
-        _ => quote!([fn(#ty); #mistake]),
+        } => quote!([(); #error]),
+        _ => quote!([fn(#ty); #error]),
     }
 }
 
-/// What in a type the compiler would complain of.
+/// Parts of a type that would cause further errors.
 #[derive(Default)]
-struct Oddities {
+struct TypeFeatures {
     is_opaque: bool,
     is_unnameable: bool,
 }
 
-impl Oddities {
+impl TypeFeatures {
     fn of(ty: &Type) -> Self {
-        let mut oddities = Self::default();
-        oddities.visit_type(ty);
-        oddities
+        let mut features = Self::default();
+        features.visit_type(ty);
+        features
     }
 }
 
-impl<'ast> Visit<'ast> for Oddities {
+impl<'ast> Visit<'ast> for TypeFeatures {
     fn visit_type(&mut self, ty: &'ast Type) {
         match ty {
             Type::ImplTrait(_) => self.is_opaque = true,

@@ -1,10 +1,10 @@
-//! Entry points for fuzzers (see `fuzz/`): whatever the tokens are, the attribute gives items or an error, and never panics.
+//! Entry points for fuzzers (see `fuzz/`): for all tokens, the attribute returns items or an error, and never panics.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 
-use crate::{parse, steps};
+use crate::{parse, pipeline};
 
-/// Text as tokens: the options up to the first line feed, then the item.
+/// Runs the attribute on text: the first line holds the options, the rest the item.
 pub(crate) fn macro_text(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else {
         return;
@@ -15,7 +15,7 @@ pub(crate) fn macro_text(text: &[u8]) {
     }
 }
 
-/// A trait of tokens that mean something to the macro or to its parser: each byte picks one.
+/// Runs the attribute on a trait of tokens that the macro or its parser knows. Each byte picks a token.
 pub(crate) fn macro_tokens(picks: &[u8]) {
     let mut picks = picks.iter();
     let options = tokens(&mut picks, 0);
@@ -26,9 +26,9 @@ pub(crate) fn macro_tokens(picks: &[u8]) {
     check(options, item.chain([TokenTree::from(body)]).collect());
 }
 
-/// The meaning of the picks up to the next end.
+/// Returns the tokens for the picks up to the next end of a group.
 fn tokens(picks: &mut std::slice::Iter<'_, u8>, depth: usize) -> TokenStream {
-    /// As deep as anybody nests, and far from what overflows the stack.
+    /// Deeper than real code nests, and far from a stack overflow.
     const MAX_DEPTH: usize = 24;
     const WORDS: &[&str] = &[
         "async",
@@ -191,11 +191,11 @@ fn tokens(picks: &mut std::slice::Iter<'_, u8>, depth: usize) -> TokenStream {
 
 fn check(options: TokenStream, item: TokenStream) {
     let is_trait = parse::item_trait(item.clone()).is_ok();
-    let expanded = steps::expanded(options, item);
+    let expanded = pipeline::run(options, item);
     if (is_trait || !expanded.to_string().contains("compile_error"))
         && let Err(error) = syn::parse2::<syn::File>(expanded.clone())
     {
-        panic!("what it expands to is no Rust: {error}: {expanded}");
+        panic!("the expansion is not valid Rust: {error}: {expanded}");
     }
 }
 
@@ -204,9 +204,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// A seed that fails is named by the last line of the output.
+    /// The last line of the output names a seed that fails.
     #[test]
-    fn every_seed_of_the_corpus_gives_items_or_an_error() {
+    fn all_seeds_expand_to_items_or_an_error() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
         for (name, target) in [
             ("macro_text", super::macro_text as fn(&[u8])),

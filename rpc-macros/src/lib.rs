@@ -1,23 +1,24 @@
-//! The `#[rpc]` attribute of [`rpc-core`](https://docs.rs/rpc-core), which re-exports it: depend on that crate alone.
+//! The `#[rpc]` attribute of `rpc-core`, which re-exports it. Depend on `rpc-core` alone.
 //!
-//! A trait goes through three steps, each with a module of its own: `parse` turns tokens into syntax, `model` turns syntax
-//! into a checked service and collects every mistake on the way, `expand` turns the service into tokens and cannot fail.
-//! Where there were mistakes, `fallback` takes the place of `expand`.
+//! The attribute works in three steps, each a module: `parse` turns tokens into syntax, `model` turns syntax into a checked
+//! service and collects all errors, `expand` turns the service into tokens and cannot fail. If there are errors, `fallback`
+//! takes the place of `expand`. `pipeline` connects the steps.
 
 mod attributes;
 mod dependency;
+mod diagnostics;
 mod expand;
 mod fallback;
 #[cfg(test)]
 mod fuzzing;
-mod mistakes;
 mod model;
+mod names;
 mod parse;
-mod steps;
+mod pipeline;
 
 use proc_macro::TokenStream;
 
-/// Turns a trait into a remote service: a client to call it with, and a dispatcher to serve it with.
+/// Turns a trait into a remote service: generates a client that calls the service and a dispatcher that serves it.
 ///
 /// ```
 /// use rpc_core::{Context, RpcError, rpc};
@@ -28,11 +29,11 @@ use proc_macro::TokenStream;
 ///     /// The n-th Fibonacci number.
 ///     async fn fib(n: u64) -> u64;
 ///
-///     /// The same with an error of the service's own.
+///     /// `fib` with an error type of the service.
 ///     #[rpc(timeout = "500ms")]
 ///     async fn checked(&self, #[ctx] cx: Context, n: u64) -> Result<u64, TooLarge>;
 ///
-///     /// The same without holding up the runtime.
+///     /// `fib` on the blocking pool.
 ///     #[rpc(blocking)]
 ///     fn slow(n: u64) -> u64 {
 ///         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
@@ -57,7 +58,7 @@ use proc_macro::TokenStream;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), RpcError> {
-/// // Without a broker; with one it is `FibClient::new(connection.client())`.
+/// // Calls the handler without a broker. With a broker: `FibClient::new(connection.client())`.
 /// let fib = FibClient::new(FibDispatcher::new(Calculator));
 /// assert_eq!(fib.fib(30).await?, 832_040);
 /// assert_eq!(fib.slow(30).await?, 832_040);
@@ -71,76 +72,82 @@ use proc_macro::TokenStream;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "…"` | the service's name | the trait's identifier |
-/// | `queue = "…"` | the queue that requests go to, at most 244 bytes long | `rpc.` and the name |
-/// | `timeout = "2s"` | the deadline of calls, unless the method or the call has its own: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
-/// | `crate = "…"` | the path to `rpc_core`, where another crate exports it | `::rpc_core`, or what `Cargo.toml` renames it to |
+/// | `queue = "…"` | the request queue; its name has at most 244 bytes | `rpc.` and the name |
+/// | `timeout = "2s"` | the timeout of calls, unless the method or the call sets one: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
+/// | `crate = "…"` | the path to `rpc_core` if another crate exports it | `::rpc_core`, or its new name if `Cargo.toml` renames it |
 ///
 /// # Options of a method
 ///
-/// They are written above the method, `#[rpc(oneway, priority = 5)]`.
+/// Method options stand above the method: `#[rpc(oneway, priority = 5)]`.
 ///
 /// | option | meaning | default |
 /// |---|---|---|
-/// | `name = "…"` | the method's name on the wire | its identifier, without `r#` |
-/// | `queue = "…"` | a queue of its own, so that slow methods do not hold up fast ones; methods may share one | the trait's |
-/// | `timeout = "500ms"` | the deadline of its calls | the trait's |
-/// | `oneway` | no reply: the call is done when the broker has the request; the method returns nothing | it replies |
-/// | `blocking` | the handler is a plain `fn` and runs on the blocking pool; it is declared with `fn` or `async fn`, and implemented with `fn` | an `async fn` |
-/// | `default` | requests that name no method are for this one | only if it is the only method |
-/// | `idempotent` | safe to run twice: within the deadline its client sends it again after a lost connection, a refusal by the broker or a server that was told to stop | it is sent once |
-/// | `at_most_once` | acknowledged before it runs; a crash loses it, nothing runs it twice. Not together with `idempotent` | acknowledged after its reply: if its server dies, another one runs it again |
-/// | `persistent` | requests survive a restart of the broker, until their deadline | they do not |
-/// | `priority = 5` | their AMQP priority, from 0 to 255 | none |
+/// | `name = "…"` | the method's name on the wire; must not begin with `rpc.`, which is reserved for built-in methods | the identifier, without `r#` |
+/// | `queue = "…"` | a separate request queue, so that slow methods do not delay fast ones; several methods may name the same queue | the trait's |
+/// | `timeout = "500ms"` | the timeout of the method's calls | the trait's |
+/// | `oneway` | no reply: the call resolves when the broker has accepted the request; the method must return `()` | a reply |
+/// | `blocking` | the handler runs on the blocking pool; declared with `fn` or `async fn`, implemented with `fn` | an `async fn` on the runtime |
+/// | `default` | serves requests that name no method | only if the trait has no other method |
+/// | `idempotent` | safe to run twice: until the deadline, the client sends the request again after a lost connection, a refusal by the broker, or a server's stop | sent once |
+/// | `at_most_once` | acknowledged before it runs: a crash loses the request, and no server runs it twice. Contradicts `idempotent` | acknowledged after the reply: if a server dies, another server runs the request again |
+/// | `persistent` | requests survive a restart of the broker, until their deadline | lost in a restart |
+/// | `priority = 5` | AMQP priority of requests, from 0 to 255 | none |
 ///
-/// A server reads every queue of a service with a prefetch of its own, and runs a method whichever of them its request came
-/// through. So the option `queue` can be added to a method in use: servers first, for clients would not find the queue.
+/// A server consumes every queue of a service, each with its own prefetch limit, and runs a method no matter which of these
+/// queues its request came through. So the option `queue` can be added to a method that is in use: update servers first,
+/// because clients fail while the queue does not exist.
 ///
 /// # Methods
 ///
-/// Methods are `async fn`, with or without `&self`; the handler implements them with `&self`, as plain `async fn` whose
-/// futures are `Send`. A default body spares handlers the method, so that a method can be added to a service without
-/// breaking anybody. What is returned is a value, or a `Result` by whatever alias, whose error then belongs to the service
-/// and reaches the caller as it is.
+/// Methods are `async fn`, with or without `&self`. Handlers implement them with `&self`, as plain `async fn` with futures
+/// that are `Send`. A method with a default body can be added to a service without breaking existing handlers. A method
+/// returns a value or a `Result`, also through a type alias. The error of a `Result` belongs to the service and reaches
+/// the caller unchanged.
 ///
-/// Arguments and results own their data, and are `Serialize + DeserializeOwned + Send + 'static`. An argument's name is its
-/// name on the wire, so it does not begin with an underscore unless it has a `#[serde(rename = "…")]`. Arguments can have
+/// Arguments and results own their data and are `Serialize + DeserializeOwned + Send + 'static`. The name of an argument is
+/// also its name on the wire, so it must not begin with an underscore, unless `#[serde(rename = "…")]` sets another name.
+/// An argument may have these attributes:
 ///
-/// - `#[ctx]`, on one argument of type `Context`: the handler gets it from the server, and the client does not have it;
-/// - any `#[serde(…)]` of a field: with `#[serde(default)]` a caller may leave the argument out, which is how one is added
-///   to a service that is in use;
+/// - `#[ctx]`, on one argument of type `Context`: the server gives the context to the handler, and the client's method does
+///   not have the argument;
+/// - every `#[serde(…)]` attribute of fields: with `#[serde(default)]`, callers may omit the argument, so that an argument
+///   can be added to a service that is in use;
 /// - lint levels, such as `#[allow(unused_variables)]`.
 ///
-/// The methods of a trait cannot be generic, but the trait can: in `trait Store<T>` write all the bounds that `T` needs to
-/// be sent. The name and the queue do not depend on `T`: servers of `Store<String>` and of `Store<u64>` read one queue, and are given
-/// each other's requests. Give each a queue of its own with `with_queue` or `with_queue_prefix`, on clients and dispatchers alike. In such a trait a return type that depends on `T` is a `Result` if its name ends in `Result`. A method may have
-/// any name but `with_queue`, `with_queue_prefix`, `into` and `try_into`, which mean something else on a client.
+/// Methods cannot be generic, but traits can: in `trait Store<T>`, write all bounds that `T` needs to be sent. The service's
+/// name and queue do not depend on `T`: servers of `Store<String>` and `Store<u64>` consume the same queue and receive each
+/// other's requests. Separate them with `with_queue` or `with_queue_prefix`, on clients and dispatchers alike. In a generic
+/// trait, a return type that depends on `T` counts as a `Result` if its name ends in `Result`.
 ///
-/// # What is generated
+/// A method cannot be called `with_queue`, `with_queue_prefix`, `into` or `try_into`: these are other methods of the client.
 ///
-/// For `trait Fib`, all with the trait's visibility:
+/// # Generated items
 ///
-/// - **`trait Fib`** itself, with the supertraits `Send`, `Sync` and `'static`. An `async fn fib(n: u64) -> u64` has become
+/// For `trait Fib`, with the trait's visibility:
+///
+/// - **`trait Fib`** with the supertraits `Send`, `Sync` and `'static`. A method `async fn fib(n: u64) -> u64` becomes
 ///   `fn fib(&self, n: u64) -> impl Future<Output = u64> + Send`.
-/// - **`struct FibClient<S = Client>`**, which is `Clone` where `S` is, `Debug`, and has
-///   - `FibClient::new(service)`, with a `Client`, a dispatcher, or any other `RpcService`,
-///   - `with_queue(queue)`, to send requests to another queue than the trait's; methods with a queue of their own keep it,
-///   - `with_queue_prefix(prefix)`, to put this before the name of every queue, given here or in the trait: with a prefix
-///     each, deployments on one broker are apart,
-///   - every method of the trait, with `&self`, returning a `Call` to be awaited: it gives `Result<T, RpcError>` for a
-///     method that returns `T`, and `Result<T, CallError<E>>` for one that returns `Result<T, E>`.
-/// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and for every `H: Fib` a `Dispatch` and a
-///   `tower_service::Service<Request>`, and has
-///   - `FibDispatcher::new(handler)`, and `FibDispatcher::from(arc)` for a handler in an `Arc`, which the rest of the program keeps,
-///   - `with_queue(queue)` and `with_queue_prefix(prefix)`, to serve what clients send to with the same.
+/// - **`struct FibClient<S = Client>`**, which is `Debug`, and `Clone` if `S` is:
+///   - `FibClient::new(service)` takes a `Client`, a dispatcher, or any other `RpcService`.
+///   - `with_queue(queue)` sends requests to this queue instead of the trait's. Methods with a separate queue keep their queue.
+///   - `with_queue_prefix(prefix)` puts the prefix before the name of every queue. Deployments with different prefixes can
+///     share a broker.
+///   - Each method of the trait takes `&self` and returns a `Call`. Awaiting the call gives `Result<T, RpcError>` if the method
+///     returns `T`, and `Result<T, CallError<E>>` if it returns `Result<T, E>`.
+/// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and implements `Dispatch` and
+///   `tower_service::Service<Request>` if `H: Fib`:
+///   - `FibDispatcher::new(handler)` takes a handler, `FibDispatcher::from(arc)` a handler that the program shares.
+///   - `with_queue(queue)` and `with_queue_prefix(prefix)` serve the queues of clients with the same settings.
+///   - `with_queue_options(options)` declares the queues with these options.
 ///
-/// For `trait Store<T>` they are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. A trait with a method called
-/// `new` also has a hidden `__FibClientNew`, to which the client derefs: `FibClient::new(service)` makes a client,
-/// `client.new(…)` calls the method.
+/// For `trait Store<T>` the structs are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. If a method is called
+/// `new`, there is also a hidden struct `__FibClientNew`, to which the client dereferences: `FibClient::new(service)` creates
+/// a client, and `client.new(…)` calls the method.
 ///
-/// The docs of the trait and its methods are carried over to the client, `cfg`, `deprecated` and lint levels to everything
-/// that is generated for them, also where `cfg_attr` hides them. All attributes but `#[rpc]` stay on the trait. Attributes that rewrite a
-/// trait, such as `#[mockall::automock]`, stand below `#[rpc]`. `#[async_trait]` is neither needed nor accepted.
+/// The client takes over the docs of the trait and its methods. All generated items take over `cfg`, `deprecated` and lint
+/// levels, also inside `cfg_attr`. All attributes except `#[rpc]` stay on the trait. Attributes that rewrite a trait, such as
+/// `#[mockall::automock]`, must stand below `#[rpc]`. `#[async_trait]` is not needed and not accepted.
 #[proc_macro_attribute]
 pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
-    steps::expanded(options.into(), item.into()).into()
+    pipeline::run(options.into(), item.into()).into()
 }

@@ -1,5 +1,4 @@
-//! Tokens to syntax: the annotated item and the options of `#[rpc(…)]`, with their spans and without any judgement of
-//! what they mean.
+//! Tokens to syntax: the annotated item and the options of `#[rpc(…)]`, with their spans. `model` checks their meaning.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -7,15 +6,15 @@ use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream, Parser as _};
 use syn::{Attribute, Expr, Ident, Item, ItemTrait, Meta, Token, Type};
 
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Diagnostics;
 
-/// One option as it was written: `oneway` or `timeout = "2s"`.
-pub(crate) struct Written {
+/// One unchecked option: `oneway` or `timeout = "2s"`.
+pub(crate) struct RawOption {
     pub(crate) name: Ident,
     pub(crate) value: Option<Expr>,
 }
 
-impl Parse for Written {
+impl Parse for RawOption {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         if !input.peek(Ident::peek_any) {
             return Err(input.error("expected an option, such as `timeout = \"2s\"`"));
@@ -35,7 +34,7 @@ impl Parse for Written {
         if input.is_empty() {
             return Err(syn::Error::new_spanned(
                 quote!(#name #equals),
-                format!("`{name} =` lacks its value"),
+                format!("expected a value after `{name} =`"),
             ));
         }
         let value = input.parse()?;
@@ -53,47 +52,50 @@ impl Parse for Written {
     }
 }
 
-impl ToTokens for Written {
+impl ToTokens for RawOption {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         self.name.to_tokens(tokens);
         if let Some(value) = &self.value {
-            // The span of the `=` itself does not matter: a mistake is marked from the first token to the last.
+            // The span of the `=` does not matter: an error marks the range from the first token to the last.
             tokens.extend(quote!(= #value));
         }
     }
 }
 
-/// The options between the parentheses of `#[rpc(…)]`. Each is parsed by itself, so that one that cannot be read does not
-/// hide the mistakes in the others.
-pub(crate) fn options(tokens: TokenStream, mistakes: &mut Mistakes) -> Vec<Written> {
+/// Parses the options between the parentheses of `#[rpc(…)]`. Each option is parsed separately, so that a syntax error in
+/// one does not hide errors in the others.
+pub(crate) fn options(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<RawOption> {
     split_at_commas(tokens)
         .into_iter()
         .filter_map(|piece| match syn::parse2(piece) {
             Ok(option) => Some(option),
             Err(error) => {
-                mistakes.push(error);
+                diagnostics.push(error);
                 None
             }
         })
         .collect()
 }
 
-/// The options of one `#[rpc]` attribute on a method.
-pub(crate) fn attribute_options(attribute: &Attribute, mistakes: &mut Mistakes) -> Vec<Written> {
+/// Parses the options of one `#[rpc]` attribute on a method.
+pub(crate) fn attribute_options(
+    attribute: &Attribute,
+    diagnostics: &mut Diagnostics,
+) -> Vec<RawOption> {
     match &attribute.meta {
         Meta::Path(_) => Vec::new(),
-        Meta::List(list) => options(list.tokens.clone(), mistakes),
+        Meta::List(list) => options(list.tokens.clone(), diagnostics),
         Meta::NameValue(pair) => {
-            mistakes.at(
+            diagnostics.at(
                 pair,
-                "options stand in parentheses: write `#[rpc(name = \"…\")]`",
+                "expected options in parentheses: write `#[rpc(name = \"…\")]`",
             );
             Vec::new()
         }
     }
 }
 
-/// The parts of a list, each by itself.
+/// Splits a list at its top-level commas and drops empty parts.
 pub(crate) fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
     let mut pieces = vec![TokenStream::new()];
     for token in tokens {
@@ -109,7 +111,7 @@ pub(crate) fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
     pieces
 }
 
-/// The trait under `#[rpc]`, or what to say of an item that is not one.
+/// Parses the trait under `#[rpc]`.
 pub(crate) fn item_trait(tokens: TokenStream) -> syn::Result<ItemTrait> {
     match syn::parse2(tokens)? {
         Item::Trait(item) => Ok(item),
@@ -121,7 +123,7 @@ fn not_a_trait(item: &Item) -> syn::Error {
     if let Some(keyword) = mock(item) {
         return syn::Error::new_spanned(
             keyword,
-            "`#[automock]` above `#[rpc]` puts `#[rpc]` on the mock as well, and it goes on a trait: write `#[rpc]` above `#[automock]`",
+            "`#[automock]` above `#[rpc]` copies `#[rpc]` to the mock, which is not a trait: write `#[rpc]` above `#[automock]`",
         );
     }
     let (tokens, found) = match item {
@@ -136,18 +138,17 @@ fn not_a_trait(item: &Item) -> syn::Error {
                         .map_or_else(String::new, |last| last.ident.to_string());
                     (
                         quote!(#impl_token #path #for_token #self_ty),
-                        format!("put it on `trait {name}` and implement that as any other trait"),
+                        format!("put `#[rpc]` on `trait {name}`"),
                     )
                 }
                 None => (
                     quote!(#impl_token #self_ty),
-                    "declare the methods in a trait, put `#[rpc]` on the trait, and implement it"
-                        .to_owned(),
+                    "declare the methods in a trait and put `#[rpc]` on the trait".to_owned(),
                 ),
             };
             return syn::Error::new_spanned(
                 head,
-                format!("`#[rpc]` goes on a trait, not on an `impl`: {advice}"),
+                format!("`#[rpc]` can only be applied to a trait, not to an `impl`: {advice}"),
             );
         }
         Item::Struct(item) => (head(item.struct_token, &item.ident), "a struct"),
@@ -159,18 +160,18 @@ fn not_a_trait(item: &Item) -> syn::Error {
         Item::Static(item) => (head(item.static_token, &item.ident), "a static"),
         Item::Type(item) => (head(item.type_token, &item.ident), "a type alias"),
         Item::TraitAlias(item) => (head(item.trait_token, &item.ident), "a trait alias"),
-        other => (other.to_token_stream(), "this"),
+        other => (other.to_token_stream(), "this item"),
     };
     syn::Error::new_spanned(
         tokens,
         format!(
-            "`#[rpc]` goes on a trait, not on {found}: write `#[rpc] trait … {{ async fn …; }}`"
+            "`#[rpc]` can only be applied to a trait, not to {found}: write `#[rpc] trait … {{ async fn …; }}`"
         ),
     )
 }
 
-/// The keyword of an item that mockall makes beside a trait, and gives the attributes of the trait. All have the place of
-/// `#[automock]`, where the compiler reports a mistake once.
+/// Returns the keyword of an item that mockall generates beside a trait, with the attributes of the trait. The keywords of
+/// all these items have the span of `#[automock]`, so the compiler reports the error once.
 fn mock(item: &Item) -> Option<&dyn ToTokens> {
     let (keyword, ident, prefix): (&dyn ToTokens, _, _) = match item {
         Item::Struct(item) => (&item.struct_token, &item.ident, "Mock"),
@@ -188,7 +189,7 @@ fn head(keyword: impl ToTokens, ident: &Ident) -> TokenStream {
     quote!(#keyword #ident)
 }
 
-/// A path to a crate or module, as the option `crate` has it.
+/// Parses the path to a crate or module in the option `crate`.
 pub(crate) fn module_path(text: &str, span: Span) -> Option<syn::Path> {
     let mut path = syn::Path::parse_mod_style.parse_str(text).ok()?;
     for segment in &mut path.segments {

@@ -1,4 +1,4 @@
-//! `#[rpc]` in a crate that has `rpc_core` from another one.
+//! `#[rpc]` in a crate that gets `rpc_core` through another crate.
 
 use rpc_tests_renamed::rpc;
 

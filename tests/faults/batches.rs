@@ -1,10 +1,10 @@
-//! How many calls share messages, as the metrics of this process tell it.
+//! Numbers of calls that share messages, from the metrics of this process.
 
 use std::sync::OnceLock;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
-/// The calls of some time that shared a message with others.
+/// Calls that shared a message with others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Batched {
     pub(crate) requests: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Batched {
 }
 
 impl Batched {
-    /// Those since the last time that this was called.
+    /// Returns the calls since the last `take`.
     pub(crate) fn take() -> Self {
         static NUMBERS: OnceLock<Snapshotter> = OnceLock::new();
         let numbers = NUMBERS.get_or_init(|| {

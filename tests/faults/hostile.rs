@@ -1,4 +1,4 @@
-//! Requests that nobody in his right mind would send.
+//! Malformed and malicious requests beside the load.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use rpc_tests::broker::Node;
 use rpc_tests::eventually;
 use tokio::time::timeout;
 
-use super::bench::{Bench, Plan};
+use super::deployment::{Deployment, Plan};
 use super::verdict::{Expected, Verdict};
 
 const ROUNDS: usize = 3;
 
 pub(crate) async fn sends_hostile_requests(node: &Node) -> Verdict {
-    let bench = Bench::start(Plan::on(node.url())).await;
+    let deployment = Deployment::start(Plan::on(node.url())).await;
     let connection = node.connect().await;
     let channel = connection.create_channel().await.expect("a channel");
     let exclusive = QueueDeclareOptions {
@@ -25,7 +25,7 @@ pub(crate) async fn sends_hostile_requests(node: &Node) -> Verdict {
         ..QueueDeclareOptions::default()
     };
     let own = channel.queue_declare("".into(), exclusive, FieldTable::default());
-    let own = own.await.expect("a queue of one's own").name().to_string();
+    let own = own.await.expect("a queue for replies").name().to_string();
     let no_ack = BasicConsumeOptions {
         no_ack: true,
         ..BasicConsumeOptions::default()
@@ -45,7 +45,7 @@ pub(crate) async fn sends_hostile_requests(node: &Node) -> Verdict {
         .find(|name| name.starts_with("rpc.reply."))
         .expect("the reply queue of a client");
 
-    let requests = &*bench.queue.name;
+    let requests = &*deployment.queue.name;
     let mut sent = 0;
     for _ in 0..ROUNDS {
         for (properties, body) in to_be_answered() {
@@ -59,14 +59,14 @@ pub(crate) async fn sends_hostile_requests(node: &Node) -> Verdict {
                 .with_reply_to(reply_to.as_str().into());
             publish(&channel, requests, properties, REQUEST).await;
         }
-        bench.load.goes_on_for(100).await;
+        deployment.load.goes_on_for(100).await;
     }
     for number in 0..sent {
         let reply = timeout(Duration::from_secs(20), replies.next()).await;
         let reply = reply.unwrap_or_else(|_| panic!("{number} of {sent} requests were answered"));
         reply.expect("an open channel").expect("an open channel");
     }
-    let clients = bench.clients().iter().map(Connection::client);
+    let clients = deployment.clients().iter().map(Connection::client);
     let clients: Vec<_> = clients.collect();
     eventually("the foreign replies are counted", async || {
         let foreign = clients.iter().map(|client| client.dropped_replies().late);
@@ -75,11 +75,13 @@ pub(crate) async fn sends_hostile_requests(node: &Node) -> Verdict {
     .await;
     let closed = connection.close(200, "done".into()).await;
     closed.expect("an open connection");
-    bench.load.recovers().await;
-    bench.finish(node, Expected::no_failures().once()).await
+    deployment.load.recovers().await;
+    deployment
+        .finish(node, Expected::no_failures().once())
+        .await
 }
 
-/// Arguments of a call of nobody's.
+/// Arguments of a call that no client made.
 const REQUEST: &[u8] = b"[18446744073709551615, 0]";
 
 fn json() -> BasicProperties {
@@ -88,7 +90,7 @@ fn json() -> BasicProperties {
         .with_type("plain".into())
 }
 
-/// What has an address that can be answered, and nothing else to recommend it.
+/// Requests with a valid reply address and an invalid or unusual part.
 fn to_be_answered() -> Vec<(BasicProperties, Vec<u8>)> {
     let long = "x".repeat(255);
     let mut all = Vec::new();
@@ -109,7 +111,7 @@ fn to_be_answered() -> Vec<(BasicProperties, Vec<u8>)> {
         AMQPValue::LongLongInt(-1),
         AMQPValue::ShortShortInt(-1),
         AMQPValue::LongString("soon".into()),
-        // RabbitMQ closes the connection of whoever sends what is not a number.
+        // RabbitMQ closes the connection of a publisher that sends NaN.
         AMQPValue::Double(f64::MAX),
         AMQPValue::Float(f32::MIN_POSITIVE),
         AMQPValue::Boolean(true),
@@ -123,7 +125,7 @@ fn to_be_answered() -> Vec<(BasicProperties, Vec<u8>)> {
         AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::Void; 100])),
         AMQPValue::FieldTable(nested),
     ];
-    for name in ["rpc-deadline", "rpc-unheard-of", "x-death", &long] {
+    for name in ["rpc-deadline", "rpc-unknown", "x-death", &long] {
         for value in &strange {
             let mut headers = FieldTable::default();
             headers.insert(name.into(), value.clone());
@@ -149,12 +151,12 @@ fn to_be_answered() -> Vec<(BasicProperties, Vec<u8>)> {
     for body in [
         &[][..],
         &[0xc1],
-        // Arrays, maps, strings and bytes of four gigabytes.
+        // Arrays, maps, strings and bytes with a length of four gigabytes.
         &[0xdd, 0xff, 0xff, 0xff, 0xff],
         &[0xdf, 0xff, 0xff, 0xff, 0xff],
         &[0xdb, 0xff, 0xff, 0xff, 0xff],
         &[0xc6, 0xff, 0xff, 0xff, 0xff],
-        // An array in an array in an array…
+        // Nested arrays.
         &[0x91; 100_000],
         &[0xff; 1_000_000],
     ] {
@@ -175,7 +177,7 @@ fn to_be_answered() -> Vec<(BasicProperties, Vec<u8>)> {
     all
 }
 
-/// Addresses that lead nowhere, or where they should not.
+/// Reply addresses that do not exist or must not be used.
 fn forged_addresses(requests: &str, foreign: &str) -> Vec<String> {
     [
         "amq.rabbitmq.reply-to.QUJD.QUJD",
@@ -184,9 +186,9 @@ fn forged_addresses(requests: &str, foreign: &str) -> Vec<String> {
         "amq.rabbitmq.reply-to.g1hkAA==.AAAA",
         "no such queue",
         "",
-        // Somebody else's queue.
+        // The reply queue of another client.
         foreign,
-        // The answer is the next request.
+        // The request queue itself: a reply would be the next request.
         requests,
         &"x".repeat(255),
     ]

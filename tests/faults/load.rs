@@ -1,4 +1,4 @@
-//! A steady load of calls, and a record of what became of each.
+//! A steady load of calls, and a record of each call's outcome.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,17 +13,16 @@ use super::service::{FaultClient, Method};
 /// The pause between two calls of a client.
 const PACE: Duration = Duration::from_millis(20);
 
-/// How many calls of an idempotent method are made at once now and then: more than a client leaves unanswered before calls
-/// share messages.
+/// Number of concurrent calls in an occasional burst: more than a client leaves unanswered before its calls share messages.
 const BURST: usize = 12;
 
-/// Long enough for every outage of the suite, on a slow machine.
+/// Timeout that outlasts every outage of the suite, on a slow machine.
 pub(crate) const PATIENT: Duration = Duration::from_secs(60);
 
-/// Shorter than most outages.
+/// Timeout shorter than most outages.
 const IMPATIENT: Duration = Duration::from_secs(2);
 
-/// How long recovery may take before the scenario gives up.
+/// Maximum time of a recovery.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The outcome of a call.
@@ -32,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) id: u64,
     pub(crate) method: Method,
     pub(crate) made: Instant,
-    /// The time that it was given.
+    /// The timeout of the call.
     pub(crate) timeout: Duration,
     pub(crate) took: Duration,
     pub(crate) outcome: Result<u64, RpcError>,
@@ -60,7 +59,7 @@ impl Record {
     }
 }
 
-/// The calls of several clients. Dropping it abandons them.
+/// The calls of several clients. Dropping the load abandons them.
 pub(crate) struct Load {
     clients: usize,
     patience: Duration,
@@ -97,7 +96,7 @@ impl Records {
     }
 }
 
-/// A call's number, in which the number of its client shows.
+/// The id of a call, which contains the number of its client.
 fn id_of(client: usize, serial: u32) -> u64 {
     (client as u64) << 32 | u64::from(serial)
 }
@@ -108,9 +107,9 @@ pub(crate) fn client_of(id: u64) -> usize {
 }
 
 impl Load {
-    /// Begins to call. The clients are numbered from `first`, so that those of several loads can be told apart.
+    /// Starts to call. Clients are numbered from `first`, which tells several loads apart.
     ///
-    /// `patience` is what most calls are given; some have much less.
+    /// `patience` is the timeout of most calls; some have a much shorter one.
     pub(crate) fn start(clients: Vec<FaultClient>, first: usize, patience: Duration) -> Self {
         let (go_on, going_on) = watch::channel(true);
         let records = Arc::<Records>::default();
@@ -129,13 +128,13 @@ impl Load {
         }
     }
 
-    /// Takes note of a call that the scenario made.
+    /// Records a call that the scenario made.
     pub(crate) fn add(&self, record: Record) {
         self.records.add(record);
     }
 
-    /// Waits until every client has had answers to calls that it made after now. That one has none is a problem for the
-    /// verdict, which knows more.
+    /// Waits until every client has got responses to calls made after this moment. A client without responses is a problem for
+    /// the verdict.
     pub(crate) async fn recovers(&self) {
         const ANSWERS: usize = 10;
         let now = Instant::now();
@@ -156,12 +155,12 @@ impl Load {
             }
         };
         if timeout(RECOVERY_LIMIT, recovering).await.is_err() {
-            let problem = format!("no recovery within {RECOVERY_LIMIT:?}; answers: {answers:?}");
+            let problem = format!("no recovery within {RECOVERY_LIMIT:?}; responses: {answers:?}");
             self.records.problem(problem);
         }
     }
 
-    /// Waits until that many more calls have ended, in whatever way.
+    /// Waits until that many more calls have ended, in success or failure.
     pub(crate) async fn goes_on_for(&self, calls: usize) {
         let mut count = self.records.count.subscribe();
         let goal = *count.borrow_and_update() + calls;
@@ -172,19 +171,19 @@ impl Load {
         }
     }
 
-    /// Makes no more calls, and waits until all have ended. Returns what became of them, and what was wrong on the way.
+    /// Stops calling, and waits until all calls have ended. Returns their records, and the problems of this load.
     pub(crate) async fn finish(mut self) -> (Vec<Record>, Vec<String>) {
         self.go_on.send_replace(false);
         let all_ended = async { while self.drivers.join_next().await.is_some() {} };
         let ended = timeout(self.patience + RECOVERY_LIMIT, all_ended).await;
-        assert!(ended.is_ok(), "calls hang, long past their deadlines");
+        assert!(ended.is_ok(), "calls hang, long after their deadlines");
         let records = std::mem::take(&mut *self.records.lock());
         let problems = std::mem::take(&mut *self.records.lock_problems());
         (records, problems)
     }
 }
 
-/// Makes the calls of one client, each in a task of its own, and waits for the last.
+/// Makes the calls of one client, each in a task of its own, and waits for the last one.
 async fn drive(
     client: FaultClient,
     number: usize,
@@ -199,7 +198,7 @@ async fn drive(
     for turn in 0.. {
         tokio::select! {
             _ = pace.tick() => {}
-            // An error means that the load is gone, and this task with it.
+            // An error means that the load is dropped, and this task with it.
             _ = go_on.wait_for(|go_on| !go_on) => break,
         }
         let turn = Turn::of(turn);
@@ -213,7 +212,7 @@ async fn drive(
     while calls.join_next().await.is_some() {}
 }
 
-/// What is called when it is a client's turn, and how often at once.
+/// The calls of one turn of a client.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     method: Method,
@@ -231,7 +230,7 @@ impl Turn {
             method,
             calls: if is_burst { BURST } else { 1 },
             work: match round % 5 {
-                // Some are always being worked on.
+                // Long work: some calls are running at any moment.
                 0 => Duration::from_millis(300),
                 n => Duration::from_millis(5 * n as u64),
             },

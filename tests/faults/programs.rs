@@ -1,4 +1,4 @@
-//! This very program as a server or a client of its own, which can be killed.
+//! This program as a server or a client process of its own, which can be killed.
 
 use std::env;
 use std::path::Path;
@@ -15,21 +15,21 @@ use super::service::{Ledger, Queue, Sharing};
 const SERVE: &str = "--as-server";
 const CALL: &str = "--as-client";
 
-/// The client's number: far from those of the scenario's own.
+/// The number of the client, far from those of the scenarios' own clients.
 pub(crate) const CLIENT: usize = 1_000;
 
 /// Starts a server, and returns when it serves.
 pub(crate) async fn server(url: &str, queue: &Queue, ledger: &Ledger) -> Program {
-    let ledger = ledger.path().to_str().expect("a path of ours");
+    let ledger = ledger.path().to_str().expect("a path in UTF-8");
     start([SERVE, url, &queue.name, ledger]).await
 }
 
-/// Starts a client, and returns when it is being answered.
+/// Starts a client, and returns when it gets responses.
 pub(crate) async fn client(url: &str, queue: &Queue) -> Program {
     start([CALL, url, &queue.name, ""]).await
 }
 
-/// Has a server end, and waits until it has.
+/// Stops a server with SIGTERM, and waits for its end.
 pub(crate) async fn stop(server: Program) {
     server.terminate().await;
     let (status, printed) = server.end().await;
@@ -44,7 +44,7 @@ async fn start(arguments: [&str; 4]) -> Program {
     program
 }
 
-/// Does what another process has started this program for; `None` if it was started to run scenarios.
+/// Runs the role that another process has started this program for; `None` if there is no role.
 pub(crate) async fn run(arguments: &[String]) -> Option<ExitCode> {
     let [role, url, queue, ledger] = arguments else {
         return None;
@@ -69,13 +69,13 @@ async fn serve(url: &str, queue: &Queue, ledger: &Path) {
     let mut server = server.start().await.expect("the server starts");
     println!("ready");
     tokio::select! {
-        _ = terminated.recv() => server.shutdown().await.expect("a server that ends well"),
+        _ = terminated.recv() => server.shutdown().await.expect("a graceful shutdown"),
         ended = server.ended() => panic!("the server ended: {ended:?}"),
     }
     connection.close().await;
 }
 
-/// Calls for ever.
+/// Calls until the process is killed.
 async fn call(url: &str, queue: &Queue) {
     let connection = connect(url).await;
     let client = queue.client(&connection, Sharing::Requests);

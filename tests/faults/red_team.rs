@@ -1,6 +1,6 @@
-//! Attackers who may publish, beside normal load: no normal call fails, none is much slower, and memory stays flat.
+//! Attackers with permission to publish, beside a normal load: no normal call fails, none is much slower, and memory is bounded.
 //!
-//! Each attack goes on for a fixed time, one message after the other, at a pace that leaves the broker room for the load.
+//! Each attack lasts for a fixed time and sends one message after the other, at a pace that leaves the broker room for the load.
 
 use std::time::Duration;
 
@@ -14,49 +14,49 @@ use rpc_tests::program::{Program, peak_memory};
 use rpc_tests::raw::RawPublisher;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::bench::{Bench, Plan, connect};
+use super::deployment::{Deployment, Plan, connect};
 use super::load::Record;
 use super::programs;
 use super::service::{FaultClient, Method, Sharing};
 use super::verdict::{Expected, Verdict};
 
-/// The time for which calls are timed, without an attack and with one.
+/// Duration of a measurement, with and without an attack.
 const TIMED: Duration = Duration::from_secs(5);
 
 /// The pause between two messages of an attack.
 const PACE: Duration = Duration::from_millis(5);
 
-/// The replies that are sent to each client in one go.
+/// Number of replies in one burst to a client.
 const FLOOD: usize = 100;
 
-/// The number of calls that are timed at once.
+/// Number of concurrent measured calls.
 const CALLERS: usize = 4;
 
-/// The factor by which the slowest of a hundred calls may become slower.
+/// Factor by which the 99th percentile may grow.
 const SLOWER: u32 = 5;
 
-/// Below this a time says more of the machine than of the attack.
+/// Shortest latency that is compared: below it, noise of the machine dominates.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// The most memory by which a process may grow.
+/// Memory by which a process may grow.
 const MEMORY: u64 = 64 << 20;
 
-/// Attacks the servers of a queue, through the queue and through notices.
+/// Attacks the servers of a queue through the queue and through cancel notices.
 pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     let mut plan = Plan::on(node.url()).servers(0);
-    let mut bench = Bench::prepare(&plan).await;
+    let mut deployment = Deployment::prepare(&plan).await;
     for _ in 0..2 {
-        let server = programs::server(&node.url(), &bench.queue, &bench.ledger).await;
-        bench.programs.push(server);
+        let server = programs::server(&node.url(), &deployment.queue, &deployment.ledger).await;
+        deployment.programs.push(server);
     }
     plan.clients = 3;
-    bench.begin(&plan).await;
-    let mut timing = Timing::start(node, &bench).await;
-    let quiet = timing.slowest(&bench).await;
-    let before = memory_of(&bench.programs);
+    deployment.begin(&plan).await;
+    let mut timing = Timing::start(node, &deployment).await;
+    let quiet = timing.slowest(&deployment).await;
+    let before = memory_of(&deployment.programs);
 
     let mut attacker = Attacker::of(node).await;
-    let queue = bench.queue.name.clone();
+    let queue = deployment.queue.name.clone();
     let attack = attacker.goes_on(async |attacker, round| {
         for (properties, body) in requests(round) {
             attacker.send("", &queue, properties, &body).await;
@@ -70,13 +70,15 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
         attacker.publish_unreadable("", &queue).await;
         attacker.publish_unreadable("amq.direct", &notices).await;
     });
-    let (attacked, ()) = tokio::join!(timing.slowest(&bench), attack);
-    let after = memory_of(&bench.programs);
+    let (attacked, ()) = tokio::join!(timing.slowest(&deployment), attack);
+    let after = memory_of(&deployment.programs);
     timing.end().await;
     attacker.end().await;
-    bench.load.recovers().await;
+    deployment.load.recovers().await;
 
-    let mut verdict = bench.finish(node, Expected::no_failures().letters()).await;
+    let mut verdict = deployment
+        .finish(node, Expected::no_failures().letters())
+        .await;
     compare(&mut verdict, quiet, attacked);
     for (before, after) in before.into_iter().zip(after) {
         flat(&mut verdict, before, after);
@@ -84,17 +86,17 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     verdict
 }
 
-/// Attacks clients, through their reply queues, as a hostile server could.
+/// Attacks clients through their reply queues, as a hostile server could.
 pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
-    let mut bench = Bench::start(Plan::on(node.url())).await;
-    // A client in another process, which has its memory to itself.
-    let client = programs::client(&node.url(), &bench.queue).await;
-    let mut timing = Timing::start(node, &bench).await;
-    let quiet = timing.slowest(&bench).await;
+    let mut deployment = Deployment::start(Plan::on(node.url())).await;
+    // A client in another process, so that its memory can be measured.
+    let client = programs::client(&node.url(), &deployment.queue).await;
+    let mut timing = Timing::start(node, &deployment).await;
+    let quiet = timing.slowest(&deployment).await;
     let before = memory(&client);
 
     let mut attacker = Attacker::of(node).await;
-    let census = node.census().await.expect("queues that can tell");
+    let census = node.census().await.expect("the queues' counts");
     let queues = census.queues.into_iter().map(|queue| queue.name);
     let queues: Vec<_> = queues
         .filter(|name| name.starts_with("rpc.reply."))
@@ -116,22 +118,22 @@ pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
             }
         }
     });
-    let (attacked, ()) = tokio::join!(timing.slowest(&bench), attack);
+    let (attacked, ()) = tokio::join!(timing.slowest(&deployment), attack);
     let after = memory(&client);
     timing.end().await;
     attacker.end().await;
-    bench.load.recovers().await;
-    bench.programs.push(client);
-    let mut client = bench.programs.pop().expect("just pushed");
+    deployment.load.recovers().await;
+    deployment.programs.push(client);
+    let mut client = deployment.programs.pop().expect("just pushed");
     client.kill().await;
 
-    let mut verdict = bench.finish(node, Expected::no_failures()).await;
+    let mut verdict = deployment.finish(node, Expected::no_failures()).await;
     compare(&mut verdict, quiet, attacked);
     flat(&mut verdict, before, after);
     verdict
 }
 
-/// Calls that do nothing, one after the other, whose times tell how others fare.
+/// Measures the latency of calls that do no work.
 struct Timing {
     client: FaultClient,
     connection: rpc_core::Connection,
@@ -139,12 +141,12 @@ struct Timing {
 }
 
 impl Timing {
-    /// The number of its client, which is none of the load's.
+    /// The number of its client, which differs from those of the load.
     const CLIENT: u64 = programs::CLIENT as u64 + 1;
 
-    async fn start(node: &Node, bench: &Bench) -> Self {
+    async fn start(node: &Node, deployment: &Deployment) -> Self {
         let connection = connect(&[node.url()], programs::CLIENT, "timing").await;
-        let client = bench.queue.client(&connection, Sharing::Replies);
+        let client = deployment.queue.client(&connection, Sharing::Replies);
         Self {
             client,
             connection,
@@ -152,8 +154,8 @@ impl Timing {
         }
     }
 
-    /// The time within which 99 of 100 calls were answered.
-    async fn slowest(&mut self, bench: &Bench) -> Duration {
+    /// The 99th percentile of the latency.
+    async fn slowest(&mut self, deployment: &Deployment) -> Duration {
         let end = Instant::now() + TIMED;
         let client = &self.client;
         let first = self.serial;
@@ -166,7 +168,7 @@ impl Timing {
                 let limit = Duration::from_secs(10);
                 let record = Record::of(client, id, Method::Plain, Duration::ZERO, limit).await;
                 times.push((record.took, serial));
-                bench.load.add(record);
+                deployment.load.add(record);
             }
             times
         });
@@ -186,10 +188,10 @@ impl Timing {
 }
 
 fn compare(verdict: &mut Verdict, quiet: Duration, attacked: Duration) {
-    println!("  99 of 100 calls took {quiet:?}, and {attacked:?} under attack");
+    println!("  99th percentile: {quiet:?}, under attack {attacked:?}");
     if attacked > SLOWER * quiet.max(LEAST) {
         verdict.problem(format!(
-            "99 of 100 calls took {quiet:?}, and {attacked:?} under attack"
+            "99th percentile: {quiet:?}, under attack {attacked:?}"
         ));
     }
 }
@@ -202,7 +204,11 @@ fn flat(verdict: &mut Verdict, before: u64, after: u64) {
         mib(after)
     );
     if after > before + MEMORY {
-        verdict.problem(format!("{} MiB became {} MiB", mib(before), mib(after)));
+        verdict.problem(format!(
+            "memory grew from {} MiB to {} MiB",
+            mib(before),
+            mib(after)
+        ));
     }
 }
 
@@ -214,7 +220,7 @@ fn memory(program: &Program) -> u64 {
     peak_memory(&program.pid().expect("a program that runs").to_string())
 }
 
-/// An attacker who may publish.
+/// An attacker with permission to publish.
 struct Attacker {
     connection: lapin::Connection,
     channel: Channel,
@@ -237,7 +243,7 @@ impl Attacker {
         }
     }
 
-    /// Sends everything again and again, for as long as calls are timed.
+    /// Repeats the messages of an attack for the duration of a measurement.
     async fn goes_on(&mut self, mut round: impl AsyncFnMut(&mut Self, u32)) {
         let end = Instant::now() + TIMED;
         for number in 0.. {
@@ -248,7 +254,7 @@ impl Attacker {
         }
     }
 
-    /// Publishes a message in its turn.
+    /// Publishes a message at the pace of the attack.
     async fn send(&mut self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
         self.pace.tick().await;
         self.publish(exchange, key, properties, body).await;
@@ -262,7 +268,7 @@ impl Attacker {
         published.await.expect("an open channel");
     }
 
-    /// Publishes what a parser of AMQP may stumble over.
+    /// Publishes messages that AMQP parsers may fail on.
     async fn publish_unreadable(&mut self, exchange: &str, key: &str) {
         for (_, properties) in hostile::unreadable("rpc.reply.none") {
             self.pace.tick().await;
@@ -290,14 +296,14 @@ fn request() -> BasicProperties {
         .with_type("plain".into())
         .with_content_type("application/json".into())
         .with_correlation_id("1".into())
-        // Answers go nowhere.
+        // A queue that does not exist.
         .with_reply_to("rpc.reply.none".into())
 }
 
-/// A call that does nothing, of a client that no verdict looks for.
+/// The arguments of a call without work, by a client whose calls the verdict ignores.
 const ARGUMENTS: &[u8] = b"[18446744073709551615, 0]";
 
-/// The length of the longest header with which RabbitMQ takes a message of ours.
+/// Length of the longest header that RabbitMQ accepts in a message of this crate.
 const LONGEST_HEADER: usize = 130_700;
 
 fn tiny_tables(count: usize) -> AMQPValue {
@@ -311,7 +317,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     let arguments = || ARGUMENTS.to_vec();
     let mut all = Vec::new();
     for (what, body) in hostile::batches() {
-        // Those of megabytes now and then.
+        // Sends messages of megabytes in every fifth round only.
         if body.len() < 1 << 20 || round.is_multiple_of(5) {
             let properties = hostile::batched().with_reply_to("rpc.reply.none".into());
             all.push((properties, body));
@@ -321,7 +327,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     }
     let count = AMQPValue::LongInt;
     for (name, value) in [
-        // A list of 117 KB, which would have eight times as many when it is written anew.
+        // A list of 117 KB. It would have eight times as many bytes if its numbers were written as 64-bit integers.
         (
             "numbers",
             AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::ShortShortInt(1); 58_000])),
@@ -345,7 +351,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     ] {
         all.push((with_header(name, value), arguments()));
     }
-    // One that just fits, and not with what is added when it is given up.
+    // A header that just fits, but not together with the headers of a dead letter.
     let mut headers = FieldTable::default();
     let long = "x".repeat(LONGEST_HEADER);
     headers.insert("long".into(), AMQPValue::LongString(long.into()));
@@ -369,7 +375,7 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     all
 }
 
-/// Messages for servers that hear of dropped calls.
+/// Messages for the queues of cancel notices.
 fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
     let cancel = || {
         BasicProperties::default()
@@ -414,7 +420,7 @@ fn replies(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
             b"\x82\xa4code\xa1\n\xa7message\xa1\n".to_vec(),
         ),
         (reply("result"), vec![0x91; 100_000]),
-        (reply("unheard of"), vec![0xff; 1 << 20]),
+        (reply("unknown"), vec![0xff; 1 << 20]),
         (with_header("tables", tiny_tables(15_000)), vec![0xc0]),
     ];
     for (_, body) in hostile::batches() {

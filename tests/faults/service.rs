@@ -1,4 +1,4 @@
-//! The service under load, and the ledger of what it has run.
+//! The service under load, and the ledger of its executions.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rpc_core::{Call, Connection, Context, QueueOptions, RpcError, Server, rpc};
 use rpc_tests::unique_queue;
 
-/// One method for each promise about what may happen to a call.
+/// A service with one method for each promise about a call.
 #[rpc]
 pub(crate) trait Fault {
     /// Works for some milliseconds and returns [`answer_to`] the id.
@@ -33,7 +33,7 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    /// Those that servers survive.
+    /// The methods that servers survive.
     pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Idempotent, Self::AtMostOnce];
 
     pub(crate) fn call(
@@ -52,12 +52,12 @@ impl Method {
     }
 }
 
-/// The right answer to a call, unlike that to any other.
+/// The right result of a call, different from that of any other call.
 pub(crate) fn answer_to(id: u64) -> u64 {
     id.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
 }
 
-/// Runs the calls and enters each into the ledger as it begins.
+/// A handler that enters each call into the ledger when the call starts.
 struct Worker(LedgerWriter);
 
 impl Worker {
@@ -87,7 +87,7 @@ impl Fault for Worker {
     }
 }
 
-/// What a queue of the suite is like, the same for all who declare it.
+/// The queue of a scenario: its name and options, the same for all participants.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     pub(crate) name: String,
@@ -102,7 +102,7 @@ impl Queue {
         }
     }
 
-    /// A server of the queue that is yet to start.
+    /// A server of the queue, not started yet.
     pub(crate) fn server(&self, connection: &Connection, ledger: &Path) -> Server {
         let ledger = LedgerWriter::open(ledger).expect("the ledger can be opened");
         let dispatcher = FaultDispatcher::new(Worker(ledger))
@@ -122,30 +122,30 @@ impl Queue {
     }
 }
 
-/// What calls of a client share messages for: the same must come out of it.
+/// The ways in which calls of a client share messages. Outcomes must not depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
     Nothing,
     /// The default.
     Replies,
-    /// Those of idempotent calls; replies too.
+    /// Batched requests of idempotent calls, and batched replies.
     Requests,
 }
 
 impl Sharing {
-    /// That of the client of that number: of three in a row, each does something else.
+    /// The sharing of a client by its number: three consecutive clients differ.
     pub(crate) fn of(client: usize) -> Self {
         [Self::Requests, Self::Replies, Self::Nothing][client % 3]
     }
 }
 
-/// A file that every server of a scenario, in whatever process, appends to. It goes when this is dropped.
+/// A file to which every server process of a scenario appends. Dropping the ledger deletes the file.
 ///
-/// A file, because what a process has written to it is there even if the process is killed.
+/// Entries in a file survive the death of the process that wrote them.
 #[derive(Debug)]
 pub(crate) struct Ledger(PathBuf);
 
-/// The executions of one call, in order: whether the broker said that it had delivered the request before.
+/// The executions of one call in their order: `true` for a redelivery.
 pub(crate) type Executions = Vec<bool>;
 
 impl Ledger {
@@ -159,7 +159,7 @@ impl Ledger {
         &self.0
     }
 
-    /// All executions so far, by the call's id.
+    /// All executions so far, by the id of the call.
     pub(crate) fn read(&self) -> HashMap<u64, Executions> {
         let mut executions: HashMap<u64, Executions> = HashMap::new();
         for line in fs::read_to_string(&self.0).expect("the ledger").lines() {
@@ -175,7 +175,7 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        // It is in the target folder, where nobody minds a file.
+        // A file that remains in the target folder does no harm.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -187,7 +187,7 @@ impl LedgerWriter {
         File::options().append(true).open(path).map(Self)
     }
 
-    /// One write to a file that is open for appending, so that lines of several writers do not mix.
+    /// Appends with a single write, so that lines of several writers do not mix.
     fn enter(&self, id: u64, redelivered: bool) {
         (&self.0)
             .write_all(format!("{id} {redelivered}\n").as_bytes())

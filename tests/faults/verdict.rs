@@ -1,4 +1,4 @@
-//! What a scenario comes to: its counts, and every promise that was broken.
+//! The verdict on a scenario: its counts and every broken promise.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,13 +10,13 @@ use super::batches::Batched;
 use super::load::{Record, client_of};
 use super::service::{Executions, Method, answer_to};
 
-/// How long after its deadline a call may end, on a noisy machine.
+/// Tolerance after a deadline, on a noisy machine.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How much before its deadline a call may time out: the server's clock reads milliseconds.
+/// Tolerance before a deadline: the server's clock reads milliseconds.
 const EARLY: Duration = Duration::from_millis(30);
 
-/// What a fault may do to calls.
+/// The effects that a fault may have on calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
     failures: Vec<ErrorKind>,
@@ -28,12 +28,12 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Nothing: all calls are answered.
+    /// All calls succeed.
     pub(crate) fn no_failures() -> Self {
         Self::default()
     }
 
-    /// Calls may fail in these ways, except for idempotent ones, whose deadlines are longer than the faults.
+    /// Calls may fail in these ways, except idempotent ones, whose deadlines outlast the faults.
     pub(crate) fn failures(kinds: &[ErrorKind]) -> Self {
         Self {
             failures: kinds.to_vec(),
@@ -41,7 +41,7 @@ impl Expected {
         }
     }
 
-    /// Connections are lost: of calls in flight then, of those made meanwhile, and of those made before the servers are back.
+    /// Connections may be lost: calls in flight fail, and so may calls made before the servers are connected again.
     pub(crate) fn outage() -> Self {
         let failures = [
             ErrorKind::Disconnected,
@@ -51,19 +51,19 @@ impl Expected {
         Self::failures(&failures).at_most_once_too(&[ErrorKind::Cancelled])
     }
 
-    /// Idempotent ones may fail too, in these ways.
+    /// Idempotent calls may fail in these ways as well.
     pub(crate) fn idempotent_too(mut self, kinds: &[ErrorKind]) -> Self {
         self.idempotent_failures = kinds.to_vec();
         self
     }
 
-    /// At-most-once ones may fail in these ways as well: no server takes them over from one that is gone.
+    /// At-most-once calls may fail in these ways as well, because no other server takes them over.
     pub(crate) fn at_most_once_too(mut self, kinds: &[ErrorKind]) -> Self {
         self.at_most_once_failures = kinds.to_vec();
         self
     }
 
-    /// Nothing but requests that kill their servers.
+    /// The only calls that fail are those that kill their servers.
     pub(crate) fn deadly() -> Self {
         Self {
             deadly: true,
@@ -77,18 +77,18 @@ impl Expected {
         self
     }
 
-    /// Requests of others may be given up.
+    /// Requests of attackers may be given up.
     pub(crate) fn letters(mut self) -> Self {
         self.letters = true;
         self
     }
 
-    /// Whether the fault is such that connections are lost by it.
+    /// Returns `true` if the fault loses connections.
     pub(crate) fn loses_connections(&self) -> bool {
         self.failures.contains(&ErrorKind::Disconnected)
     }
 
-    /// Whether servers may give requests up.
+    /// Returns `true` if servers may give requests up.
     pub(crate) fn gives_up(&self) -> bool {
         self.deadly
             || self.letters
@@ -108,26 +108,26 @@ impl Expected {
     }
 }
 
-/// The counts of a scenario: a line of the table.
+/// The counts of a scenario: a row of the table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) made: usize,
     pub(crate) answered: usize,
     pub(crate) failed: BTreeMap<String, usize>,
-    /// Calls that have run at least once.
+    /// Calls that ran at least once.
     pub(crate) executed: usize,
     pub(crate) executed_twice: usize,
-    /// Calls whose requests shared a message, and those whose replies did.
+    /// Calls whose requests, and calls whose replies, shared a message.
     pub(crate) batched: Batched,
-    /// What servers gave up.
+    /// Requests given up by servers.
     pub(crate) dead_letters: u64,
-    /// Of the call that ended latest, seen from its deadline.
+    /// The longest time between a call's deadline and its end.
     pub(crate) late: Duration,
-    /// Tasks of this process that there were not before.
+    /// Tasks of this process that the scenario left behind.
     pub(crate) tasks_left: usize,
 }
 
-/// A scenario's counts, and what is wrong.
+/// The counts and the problems of a scenario.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) counts: Counts,
@@ -135,7 +135,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Holds what became of the calls of clients 0 to `clients` against what has run.
+    /// Compares the records of the calls of clients 0 to `clients` with the executions.
     pub(crate) fn of(
         records: &[Record],
         executions: &HashMap<u64, Executions>,
@@ -152,7 +152,7 @@ impl Verdict {
         strangers.retain(|id, _| client_of(*id) < clients);
         if !strangers.is_empty() {
             verdict.problem(format!(
-                "calls ran that nobody made: {:?}",
+                "calls ran that no client made: {:?}",
                 strangers.keys()
             ));
         }
@@ -172,36 +172,36 @@ impl Verdict {
                 .push(format!("{text}: {record:?}, runs {executions:?}"));
         };
         if record.took > record.timeout + GRACE {
-            problem("it ended after its deadline");
+            problem("the call ended after its deadline");
         }
         if (expected.once || record.method == Method::AtMostOnce) && runs > 1 {
-            problem("it ran twice");
+            problem("the call ran twice");
         }
         let first_deliveries = executions
             .iter()
             .filter(|redelivered| !**redelivered)
             .count();
         if record.method == Method::Plain && first_deliveries > 1 {
-            problem("it ran twice, and the second time not as a redelivery");
+            problem("the call ran twice, the second time not as a redelivery");
         }
         match &record.outcome {
             Ok(answer) => {
                 if *answer != answer_to(record.id) {
-                    problem("the answer is another call's");
+                    problem("the result belongs to another call");
                 }
                 if runs == 0 {
-                    problem("it was answered and has not run");
+                    problem("the call succeeded without an execution");
                 }
             }
             Err(error) => {
                 if !error.may_have_executed() && runs > 0 {
-                    problem("it ran, and the error denies it");
+                    problem("the call ran, but its error denies that");
                 }
                 if error.is_timeout() && record.took + EARLY < record.timeout {
-                    problem("it timed out before its deadline");
+                    problem("the call timed out before its deadline");
                 }
                 if !expected.allows(record, error.kind()) {
-                    problem("this fault is no reason for that");
+                    problem("the fault does not explain the error");
                 }
             }
         }
@@ -222,7 +222,7 @@ impl Verdict {
     }
 }
 
-/// The lines of all scenarios, under each other.
+/// A table with a row for each scenario.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Vec<[String; 12]>);
 
@@ -288,7 +288,7 @@ impl fmt::Display for Table {
         for row in rows() {
             let mut line = String::new();
             for (column, (width, cell)) in widths.into_iter().zip(row).enumerate() {
-                // Words begin at the left, numbers end at the right.
+                // Texts are aligned left, numbers right.
                 line += &match column {
                     0 | 3 | 11 => format!("{cell:<width$}  "),
                     _ => format!("{cell:>width$}  "),

@@ -1,13 +1,13 @@
-//! Random outages, delays and duplicates on the embedded broker. Time stands still while anything can run, so minutes pass in
-//! moments.
+//! Random outages, delays and duplicates on the embedded broker. Tokio's clock advances only while all tasks are idle, so
+//! minutes of a run pass in moments.
 //!
-//! A seed determines what is called and what breaks, to the millisecond, how long the library pauses between attempts, and what
-//! becomes of a message, by what it says. It does not determine in which order calls fail that fail at one moment, and with that
-//! the order of what follows: ids decide it that are made up anew each time. So a seed that fails nearly always fails again, but
-//! may need a few runs.
+//! A seed determines the calls and the faults, to the millisecond, the library's pauses between attempts, and the fate of
+//! each message by its contents. A seed does not determine the order of calls that fail at the same moment, nor the order of
+//! later events, because correlation ids are random in each run. A seed that fails nearly always fails again, but may need a
+//! few runs.
 //!
-//! `CHAOS_RUNS` runs the first so many seeds, `CHAOS_SEED` one of them; both together run that one so often. A seed that fails is
-//! printed with its faults and with the command that repeats it.
+//! `CHAOS_RUNS=100` runs the first 100 seeds, and `CHAOS_SEED=7` runs seed 7. Both together run seed 7 for 100 times. A failing
+//! seed is printed with its faults and with the command that repeats it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,12 +21,12 @@ use rpc_core::{Connection, ErrorKind, RpcError, Server, ServerHandle, rpc};
 use rpc_tests::unique_queue;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Enough to meet most interleavings again and again.
+/// Number of seeds: enough to meet most interleavings several times.
 const RUNS: u64 = 40;
 
 const CALLS: u64 = 120;
 
-/// Beyond a deadline: less than any pause of the library.
+/// Tolerance after a deadline: shorter than any pause of the library.
 const GRACE: Duration = Duration::from_millis(5);
 
 #[rpc]
@@ -68,15 +68,15 @@ impl Double for Ledger {
     }
 }
 
-/// The events in a world.
+/// The events of a run.
 #[derive(Clone)]
 struct Trace(Arc<Mutex<Done>>);
 
 struct Done {
     start: Instant,
-    /// Calls and faults, with their times.
+    /// Calls and faults with their times.
     schedule: Vec<(Duration, String)>,
-    /// The fates of messages, by their contents.
+    /// The fates of messages by the messages' contents.
     fates: BTreeMap<u64, Vec<Fate>>,
 }
 
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    /// Breaks things at random until it is dropped; an outage is shorter than two seconds.
+    /// Breaks the broker at random until the future is dropped. An outage is shorter than two seconds.
     async fn havoc(&self, mut random: fastrand::Rng) {
         loop {
             sleep(Duration::from_millis(random.u64(0..3000))).await;
@@ -181,7 +181,7 @@ impl World {
         calls.join_all().await
     }
 
-    /// Checks what is promised of calls.
+    /// Checks the promises about calls.
     fn judge(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
             let Outcome {
@@ -206,7 +206,7 @@ impl World {
                         ErrorKind::Disconnected,
                         ErrorKind::Cancelled,
                         ErrorKind::Panicked,
-                        // Messages tell deadlines by the wall clock, which does not stand still.
+                        // Messages carry deadlines by the wall clock, which is not paused.
                         ErrorKind::DeadlineExceeded,
                     ];
                     assert!(expected.contains(&error.kind()), "{told}");
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    /// Checks that nothing is left when all is over.
+    /// Checks that a run leaves nothing behind.
     async fn leaves_nothing(self) {
         let Self {
             broker,
@@ -229,7 +229,7 @@ impl World {
         broker.on_publish(|_| Fate::Deliver);
         broker.unblock();
         broker.refuse_connections(false);
-        // Longer than any delay, and any deadline.
+        // Longer than every delay and deadline.
         sleep(Duration::from_secs(120)).await;
         let nothing = |state: QueueState| (state.ready, state.unsettled) == (0, 0);
         assert!(broker.queue(&queue).is_some_and(nothing));
@@ -254,9 +254,9 @@ enum Kind {
 struct Outcome {
     id: u64,
     kind: Kind,
-    /// How long after its deadline it ended.
+    /// Time between the deadline and the end of the call.
     late: Duration,
-    /// `None` for a call that was dropped.
+    /// `None` for a dropped call.
     answer: Option<Result<u64, RpcError>>,
 }
 
@@ -286,17 +286,17 @@ async fn call(
     }
 }
 
-/// The fate of a message, at random.
+/// Chooses the fate of a message at random.
 type Decide = fn(&Published<'_>, &mut fastrand::Rng) -> Fate;
 
-/// Decides what becomes of messages: that follows from the seed, from what a message says, and from how often that was said
-/// before, but not from the order of other messages.
+/// Decides the fates of messages. A fate depends on the seed, on the message's contents, and on the number of earlier messages
+/// with the same contents, but not on the order of other messages.
 fn fate_of(decide: Decide, seed: u64, trace: Trace) -> impl FnMut(&Published<'_>) -> Fate {
     move |message| {
         let mut hasher = DefaultHasher::new();
         message.kind.hash(&mut hasher);
         match message.kind {
-            // It holds ids that are made up anew each time.
+            // The body holds random correlation ids.
             Some("batch") => message.body.len().hash(&mut hasher),
             _ => message.body.hash(&mut hasher),
         }
@@ -309,7 +309,7 @@ fn fate_of(decide: Decide, seed: u64, trace: Trace) -> impl FnMut(&Published<'_>
     }
 }
 
-/// The seeds that the environment asks for.
+/// The seeds that the environment selects.
 fn seeds() -> Vec<u64> {
     let number = |name: &str| {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -323,7 +323,7 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-/// Runs a world for each seed, with a decision on each message, and shows how calls ended.
+/// Runs a world for each seed with one decision function, and prints how calls ended.
 async fn chaos(decide: Decide) {
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
     let seeds = seeds();
@@ -346,7 +346,7 @@ async fn chaos(decide: Decide) {
     if seeds.iter().collect::<BTreeSet<_>>().len() < 10 {
         return;
     }
-    // What did not happen was not tested.
+    // Outcomes that did not occur were not tested.
     for end in [
         "answered",
         "dropped",
@@ -358,9 +358,9 @@ async fn chaos(decide: Decide) {
     }
 }
 
-/// Runs one world, and tells how its calls ended.
+/// Runs one world and returns how its calls ended.
 async fn chaos_of(seed: u64, decide: Decide, trace: Trace) -> Vec<String> {
-    // The pauses between attempts take their random parts from this.
+    // The library takes the random part of its pauses from this generator.
     fastrand::seed(seed);
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::with(trace.clone()).await;
@@ -370,7 +370,7 @@ async fn chaos_of(seed: u64, decide: Decide, trace: Trace) -> Vec<String> {
     let outcomes = tokio::select! {
         biased;
         outcomes = world.calls(&mut random) => outcomes,
-        () = world.havoc(havoc) => unreachable!("it never ends"),
+        () = world.havoc(havoc) => unreachable!("faults continue until the calls end"),
     };
     world.judge(&outcomes);
     let mut ends = Vec::new();
@@ -387,12 +387,12 @@ async fn chaos_of(seed: u64, decide: Decide, trace: Trace) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_breaks_calls_end_in_time_and_truthfully() {
+async fn calls_end_in_time_with_accurate_errors() {
     chaos(|_, _| Fate::Deliver).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_and_overtaking_messages_confuse_nobody() {
+async fn late_and_overtaking_messages_reach_the_right_callers() {
     chaos(late_and_overtaking).await;
 }
 
@@ -404,7 +404,7 @@ fn late_and_overtaking(_: &Published<'_>, random: &mut fastrand::Rng) -> Fate {
 }
 
 #[tokio::test(start_paused = true)]
-async fn duplicate_replies_confuse_nobody() {
+async fn duplicate_replies_are_discarded() {
     chaos(duplicate_replies).await;
 }
 
@@ -417,7 +417,7 @@ fn duplicate_replies(message: &Published<'_>, random: &mut fastrand::Rng) -> Fat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_gives_one_schedule_of_faults() {
+async fn a_seed_determines_the_schedule_of_faults() {
     for decide in [late_and_overtaking as Decide, duplicate_replies] {
         let mut schedules = Vec::new();
         for seed in 0..2 {
@@ -428,7 +428,7 @@ async fn a_seed_gives_one_schedule_of_faults() {
                 traces.push(trace);
             }
             let [first, second] = [0, 1].map(|run| traces[run].0.lock().unwrap());
-            // The outages go on until the last call has ended, which may be a little later.
+            // Outages continue until the last call has ended, which may be slightly later in one of the runs.
             let until = first.schedule.len().min(second.schedule.len());
             assert_eq!(
                 first.schedule[..until],
@@ -453,7 +453,7 @@ async fn a_seed_gives_one_schedule_of_faults() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_queue_through_which_nothing_comes_any_more_is_replaced() {
+async fn a_silent_reply_queue_is_replaced() {
     let world = World::new().await;
     let mut deaf = None;
     world.broker.on_publish(move |message| {
@@ -475,13 +475,13 @@ async fn a_reply_queue_through_which_nothing_comes_any_more_is_replaced() {
     {
         assert_eq!(error.kind(), ErrorKind::Timeout);
         unanswered += 1;
-        assert!(unanswered < 20, "it goes on for ever");
+        assert!(unanswered < 20, "the reply queue is not replaced");
     }
     assert!(unanswered >= 8, "{unanswered}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocked_broker_is_named_as_the_reason() {
+async fn a_timeout_names_the_blocked_broker() {
     let world = World::new().await;
     let double = DoubleClient::new(world.clients[0].client()).with_queue(&world.queue);
     assert_eq!(double.plain(1).await.unwrap(), 2);

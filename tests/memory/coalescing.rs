@@ -1,7 +1,7 @@
-//! Calls that share messages, with a broker that can be looked into and a time that stands still.
+//! Batched calls on an embedded broker that tests can inspect, with paused time.
 //!
-//! First of all: the same script, random but for its seed, with clients whose calls share messages and with clients whose calls do
-//! not. What is promised of calls holds for both, and what the script determines comes out the same.
+//! The main test runs the same random scripts with clients that batch calls and with clients that do not. The promises about
+//! calls hold for both, and outcomes that the script determines are the same.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,21 +16,21 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Enough to meet most interleavings again and again.
+/// Number of seeds: enough to meet most interleavings several times.
 const SEEDS: u64 = 40;
 
 const CALLS: u64 = 100;
 
-/// Longer than everything that happens.
+/// Longer than a whole script.
 const PATIENT: Duration = Duration::from_secs(600);
 
-/// Beyond a deadline: less than any pause of the library.
+/// Tolerance after a deadline: shorter than any pause of the library.
 const GRACE: Duration = Duration::from_millis(5);
 
-/// What is called, what breaks, and when.
+/// The calls and faults of a test and their times.
 struct Script {
     seed: u64,
-    /// How many calls share a message, where they do.
+    /// Number of calls that may share a message, for clients that batch.
     limit: usize,
     prefetch: u16,
     delivery_limit: u32,
@@ -41,14 +41,14 @@ struct Script {
 /// A call of the script.
 #[derive(Clone, Debug)]
 struct Planned {
-    /// How long after the call before it.
+    /// Pause after the call before.
     after: Duration,
     id: u64,
     kind: Kind,
     work: Work,
     padding: usize,
     timeout: Duration,
-    /// When its caller loses patience.
+    /// Time after which the caller drops the call.
     dropped: Option<Duration>,
 }
 
@@ -76,7 +76,7 @@ enum Fault {
     StopsServer(usize),
 }
 
-/// How a call ended.
+/// The way that a call ended.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     Answered,
@@ -88,7 +88,7 @@ enum End {
 impl End {
     fn failed(kind: ErrorKind) -> Self {
         Self::Failed(match kind {
-            // Messages tell deadlines by the wall clock, which does not stand still: a server may be the first to notice.
+            // Messages carry deadlines by the wall clock, which is not paused: a server may notice a deadline first.
             ErrorKind::DeadlineExceeded => format!("{:?}", ErrorKind::Timeout),
             kind => format!("{kind:?}"),
         })
@@ -104,7 +104,7 @@ impl Script {
             seed,
             limit: random.usize(2..=64),
             prefetch: random.u16(1..=64),
-            // Not to be reached: whether it is depends on what is delivered together.
+            // High enough not to be reached: counts depend on the calls that share a delivery.
             delivery_limit: match losses {
                 0..3 => random.choice([0, 3, 20]).expect("three"),
                 _ => random.choice([0, 20]).expect("two"),
@@ -118,7 +118,7 @@ impl Script {
         self.faults.is_empty()
     }
 
-    /// How a call must end, if that does not depend on who is faster.
+    /// The expected end of a call, if it does not depend on timing.
     fn expected(&self, call: &Planned) -> Option<End> {
         let is_patient = call.timeout == PATIENT && call.dropped.is_none();
         match call.work {
@@ -158,7 +158,7 @@ impl Planned {
             false => millis(random, 1..2000),
         };
         Self {
-            // Most come together.
+            // Most calls are made at the same moment.
             after: match random.u8(0..8) {
                 0 => millis(random, 0..400),
                 1 => millis(random, 0..3),
@@ -167,7 +167,7 @@ impl Planned {
             id,
             kind,
             work,
-            // Of some there is no room for many in a message, for the last there is no room at all.
+            // Few calls with a padding of 2,000 fit into a message, and none with 6,000.
             padding: random.choice([0, 0, 100, 2_000, 6_000]).expect("five"),
             timeout,
             dropped: (random.u8(0..8) == 0).then(|| millis(random, 0..200)),
@@ -201,7 +201,7 @@ trait Echo {
     async fn once(id: u64, padding: String) -> Result<(u64, String), No>;
 }
 
-/// Does what the script says, and counts how often.
+/// A handler that follows the script and counts its runs.
 #[derive(Clone)]
 struct Actor {
     script: Arc<Script>,
@@ -218,7 +218,7 @@ impl Actor {
                 Ok((id, padding))
             }
             Work::Refuses => Err(No(id)),
-            Work::Panics => panic!("as the script says"),
+            Work::Panics => panic!("according to the script"),
             Work::Hangs => std::future::pending().await,
         }
     }
@@ -242,14 +242,14 @@ impl Echo for Actor {
     }
 }
 
-/// The script being performed.
+/// A script in progress.
 struct Stage {
     broker: EmbeddedBroker,
     queue: String,
     actor: Actor,
     clients: Vec<Connection>,
     servers: Vec<(Connection, Option<ServerHandle>)>,
-    /// How many batches of requests there were, and of replies.
+    /// Numbers of request batches and of reply batches.
     batches: Arc<[AtomicUsize; 2]>,
 }
 
@@ -288,7 +288,7 @@ impl Stage {
         server.build().start().await.unwrap()
     }
 
-    /// Messages are late now and then, and replies come twice.
+    /// Delays some messages, and duplicates some replies.
     fn fates(&self) -> impl FnMut(&Published<'_>) -> Fate + Send + 'static {
         let mut random = fastrand::Rng::with_seed(self.actor.script.seed);
         let batches = self.batches.clone();
@@ -307,7 +307,7 @@ impl Stage {
         }
     }
 
-    /// Breaks what is to be broken, and mends it.
+    /// Causes and repairs the faults of the script.
     async fn faults(&mut self) {
         let script = self.actor.script.clone();
         let mut stopping = JoinSet::new();
@@ -344,7 +344,7 @@ impl Stage {
         }
     }
 
-    /// Makes the calls.
+    /// Makes the calls of the script.
     async fn calls(script: &Script, echoes: &[EchoClient]) -> Vec<Outcome> {
         let mut calls = JoinSet::new();
         for call in &script.calls {
@@ -357,14 +357,14 @@ impl Stage {
         calls.join_all().await
     }
 
-    /// Checks that nothing is left when all is over.
+    /// Checks that the run leaves nothing behind.
     async fn leaves_nothing(self) {
         let queue = |name: &str| self.broker.queue(name).unwrap_or_default();
         for name in [self.queue.clone(), format!("{}.retry", self.queue)] {
             let QueueState {
                 ready, unsettled, ..
             } = queue(&name);
-            assert_eq!((ready, unsettled), (0, 0), "something is left in {name}");
+            assert_eq!((ready, unsettled), (0, 0), "messages are left in {name}");
         }
         if self.actor.script.is_calm() {
             let dead = queue(&format!("{}.dead", self.queue));
@@ -392,9 +392,9 @@ impl Stage {
 struct Outcome {
     id: u64,
     end: End,
-    /// How long after its deadline it ended.
+    /// Time between the deadline and the end of the call.
     late: Duration,
-    /// Whether a handler may have run, as far as its caller knows.
+    /// `false` only if the error says that the request did not run.
     may_have_executed: bool,
 }
 
@@ -417,11 +417,14 @@ impl Outcome {
         let (end, may_have_executed) = match answer {
             None => (End::Dropped, true),
             Some(Ok(answer)) => {
-                assert!(answer == (id, padding), "the answer to {id} is another's");
+                assert!(
+                    answer == (id, padding),
+                    "the response to call {id} belongs to another call"
+                );
                 (End::Answered, true)
             }
             Some(Err(CallError::App(No(refused)))) => {
-                assert_eq!(refused, id, "the refusal is another's");
+                assert_eq!(refused, id, "the application error belongs to another call");
                 (End::Refused, true)
             }
             Some(Err(CallError::Rpc(error))) => {
@@ -437,7 +440,7 @@ impl Outcome {
     }
 }
 
-/// What came of a script.
+/// The result of a script.
 #[derive(Debug, Default)]
 struct Performance {
     ends: BTreeMap<End, usize>,
@@ -448,7 +451,7 @@ struct Performance {
 }
 
 impl Performance {
-    /// Performs a script with clients of which so many calls share a message, and checks what is promised.
+    /// Performs a script with clients that batch up to `limit` calls, and checks the promises.
     async fn of(script: Arc<Script>, limit: usize) -> Self {
         let tasks = Handle::current().metrics().num_alive_tasks();
         let mut stage = Stage::new(script.clone()).await;
@@ -461,7 +464,7 @@ impl Performance {
             })
             .collect();
         let (outcomes, ()) = tokio::join!(Stage::calls(&script, &echoes), stage.faults());
-        // Whatever still runs or is on its way has come to its end.
+        // Long enough for running handlers and delayed messages.
         sleep(PATIENT).await;
         let performance = Self::judge(&stage, &outcomes);
         stage.leaves_nothing().await;
@@ -487,14 +490,17 @@ impl Performance {
                 assert_eq!(outcome.end, expected, "{told}");
             }
             assert!(outcome.late <= GRACE, "too late: {told}");
-            assert!(outcome.may_have_executed || runs == 0, "it ran: {told}");
+            assert!(
+                outcome.may_have_executed || runs == 0,
+                "a request ran, although its error denies it: {told}"
+            );
             let most = match script.is_calm() || call.kind == Kind::Once {
                 true => 1,
                 false => u32::MAX,
             };
-            assert!(runs <= most, "it ran again: {told}");
+            assert!(runs <= most, "a request ran too often: {told}");
             if matches!(outcome.end, End::Answered | End::Refused) {
-                assert!(runs > 0, "it did not run: {told}");
+                assert!(runs > 0, "a request got a response without a run: {told}");
             }
             performance.repeated += usize::from(runs > 1);
             *performance.ends.entry(outcome.end.clone()).or_default() += 1;
@@ -512,7 +518,7 @@ impl Performance {
     }
 }
 
-/// Says which script it was if it fails.
+/// Prints the script of a failing test.
 struct Announced<'a>(&'a Script, usize);
 
 impl Drop for Announced<'_> {
@@ -528,7 +534,7 @@ impl Drop for Announced<'_> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_can_tell_whether_calls_share_messages() {
+async fn batching_does_not_change_outcomes_of_calls() {
     let (mut apart, mut together) = (Performance::default(), Performance::default());
     for seed in 0..SEEDS {
         let script = Arc::new(Script::new(seed));
@@ -539,11 +545,11 @@ async fn nobody_can_tell_whether_calls_share_messages() {
     }
     assert_eq!((apart.request_batches, apart.reply_batches), (0, 0));
     assert!(together.request_batches > 0 && together.reply_batches > 0);
-    // What did not happen was not tested.
+    // Outcomes that did not occur were not tested.
     for all in [apart, together] {
         println!("{all:#?}");
         for end in [End::Answered, End::Refused, End::Dropped] {
-            assert!(all.ends.contains_key(&end), "no call ended so: {end:?}");
+            assert!(all.ends.contains_key(&end), "no call ended with {end:?}");
         }
         for kind in [
             ErrorKind::Timeout,
@@ -556,7 +562,7 @@ async fn nobody_can_tell_whether_calls_share_messages() {
     }
 }
 
-/// How many messages may be unanswered before calls wait for each other.
+/// Number of unanswered messages beyond which calls wait to be batched.
 const BUSY: u64 = 4;
 
 #[rpc]
@@ -576,14 +582,14 @@ fn coalescing(connection: &Connection) -> Client {
     connection.client_builder().coalesce(64).build()
 }
 
-/// Whatever has been told to end has ended.
+/// The number of tasks, after tasks that were stopped have ended.
 async fn tasks() -> usize {
     sleep(Duration::from_secs(1)).await;
     Handle::current().metrics().num_alive_tasks()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_outlives_its_connection_keeps_no_task() {
+async fn a_client_that_outlives_its_connection_has_no_task() {
     let connection = Connection::open("memory:").await.unwrap();
     let queue = unique_queue("half");
     let dispatcher = HalfDispatcher::new(Halving).with_queue(&queue);
@@ -601,7 +607,7 @@ async fn a_client_that_outlives_its_connection_keeps_no_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queues_that_are_not_used_any_more_are_forgotten() {
+async fn state_of_unused_queues_is_removed() {
     let connection = Connection::open("memory:").await.unwrap();
     let half = HalfClient::new(coalescing(&connection));
     let before = tasks().await;

@@ -1,4 +1,4 @@
-//! What tests may do to the embedded broker's messages, and what that must not do to the broker.
+//! Hooks of tests into the embedded broker's messages.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::{eventually, unique_queue};
 use tokio::task::JoinSet;
 
-use crate::suite::{BenchClient, Probe, Setup, client, serve, start};
+use crate::suite::{Probe, SampleClient, Setup, client, serve, start};
 
 async fn setup() -> (EmbeddedBroker, Setup) {
     let broker = EmbeddedBroker::named(unique_queue("hooks"));
     let connection = Connection::open(&broker.url()).await.unwrap();
-    let queue = unique_queue("bench");
+    let queue = unique_queue("sample");
     let probe = Probe::default();
     let server = serve(&connection, &queue, &probe, |server| server.prefetch(1)).await;
-    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
+    let sample = SampleClient::new(client(&connection)).with_queue(&queue);
     let setup = Setup {
-        bench,
+        sample,
         probe,
         server,
         queue,
@@ -28,9 +28,9 @@ async fn setup() -> (EmbeddedBroker, Setup) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_for_a_blocked_broker_has_its_fate_decided_too() {
+async fn the_hook_decides_on_messages_that_waited_for_a_blocked_broker() {
     let (broker, setup) = setup().await;
-    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.sample.add(1, 1).await.unwrap(), 2);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kinds = seen.clone();
     broker.on_publish(move |message| {
@@ -43,11 +43,11 @@ async fn what_waited_for_a_blocked_broker_has_its_fate_decided_too() {
         }
     });
     broker.block("low on memory");
-    let lost = tokio::spawn(setup.bench.add(1, 1).into_future());
-    let late = tokio::spawn(setup.bench.renamed().into_future());
+    let lost = tokio::spawn(setup.sample.add(1, 1).into_future());
+    let late = tokio::spawn(setup.sample.renamed().into_future());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(seen.lock().unwrap().is_empty());
-    // From outside of the runtime that the later delivery runs on.
+    // Unblocks from outside of the runtime of the delayed delivery.
     let unblocking = std::thread::spawn(move || broker.unblock());
     unblocking.join().unwrap();
     assert_eq!(late.await.unwrap().unwrap(), "renamed");
@@ -60,15 +60,15 @@ async fn what_waited_for_a_blocked_broker_has_its_fate_decided_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocked_broker_says_of_no_request_that_it_has_no_queue_for_it() {
+async fn a_blocked_broker_returns_no_unroutable_requests() {
     let (broker, setup) = setup().await;
-    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.sample.add(1, 1).await.unwrap(), 2);
     broker.block("low on memory");
-    let nowhere = setup.bench.clone().with_queue("nowhere");
+    let nowhere = setup.sample.clone().with_queue("nowhere");
     let early = nowhere.add(1, 1).timeout(Duration::from_secs(1));
     assert_eq!(early.await.unwrap_err().kind(), ErrorKind::Timeout);
     let waiting = tokio::spawn(nowhere.add(1, 1).into_future());
-    let confirmed = tokio::spawn(nowhere.note("to nobody".to_owned()).into_future());
+    let confirmed = tokio::spawn(nowhere.note("unroutable".to_owned()).into_future());
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.unblock();
     for error in [
@@ -80,7 +80,7 @@ async fn a_blocked_broker_says_of_no_request_that_it_has_no_queue_for_it() {
 }
 
 #[tokio::test]
-async fn a_decision_that_panics_delivers_the_message() {
+async fn a_panicking_hook_delivers_the_message() {
     let (broker, setup) = setup().await;
     let mut left = 4;
     broker.on_publish(move |message| {
@@ -90,14 +90,14 @@ async fn a_decision_that_panics_delivers_the_message() {
         }
         Fate::Lose
     });
-    // The requests and the replies of two calls: the server takes one at a time, and settles it.
-    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
-    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
-    let lost = setup.bench.add(3, 3).timeout(Duration::from_millis(50));
+    // The requests and replies of two calls: the server takes one request at a time, and acknowledges it.
+    assert_eq!(setup.sample.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.sample.add(2, 2).await.unwrap(), 4);
+    let lost = setup.sample.add(3, 3).timeout(Duration::from_millis(50));
     assert_eq!(lost.await.unwrap_err().kind(), ErrorKind::Timeout);
     broker.on_publish(|_| Fate::Deliver);
-    assert_eq!(setup.bench.add(4, 4).await.unwrap(), 8);
-    eventually("all is settled", async || {
+    assert_eq!(setup.sample.add(4, 4).await.unwrap(), 8);
+    eventually("all deliveries are acknowledged", async || {
         let state = broker.queue(&setup.queue).unwrap();
         let QueueState {
             ready, unsettled, ..
@@ -121,7 +121,7 @@ impl Twice for Doubling {
     }
 }
 
-/// How many messages go to a service and come back for a hundred calls at once.
+/// Numbers of request messages and reply messages for a hundred concurrent calls.
 async fn messages(coalesce: Option<usize>) -> (usize, usize) {
     let broker = EmbeddedBroker::named(unique_queue("hooks"));
     let connection = Connection::open(&broker.url()).await.unwrap();
@@ -154,7 +154,7 @@ async fn messages(coalesce: Option<usize>) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn calls_share_messages_as_far_as_their_client_wants() {
+async fn calls_share_messages_within_the_limit_of_their_client() {
     assert_eq!(messages(Some(1)).await, (100, 100));
     let (requests, replies) = messages(None).await;
     assert_eq!(requests, 100);
@@ -164,7 +164,7 @@ async fn calls_share_messages_as_far_as_their_client_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_waits_for_time_to_pass_in_order_to_share_a_message() {
+async fn batching_delays_no_call() {
     let begun = tokio::time::Instant::now();
     for _ in 0..100 {
         messages(Some(64)).await;
@@ -173,14 +173,14 @@ async fn no_call_waits_for_time_to_pass_in_order_to_share_a_message() {
 }
 
 #[tokio::test]
-async fn a_former_decision_may_own_a_connection() {
+async fn a_replaced_hook_may_own_a_connection() {
     let (broker, setup) = setup().await;
     let owned = Connection::open(&broker.url()).await.unwrap();
     broker.on_publish(move |_| {
         let _ = &owned;
         Fate::Deliver
     });
-    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.sample.add(1, 1).await.unwrap(), 2);
     broker.on_publish(|_| Fate::Deliver);
-    assert_eq!(setup.bench.add(2, 2).await.unwrap(), 4);
+    assert_eq!(setup.sample.add(2, 2).await.unwrap(), 4);
 }

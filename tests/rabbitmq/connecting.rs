@@ -1,4 +1,4 @@
-//! Getting in, or being told why not.
+//! Opening connections and declaring queues: success, and errors that advise.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tracing::Level;
 use super::log_lines::Log;
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
-/// Everything that an error says, with its causes.
+/// The text of an error and of its causes.
 pub(super) fn story(error: &dyn Error) -> String {
     let mut story = error.to_string();
     let mut cause = error.source();
@@ -26,7 +26,7 @@ pub(super) fn story(error: &dyn Error) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_said_and_not_repeated() {
+async fn a_wrong_password_is_named_without_revealing_it() {
     let url = shared_node().await.url_with("guest", "wr0ng-s3cret", "/");
     let error = Connection::open(&url).await.unwrap_err();
     assert!(
@@ -41,7 +41,7 @@ async fn a_wrong_password_is_said_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn an_unknown_virtual_host_is_said() {
+async fn an_unknown_virtual_host_is_named() {
     let node = shared_node().await;
     let error = Connection::open(&node.url_with("guest", "guest", "nowhere"))
         .await
@@ -58,7 +58,7 @@ async fn an_unknown_virtual_host_is_said() {
 }
 
 #[tokio::test]
-async fn no_broker_is_said_with_the_cause() {
+async fn an_unreachable_broker_is_named_with_the_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -75,7 +75,7 @@ async fn no_broker_is_said_with_the_cause() {
 }
 
 #[tokio::test]
-async fn a_silent_broker_is_given_up() {
+async fn a_silent_broker_is_abandoned_after_a_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let started = Instant::now();
@@ -86,7 +86,7 @@ async fn a_silent_broker_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_no_broker_is_said() {
+async fn a_peer_that_does_not_speak_amqp_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -109,7 +109,7 @@ async fn a_peer_that_is_no_broker_is_said() {
 }
 
 #[tokio::test]
-async fn a_peer_that_ends_the_connection_at_once_is_not_taken_for_another_protocol() {
+async fn a_peer_that_closes_at_once_is_not_taken_for_another_protocol() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
@@ -119,13 +119,13 @@ async fn a_peer_that_ends_the_connection_at_once_is_not_taken_for_another_protoc
     let story = story(&error);
     assert!(matches!(error, OpenError::Unreachable { .. }), "{story}");
     assert!(
-        story.contains("started or stopped") && !story.contains("does not speak AMQP"),
+        story.contains("starting or stopping") && !story.contains("does not speak AMQP"),
         "{story}"
     );
 }
 
 #[tokio::test]
-async fn a_queue_declared_otherwise_is_said_with_the_argument() {
+async fn a_mismatched_queue_property_is_named() {
     let node = shared_node().await;
     let queue = unique_queue("otherwise");
     let channel = node.connect().await.create_channel().await.unwrap();
@@ -154,7 +154,7 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
         story.contains(&queue) && story.contains("durable"),
         "{story}"
     );
-    // The connection goes on.
+    // The connection still works.
     let other = unique_queue("other");
     let _server = serve(&connection, &other).await;
     assert_eq!(
@@ -168,7 +168,7 @@ async fn a_queue_declared_otherwise_is_said_with_the_argument() {
 }
 
 #[tokio::test]
-async fn a_refused_queue_says_why_and_what_to_do() {
+async fn a_refused_queue_is_named_with_reason_and_advice() {
     let node = Node::start().await;
     node.ctl(&["add_user", "limited", "secret"]).await;
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_refused_queue_says_why_and_what_to_do() {
             .with_queue_options(options);
         let server = Server::builder(connection).service(dispatcher).build();
         let error = server.start().await.unwrap_err();
-        // The broker's words follow once.
+        // The broker's own text follows once.
         let whole = format!("{error:?}");
         let words = error.source().unwrap().to_string();
         assert_eq!(whole.matches(&words).count(), 1, "{whole}");
@@ -222,7 +222,7 @@ async fn a_refused_queue_says_why_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn amqps_works_with_a_certificate_authority_of_ones_own() {
+async fn amqps_works_with_a_private_certificate_authority() {
     let node = Node::builder().tls().start().await;
     let connection = Connection::builder(node.tls_url())
         .root_certificates(node.ca_pem())
@@ -242,7 +242,7 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
     let error = Connection::open(&node.tls_url()).await.unwrap_err();
     assert!(
         matches!(error, OpenError::TlsRefused { .. }),
-        "not trusted without it: {error:?}"
+        "the certificate must not be trusted without its authority: {error:?}"
     );
     assert!(
         story(&error).to_lowercase().contains("certificate"),
@@ -252,7 +252,7 @@ async fn amqps_works_with_a_certificate_authority_of_ones_own() {
 }
 
 #[tokio::test]
-async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
+async fn a_connection_ends_with_its_runtime() {
     let node = shared_node().await;
     let name = unique_queue("runtime");
     let other = tokio::runtime::Runtime::new().unwrap();
@@ -274,7 +274,7 @@ async fn a_connection_whose_runtime_has_ended_is_gone_from_the_broker() {
 }
 
 #[tokio::test]
-async fn the_log_says_why_a_connection_is_not_made_again() {
+async fn the_log_says_why_a_reconnect_fails() {
     let (log, _logging) = Log::of_this_thread(Level::INFO);
     let node = Node::start().await;
     let _connection = Connection::open(&node.url()).await.unwrap();
@@ -290,7 +290,7 @@ async fn the_log_says_why_a_connection_is_not_made_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_said_before_endpoints_that_are_down() {
+async fn refusals_take_precedence_over_unreachable_endpoints() {
     let (log, _logging) = Log::of_this_thread(Level::INFO);
     let node = shared_node().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -305,7 +305,7 @@ async fn a_refusal_is_said_before_endpoints_that_are_down() {
             "{error:?}"
         );
     }
-    // Another endpoint works, and the log tells of the one that does not.
+    // Another endpoint works, and the log names the one that does not.
     let connected = Connection::builder(&wrong).endpoint(node.url()).open();
     connected.await.unwrap();
     let text = log.text();

@@ -1,4 +1,4 @@
-//! Credentials from a callback: asked for, renewed, rotated.
+//! Credentials from a callback: first login, renewal, rotation.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 trait Mint {
     #[rpc(idempotent)]
     async fn double(n: u64) -> u64;
-    /// Ends when it is told to.
+    /// Runs until the press is released.
     async fn hold() -> u64;
     async fn who(#[ctx] context: Context) -> Option<String>;
 }
@@ -54,7 +54,7 @@ async fn serve(connection: &Connection, queue: &str, press: Press) -> ServerHand
     server.start().await.unwrap()
 }
 
-/// A vault with the credentials of the day, which counts how often it is asked.
+/// A vault that returns the present credentials and counts requests for them.
 #[derive(Clone, Debug)]
 struct Vault(Arc<Inner>);
 
@@ -92,13 +92,13 @@ impl Vault {
 
     fn builder(&self, node: &Node) -> rpc_core::ConnectionBuilder {
         let vault = self.clone();
-        // Neither the user nor the password of the URL is used.
-        Connection::builder(node.url_with("nobody", "wr0ng", "%2f"))
+        // The user and the password of the URL are not used.
+        Connection::builder(node.url_with("unknown", "wr0ng", "%2f"))
             .credentials(async move || vault.ask().await)
     }
 }
 
-/// A node for all tests here. Each has users of its own.
+/// The node of all tests here. Each test has users of its own.
 async fn node() -> &'static Node {
     static NODE: OnceCell<Node> = OnceCell::const_new();
     let start = async || {
@@ -121,14 +121,14 @@ async fn connections(node: &Node, user: &str) -> usize {
 }
 
 async fn until_asked(vault: &Vault, times: usize) {
-    eventually("the vault is asked", async || {
+    eventually("the callback is called", async || {
         (vault.asked() >= times).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_password_rotated_under_load_loses_no_call() {
+async fn rotating_a_password_under_load_loses_no_call() {
     let node = node().await;
     add_user(node, "ada", "one").await;
     let vault = Vault::new(Credentials::new("ada", "one"));
@@ -174,9 +174,9 @@ async fn credentials_are_renewed_before_they_expire_without_a_reconnect() {
     let mut state = connection.state();
     assert_eq!(state.current(), ConnectionState::Connected);
     until_asked(&vault, 3).await;
-    // Twice after 80 % of the time.
+    // Two renewals, each after 80 % of the lifetime.
     assert!(started.elapsed() > lifetime * 8 / 5);
-    eventually("the broker is told", async || {
+    eventually("the broker gets the new secret", async || {
         node.log()
             .contains("user 'eve' updated secret")
             .then_some(())
@@ -186,7 +186,7 @@ async fn credentials_are_renewed_before_they_expire_without_a_reconnect() {
 }
 
 #[tokio::test]
-async fn a_callback_that_fails_is_asked_again_while_the_connection_serves() {
+async fn a_failing_callback_is_retried_while_the_connection_works() {
     let node = node().await;
     add_user(node, "joe", "one").await;
     let lifetime = Duration::from_millis(500);
@@ -209,7 +209,7 @@ async fn a_callback_that_fails_is_asked_again_while_the_connection_serves() {
 }
 
 #[tokio::test]
-async fn another_user_takes_over_and_no_call_is_lost() {
+async fn changing_the_user_loses_no_call() {
     let node = node().await;
     add_user(node, "kim", "one").await;
     add_user(node, "bob", "two").await;
@@ -232,22 +232,22 @@ async fn another_user_takes_over_and_no_call_is_lost() {
     }
 
     vault.set(Some(given("bob", "two")));
-    // Calls go on all the time, and none fails.
+    // Calls continue all the time, and none fails.
     eventually("requests come from the other user", async || {
         let who = mint.who().await.unwrap();
         (who.as_deref() == Some("bob")).then_some(())
     })
     .await;
-    eventually("the server is another user", async || {
+    eventually("the server is logged in as the other user", async || {
         assert_eq!(mint.double(4).await.unwrap(), 8);
         (connections(node, "bob").await == 2).then_some(())
     })
     .await;
-    // The call that was under way ends on the old connections, which go then.
+    // The call in flight ends on the old connections, which close after that.
     assert!(!held.is_finished());
     press.release.notify_one();
     assert_eq!(held.await.unwrap().unwrap(), 7);
-    eventually("the old connections go", async || {
+    eventually("the old connections are closed", async || {
         (connections(node, "kim").await == 0).then_some(())
     })
     .await;
@@ -258,7 +258,7 @@ async fn another_user_takes_over_and_no_call_is_lost() {
 }
 
 #[tokio::test]
-async fn a_server_outlives_a_user_who_may_not_serve() {
+async fn a_server_survives_a_user_without_permissions() {
     let node = node().await;
     add_user(node, "ann", "one").await;
     add_user(node, "unfit", "two").await;
@@ -274,7 +274,7 @@ async fn a_server_outlives_a_user_who_may_not_serve() {
     assert_eq!(mint.double(1).await.unwrap(), 2);
 
     vault.set(Some(given("unfit", "two")));
-    eventually("requests wait for a user who may serve", async || {
+    eventually("requests wait for a user with permissions", async || {
         let waiting = mint.double(2).timeout(Duration::from_millis(300)).await;
         waiting.is_err_and(|error| error.is_timeout()).then_some(())
     })
@@ -286,7 +286,7 @@ async fn a_server_outlives_a_user_who_may_not_serve() {
 }
 
 #[tokio::test]
-async fn a_callback_without_credentials_is_said() {
+async fn a_callback_without_credentials_is_named() {
     let node = shared_node().await;
     let vault = Vault::new(Credentials::new("guest", "guest"));
     vault.set(None);
@@ -299,7 +299,7 @@ async fn a_callback_without_credentials_is_said() {
         story(&error).ends_with("gave no credentials: the vault is sealed"),
         "{error:?}"
     );
-    // A program that waits for its broker waits for these as well.
+    // With `wait_for_broker`, opening waits for credentials as well.
     let waiting = vault.builder(node).wait_for_broker(LIMIT);
     let opening = tokio::spawn(waiting.open());
     until_asked(&vault, 3).await;
@@ -308,7 +308,7 @@ async fn a_callback_without_credentials_is_said() {
 }
 
 #[tokio::test]
-async fn a_callback_that_hangs_is_said() {
+async fn a_hanging_callback_is_named() {
     let node = shared_node().await;
     let error = Connection::builder(node.url() + "?connection_timeout=200")
         .credentials(std::future::pending::<Credentials>)
@@ -316,13 +316,13 @@ async fn a_callback_that_hangs_is_said() {
         .await
         .unwrap_err();
     assert!(
-        story(&error).contains("the callback did not answer within 200ms"),
+        story(&error).contains("the callback did not return within 200ms"),
         "{error:?}"
     );
 }
 
 #[tokio::test]
-async fn the_connection_for_direct_replies_logs_in_with_them_too() {
+async fn the_connection_for_direct_replies_uses_the_callback() {
     let node = node().await;
     add_user(node, "liz", "one").await;
     let vault = Vault::new(Credentials::new("liz", "one"));

@@ -53,9 +53,9 @@ fn decode(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A direct reply-to address that the broker has made, in its parts.
+/// A direct reply-to address made by the broker, in its parts.
 struct Address {
-    /// An Erlang process id: its node's name, and three numbers.
+    /// An Erlang process id: the name of its node, and three numbers.
     node: String,
     numbers: [u32; 3],
     key: String,
@@ -96,7 +96,7 @@ impl Address {
         format!("{DIRECT_REPLY_TO}.{}.{}", encode(&process), self.key)
     }
 
-    /// One that differs in its node.
+    /// An address on a node that does not exist.
     fn elsewhere(&self, node: usize) -> String {
         let [number, serial, creation] = self.numbers;
         let forged = Self {
@@ -107,7 +107,7 @@ impl Address {
         forged.text()
     }
 
-    /// Others, which the broker ignores or refuses.
+    /// Malformed addresses, which the broker ignores or refuses.
     fn altered(&self, n: u32) -> [String; 4] {
         let [number, serial, creation] = self.numbers;
         let altered = |numbers, key: &str| {
@@ -134,7 +134,7 @@ fn add() -> BasicProperties {
 }
 
 #[tokio::test]
-async fn forged_direct_reply_to_addresses_do_not_hold_up_honest_calls() {
+async fn forged_direct_reply_to_addresses_do_not_delay_honest_calls() {
     const BURST: usize = 500;
     const A_SECOND: usize = 105;
     let node = shared_node().await;
@@ -172,9 +172,9 @@ async fn forged_direct_reply_to_addresses_do_not_hold_up_honest_calls() {
         tokio::time::sleep_until((begun + Duration::from_secs(1) / A_SECOND as u32).into()).await;
     }
     println!("the slowest honest call took {slowest:?}");
-    // On a machine that is busy elsewhere. Without a limit for forged addresses it takes as long as the flood.
+    // Allows for a busy machine. Without a limit for forged addresses, the call takes as long as the flood.
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
-    eventually("every request is settled", async || {
+    eventually("every request is acknowledged", async || {
         let left = node.queue(&queue).await?;
         (left.messages == 0).then_some(())
     })
@@ -182,7 +182,7 @@ async fn forged_direct_reply_to_addresses_do_not_hold_up_honest_calls() {
 }
 
 #[tokio::test]
-async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
+async fn the_first_direct_caller_after_a_flood_of_forged_addresses_gets_a_reply() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("forged");
@@ -194,7 +194,7 @@ async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
         let properties = add().with_reply_to(address.elsewhere(n).into());
         attacker.publish(&queue, properties, b"[1, 2]").await;
     }
-    // Nothing says when the server would answer, so the caller tries again, as it would.
+    // No event tells when the server can reply again, so the caller retries, as a real one would.
     let begun = Instant::now();
     let adder = AdderClient::new(connection.client()).with_queue(&queue);
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
@@ -214,20 +214,20 @@ async fn the_first_direct_caller_after_a_flood_of_forged_ones_is_answered() {
         () = asking => unreachable!(),
     };
     assert_eq!(parts(&first).1, "4");
-    println!("answered after {:?}", begun.elapsed());
+    println!("reply after {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
-/// The variables that tell the program below its broker and its queue.
+/// Environment variables of the victim process: its broker and its queue.
 const VICTIM_URL: &str = "VICTIM_URL";
 const VICTIM_QUEUE: &str = "VICTIM_QUEUE";
 
-/// The batches of junk that are sent: their number, the calls in each, and the length of their bodies.
+/// Size of the junk: number of batches, calls in each batch, bytes in each body.
 const BATCHES: usize = 1_600;
 const CALLS: u16 = 1_000;
 const BODY: u8 = 55;
 
-/// A batch of replies that no call waits for, of about 64 KiB.
+/// A batch of replies to unknown calls, of about 64 KiB.
 fn junk() -> Vec<u8> {
     let mut batch = vec![0x92, 0xcd, 0, 16, 0xdc];
     batch.extend(CALLS.to_be_bytes());
@@ -238,12 +238,12 @@ fn junk() -> Vec<u8> {
     batch
 }
 
-/// The most memory that this process ever took, in MiB.
+/// The peak memory of this process in MiB.
 fn peak() -> u64 {
     peak_memory("self") >> 20
 }
 
-/// A client in a process of its own, for its memory: says where its replies go, calls, and tells how it fared.
+/// A client in a process of its own, so that its memory can be measured. It prints its progress and its measurements.
 async fn victim(url: &str, queue: &str) {
     const PATIENCE: Duration = Duration::from_millis(200);
     let connection = Connection::open(url).await.unwrap();
@@ -257,16 +257,13 @@ async fn victim(url: &str, queue: &str) {
     while client.dropped_replies().foreign < expected {
         let begun = Instant::now();
         let answer = adder.stick().timeout(PATIENCE).await;
-        answer.expect_err("it is never answered");
+        answer.expect_err("no server replies");
         late = late.max(begun.elapsed().saturating_sub(PATIENCE));
         calls += 1;
     }
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     println!("grown by {} MiB", peak() - before);
-    println!(
-        "{calls} calls, the worst of them late by {} ms",
-        late.as_millis()
-    );
+    println!("{calls} calls, late by {} ms at most", late.as_millis());
     println!("done");
 }
 
@@ -283,8 +280,8 @@ fn number_after<'a>(line: &'a str, words: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
-    // This very test is started again as the victim.
+async fn unexpected_messages_in_a_reply_queue_take_little_memory_and_time() {
+    // The victim process runs this test again.
     if let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) {
         return victim(&url, &queue).await;
     }
@@ -294,7 +291,7 @@ async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args(["--exact", "--nocapture"])
-        .arg("flooding::junk_in_a_reply_queue_takes_neither_memory_nor_time")
+        .arg("flooding::unexpected_messages_in_a_reply_queue_take_little_memory_and_time")
         .env(VICTIM_URL, node.url())
         .env(VICTIM_QUEUE, &queue);
     let mut victim = Program::start(command.into());
@@ -309,7 +306,7 @@ async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
             .with_content_type("application/vnd.rpc-batch+msgpack".into());
         attacker.publish(&reply_to, properties, &batch).await;
     }
-    // The calls in between get no answer, which is what they are for.
+    // The victim's calls to `stick` get no replies, by design.
     let last = loop {
         let request = server.receive().await;
         let kind = request.properties.kind().as_ref().unwrap().to_string();
@@ -331,12 +328,12 @@ async fn junk_in_a_reply_queue_takes_neither_memory_nor_time() {
     assert!(late < 500, "a call ended {late} ms late");
 }
 
-/// The batches of requests that one server is given, and the calls in each.
+/// Size of the load: number of batches for one server, and calls in each batch.
 const HEAVY: u64 = 16;
 const CALLS_OF_HEAVY: u16 = 1_024;
 
-/// A batch of calls of no method, with as many tables in their headers as a batch may hold, which take ten times as much memory as
-/// they have bytes.
+/// A batch of calls of an unknown method, with as many tables in their headers as a batch may hold. The tables take ten times as
+/// much memory as they have bytes.
 fn heavy() -> Vec<u8> {
     const TABLES: u8 = 47;
     let mut headers = vec![0x81, 0xa1, b'h', 0xdc, 0, TABLES];
@@ -347,7 +344,7 @@ fn heavy() -> Vec<u8> {
     hostile::batch(&calls)
 }
 
-/// A server in a process of its own, for its memory: says when it serves, and tells how it fared.
+/// A server in a process of its own, so that its memory can be measured. It prints its progress and its measurements.
 async fn server_victim(url: &str, queue: &str) {
     let connection = Connection::open(url).await.unwrap();
     let server = serve(&connection, queue).await;
@@ -362,8 +359,8 @@ async fn server_victim(url: &str, queue: &str) {
 }
 
 #[tokio::test]
-async fn batches_of_requests_that_wait_take_no_memory() {
-    // This very test is started again as the victim.
+async fn waiting_request_batches_take_no_memory() {
+    // The victim process runs this test again.
     if let (Ok(url), Ok(queue)) = (env::var(VICTIM_URL), env::var(VICTIM_QUEUE)) {
         return server_victim(&url, &queue).await;
     }
@@ -372,7 +369,7 @@ async fn batches_of_requests_that_wait_take_no_memory() {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args(["--exact", "--nocapture"])
-        .arg("flooding::batches_of_requests_that_wait_take_no_memory")
+        .arg("flooding::waiting_request_batches_take_no_memory")
         .env(VICTIM_URL, node.url())
         .env(VICTIM_QUEUE, &queue);
     let mut victim = Program::start(command.into());

@@ -1,4 +1,4 @@
-//! Requests that are given up, or published anew, and what must not come of that.
+//! Requests that are given up or published again, and the limits of both.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -45,7 +45,7 @@ fn table<const N: usize>(headers: [(&str, AMQPValue); N]) -> FieldTable {
     table
 }
 
-/// A request that claims to have been delivered that often.
+/// A request with a delivery count in its header.
 fn delivered(times: i32, method: &str) -> BasicProperties {
     let headers = table([("rpc-delivery-count", AMQPValue::LongInt(times))]);
     request(method).with_headers(headers)
@@ -57,7 +57,7 @@ fn request(method: &str) -> BasicProperties {
         .with_content_type("application/json".into())
 }
 
-/// Waits until a queue holds that many messages, and none is on its way there.
+/// Waits until a queue holds that many messages and no further message is on its way.
 async fn until_kept(node: &Node, queue: &str, messages: u64) {
     eventually("the messages are in the queue", async || {
         let census = node.census().await?.queues;
@@ -72,13 +72,13 @@ async fn until_kept(node: &Node, queue: &str, messages: u64) {
 }
 
 #[tokio::test]
-async fn requests_that_are_given_up_together_are_all_kept() {
+async fn requests_given_up_together_are_all_kept() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     for (requests, id) in [(64, None), (64, Some("the same")), (500, None)] {
         let queue = unique_queue("together");
         let sender = Peer::serving(node, &queue).await;
-        // The messages are read once all are there.
+        // Reads the messages once all of them are in the queue.
         sender
             .channel
             .basic_cancel("peer".into(), lapin::options::BasicCancelOptions::default())
@@ -95,16 +95,16 @@ async fn requests_that_are_given_up_together_are_all_kept() {
         }
         let _server = serve_with(&connection, &queue, |server| server.prefetch(500)).await;
         let dead = format!("{queue}.dead");
-        eventually("all are given up", async || {
+        eventually("all requests are given up", async || {
             let census = node.census().await?.queues;
             let source = census.iter().find(|counted| counted.name == queue)?;
             (source.ready + source.unacknowledged == 0).then_some(())
         })
         .await;
-        let mut undertaker = Peer::serving(node, &dead).await;
+        let mut operator = Peer::serving(node, &dead).await;
         let mut kept = Vec::new();
         for _ in 0..requests {
-            let letter = undertaker.receive().await;
+            let letter = operator.receive().await;
             kept.push(parts(&letter).1.parse::<u64>().unwrap());
         }
         kept.sort_unstable();
@@ -114,7 +114,7 @@ async fn requests_that_are_given_up_together_are_all_kept() {
 }
 
 #[tokio::test]
-async fn headers_that_only_just_fit_do_not_keep_a_request_from_being_published_anew() {
+async fn requests_with_the_largest_headers_can_be_republished() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let mut state = connection.state();
@@ -131,8 +131,8 @@ async fn headers_that_only_just_fit_do_not_keep_a_request_from_being_published_a
         let reply = peer.call(&queue, properties, br#"{"a":1,"b":2}"#).await;
         assert_eq!(parts(&reply).0, outcome, "{:?}", parts(&reply));
     }
-    let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
-    let letter = undertaker.receive().await;
+    let mut operator = Peer::serving(node, &format!("{queue}.dead")).await;
+    let letter = operator.receive().await;
     let headers = letter.properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers["small"], AMQPValue::Boolean(true));
     let dropped = vec![AMQPValue::LongString("long".into())];
@@ -146,7 +146,7 @@ async fn headers_that_only_just_fit_do_not_keep_a_request_from_being_published_a
 }
 
 #[tokio::test]
-async fn headers_that_grow_when_they_are_published_anew_hold_up_nobody() {
+async fn headers_that_grow_by_republishing_delay_no_other_call() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("grows");
@@ -163,7 +163,7 @@ async fn headers_that_grow_when_they_are_published_anew_hold_up_nobody() {
                 (name, AMQPValue::FieldArray(list.clone().into())),
             ]);
             let properties = request("add").with_headers(headers);
-            // It may be refused.
+            // The server may refuse this request.
             peer.call(&queue, properties, br#"{"a":1,"b":2}"#).await;
             assert_eq!(adder.add(1, 2).await.unwrap(), 3);
         }
@@ -171,7 +171,7 @@ async fn headers_that_grow_when_they_are_published_anew_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn what_the_broker_would_obey_is_not_published_anew() {
+async fn headers_that_the_broker_interprets_are_not_republished() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("obedient");
@@ -188,7 +188,7 @@ async fn what_the_broker_would_obey_is_not_published_anew() {
     let properties = request("add").with_headers(headers);
     let reply = peer.call(&queue, properties, br#"{"a":1,"b":2}"#).await;
     assert_eq!(parts(&reply), ("result", "3"));
-    // Once, by the peer itself.
+    // The one copy comes from the peer's own request.
     spy.receive().await;
     peer.publish(&spy.queue, request("last"), b"").await;
     let last = spy.receive().await;
@@ -196,7 +196,7 @@ async fn what_the_broker_would_obey_is_not_published_anew() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_queue_that_takes_nothing_holds_up_nobody() {
+async fn a_dead_letter_queue_that_refuses_all_delays_no_other_call() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("refused");
@@ -228,7 +228,7 @@ async fn a_dead_letter_queue_that_takes_nothing_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_queue_with_other_arguments_is_used_as_it_is() {
+async fn a_deleted_dead_letter_queue_is_declared_again() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("otherwise");
@@ -244,13 +244,13 @@ async fn a_dead_letter_queue_with_other_arguments_is_used_as_it_is() {
         )
         .await
         .unwrap();
-    // One that was deleted is declared anew.
+    // The server declares a deleted queue again.
     peer.publish(&queue, delivered(3, "add"), b"{}").await;
     until_kept(node, &dead, 1).await;
 }
 
 #[tokio::test]
-async fn a_server_without_the_permission_to_publish_serves_once_it_has_it() {
+async fn a_server_without_permission_to_publish_resumes_once_it_is_granted() {
     let node = Node::start().await;
     node.ctl(&["add_user", "limited", "secret"]).await;
     let all_but_the_default_exchange = r"^(?!amq\.default$).*";
@@ -274,7 +274,7 @@ async fn a_server_without_the_permission_to_publish_serves_once_it_has_it() {
             .timeout(Duration::from_secs(60))
             .into_future(),
     );
-    eventually("the log names what is missing", async || {
+    eventually("the log names the missing permission", async || {
         let told = log.text();
         (told.contains("ACCESS_REFUSED") && told.contains("amq.default")).then_some(())
     })
@@ -284,7 +284,7 @@ async fn a_server_without_the_permission_to_publish_serves_once_it_has_it() {
     assert_eq!(adder.add(2, 2).await.unwrap(), 4);
 }
 
-/// The lines that are logged at WARN and above.
+/// A subscriber that collects events of this thread at WARN and above.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<String>>);
 
@@ -315,7 +315,7 @@ impl<S: tracing::Subscriber> Layer<S> for Log {
 }
 
 #[tokio::test]
-async fn a_forged_count_does_not_dodge_the_limit() {
+async fn a_forged_delivery_count_does_not_evade_the_limit() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("forged");
@@ -328,7 +328,7 @@ async fn a_forged_count_does_not_dodge_the_limit() {
     given_up_after_three_deaths(node, &connection, &mut peer, &queue, request).await;
 }
 
-/// Sends a request whose server dies, and the next two.
+/// Sends a request and kills the servers that get the request, three in a row.
 async fn given_up_after_three_deaths(
     node: &Node,
     connection: &Connection,
@@ -340,10 +340,10 @@ async fn given_up_after_three_deaths(
     peer.request(queue, request, b"{}").await;
     for _ in 0..3 {
         let held = [queue.to_owned(), format!("{queue}.retry")];
-        eventually("a server has it", async || {
+        eventually("a server holds the request", async || {
             let census = node.census().await?.queues;
             let mut counted = census.iter().filter(|counted| held.contains(&counted.name));
-            // Long enough to have begun it, had it been counted before.
+            // Long enough for the handler to start, if the delivery has been counted before.
             tokio::time::sleep(Duration::from_millis(300)).await;
             counted
                 .any(|counted| counted.unacknowledged == 1)
@@ -358,7 +358,7 @@ async fn given_up_after_three_deaths(
     assert!(parts(&fault).1.contains("delivered 3 times"));
 }
 
-/// Moves a message as a shovel does: with its properties, its headers and its body as they are.
+/// Moves a message as a shovel does: properties, headers and body stay as they are.
 async fn move_back(peer: &Peer, queue: &str, letter: &lapin::message::Delivery) {
     peer.publish(queue, letter.properties.clone(), &letter.data)
         .await;
@@ -373,7 +373,7 @@ fn soon() -> (Duration, AMQPValue) {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_moved_back_as_it_is_runs_though_its_deadline_has_passed() {
+async fn an_unchanged_dead_letter_that_is_moved_back_runs_after_its_deadline() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("moved");
@@ -395,9 +395,9 @@ async fn a_dead_letter_that_is_moved_back_as_it_is_runs_though_its_deadline_has_
         assert!(parts(&fault).1.contains("panicked"), "{:?}", parts(&fault));
     }
     tokio::time::sleep(limit).await;
-    let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
+    let mut operator = Peer::serving(node, &format!("{queue}.dead")).await;
     for kind in ["result", "batch"] {
-        let letter = undertaker.receive().await;
+        let letter = operator.receive().await;
         let headers = letter.properties.headers().as_ref().unwrap().inner();
         assert!(headers.contains_key("rpc-death-reason"));
         assert_eq!(headers["rpc-deadline"], deadline);
@@ -410,7 +410,7 @@ async fn a_dead_letter_that_is_moved_back_as_it_is_runs_though_its_deadline_has_
 }
 
 #[tokio::test]
-async fn a_batch_that_was_a_dead_letter_is_counted_and_does_not_expire() {
+async fn a_dead_lettered_batch_is_counted_and_does_not_expire() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("batch");
@@ -424,7 +424,7 @@ async fn a_batch_that_was_a_dead_letter_is_counted_and_does_not_expire() {
         ("rpc-deadline", AMQPValue::LongLongInt(1)),
     ]);
     let batch = hostile::batch(&[hostile::expired_call(b"1", b"wait")]);
-    // Held by somebody who does not settle it, so that its server gets it as a redelivery.
+    // This consumer does not acknowledge the batch, so the server gets it as a redelivery.
     let dying = node.connect().await;
     let channel = dying.create_channel().await.unwrap();
     let durable = QueueDeclareOptions {
@@ -437,7 +437,7 @@ async fn a_batch_that_was_a_dead_letter_is_counted_and_does_not_expire() {
         .unwrap();
     let properties = hostile::batched().with_headers(headers);
     peer.request(&queue, properties, &batch).await;
-    eventually("it is delivered", async || {
+    eventually("the batch is delivered", async || {
         let got = channel.basic_get(
             queue.as_str().into(),
             lapin::options::BasicGetOptions::default(),
@@ -447,14 +447,14 @@ async fn a_batch_that_was_a_dead_letter_is_counted_and_does_not_expire() {
     .await;
     dying.close(200, "OK".into()).await.unwrap();
     let _server = serve(&connection, &queue).await;
-    // Once it is counted, its requests go alone.
+    // After counting, the server publishes the requests of the batch one by one.
     let reply = peer.receive().await;
     assert_eq!(parts(&reply).0, "result", "{:?}", parts(&reply));
-    assert_eq!(reply.data, [0xc3], "it knows that it was delivered before");
+    assert_eq!(reply.data, [0xc3], "the handler must see the redelivery");
 }
 
 #[tokio::test]
-async fn a_request_that_expired_in_its_queue_runs_when_it_is_moved_back() {
+async fn an_expired_request_that_is_moved_back_runs() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("expired");
@@ -473,8 +473,8 @@ async fn a_request_that_expired_in_its_queue_runs_when_it_is_moved_back() {
         .with_headers(table([("rpc-deadline", deadline)]))
         .with_expiration("1000".into());
     peer.request(&queue, late, br#"{"a":1,"b":2}"#).await;
-    let mut undertaker = Peer::serving(node, &dead).await;
-    let letter = undertaker.receive().await;
+    let mut operator = Peer::serving(node, &dead).await;
+    let letter = operator.receive().await;
     let headers = letter.properties.headers().as_ref().unwrap().inner();
     assert!(headers.contains_key("x-death"));
     move_back(&peer, &queue, &letter).await;
@@ -483,7 +483,7 @@ async fn a_request_that_expired_in_its_queue_runs_when_it_is_moved_back() {
 }
 
 #[tokio::test]
-async fn a_forged_death_does_not_dodge_the_limit() {
+async fn a_forged_death_header_does_not_evade_the_limit() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("forged");
@@ -501,13 +501,13 @@ async fn a_forged_death_does_not_dodge_the_limit() {
 }
 
 #[tokio::test]
-async fn a_batch_that_was_delivered_too_often_is_not_looked_into() {
+async fn a_batch_delivered_too_often_is_given_up_as_a_whole() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("batch");
     let mut peer = Peer::with_queue(node).await;
     let _server = serve(&connection, &queue).await;
-    // `add` with 1 and 2.
+    // A call of `add` with 1 and 2.
     let mut body =
         b"\x92\xcd\x00\x00\xdc\x00\x01\x96\xa1a\xa3add\xb0application/json\xc0\xc0\xc4\x0d"
             .to_vec();
@@ -523,12 +523,12 @@ async fn a_batch_that_was_delivered_too_often_is_not_looked_into() {
     assert!(parts(&reply).1.contains("panicked"), "{:?}", parts(&reply));
     let id = reply.properties.correlation_id().as_ref().unwrap();
     assert_eq!(id.as_str(), "the batch");
-    let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
-    assert_eq!(undertaker.receive().await.data, body);
+    let mut operator = Peer::serving(node, &format!("{queue}.dead")).await;
+    assert_eq!(operator.receive().await.data, body);
 }
 
 #[tokio::test]
-async fn a_request_without_a_deadline_gets_one() {
+async fn requests_without_a_deadline_get_the_default_one() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let mut peer = Peer::with_queue(node).await;
@@ -544,9 +544,9 @@ async fn a_request_without_a_deadline_gets_one() {
         "{:?}",
         parts(&reply)
     );
-    // A request without a caller ends all the same.
+    // A request without a caller ends at the default deadline as well.
     peer.publish(&queue, request("stick"), b"{}").await;
-    // A batch says of itself how long its calls may take, and need not tell the truth.
+    // The deadline in a batch's headers is the sender's claim, and may be false.
     let mut headers = FieldTable::default();
     headers.insert("rpc-deadline".into(), AMQPValue::LongLongInt(i64::MAX));
     let properties = hostile::batched().with_headers(headers);
@@ -570,7 +570,7 @@ async fn a_request_without_a_deadline_gets_one() {
 }
 
 #[tokio::test]
-async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
+async fn a_slow_last_attempt_does_not_delay_others() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("lane");
@@ -580,7 +580,7 @@ async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
     let adder = adder(&connection, &queue);
     peer.request(&queue, delivered(2, "wait_for_release"), b"{}")
         .await;
-    eventually("it runs", async || {
+    eventually("the request runs", async || {
         let census = node.census().await?.queues;
         let lane = census.iter().find(|counted| counted.name == retry)?;
         (lane.unacknowledged == 1).then_some(())
@@ -592,7 +592,7 @@ async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
     assert_eq!(node.queue(&retry).await.unwrap().consumers, 2);
     adder.release().await.unwrap();
     assert_eq!(parts(&peer.receive().await).0, "result");
-    eventually("one at a time again", async || {
+    eventually("last attempts run one at a time again", async || {
         (node.queue(&retry).await?.consumers == 1).then_some(())
     })
     .await;
@@ -600,7 +600,7 @@ async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn a_server_waits_for_a_queue_that_is_not_available_yet() {
+async fn a_server_waits_for_a_locked_queue() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("locked");
@@ -620,7 +620,7 @@ async fn a_server_waits_for_a_queue_that_is_not_available_yet() {
         let (connection, queue) = (connection.clone(), queue.clone());
         async move { serve(&connection, &queue).await }
     });
-    eventually("the log says why", async || {
+    eventually("the log names the reason", async || {
         log.text().contains("RESOURCE_LOCKED").then_some(())
     })
     .await;
@@ -632,7 +632,7 @@ async fn a_server_waits_for_a_queue_that_is_not_available_yet() {
     assert_eq!(adder(&connection, &queue).add(1, 2).await.unwrap(), 3);
     server.shutdown().await.unwrap();
 
-    // A refusal is not waited for.
+    // A server does not wait after a refusal.
     let dispatcher = AdderDispatcher::new(Abacus::default()).with_queue("amq.reserved");
     let server = Server::builder(&connection).service(dispatcher).build();
     let refused = server.start().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What is promised when things break, as far as only a real RabbitMQ can show it.
+//! Guarantees under faults that only a real RabbitMQ can show.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::peer::{Peer, parts};
 use super::{AdderClient, serve};
 
-/// A service that remembers what it has run.
+/// A service that records its runs.
 #[rpc]
 trait Ledger {
     #[rpc(at_most_once)]
@@ -87,7 +87,7 @@ impl Ledger for Book {
 }
 
 #[tokio::test]
-async fn an_at_most_once_request_runs_once_even_if_the_broker_forgets_that_it_did() {
+async fn an_at_most_once_request_runs_once_even_if_the_broker_loses_its_ack() {
     const CALLS: u64 = 400;
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -97,7 +97,7 @@ async fn an_at_most_once_request_runs_once_even_if_the_broker_forgets_that_it_di
     let ledger = LedgerClient::new(connection.client()).with_queue(&queue);
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..CALLS {
-        // On the broker's disk, from where they may come back.
+        // On the broker's disk, from which requests may come back.
         let call = ledger
             .once(id)
             .persistent()
@@ -118,12 +118,12 @@ async fn an_at_most_once_request_runs_once_even_if_the_broker_forgets_that_it_di
             );
         }
     }
-    eventually("what came back is settled", async || {
+    eventually("requests that came back are acknowledged", async || {
         let left = node.queue(&queue).await?;
         (left.messages == 0 && left.consumers > 0).then_some(())
     })
     .await;
-    // Settles what still runs.
+    // Waits for running handlers.
     server.shutdown().await.unwrap();
     let entries = book.entries();
     assert!(entries.len() >= 50);
@@ -138,11 +138,11 @@ async fn stopping_servers_of_a_quorum_queue_lose_no_at_most_once_call() {
 }
 
 #[tokio::test]
-async fn servers_of_a_quorum_queue_give_back_many_requests_when_they_stop() {
+async fn stopping_servers_of_a_quorum_queue_return_many_requests() {
     stop_one_after_the_other(6, 300, |server| server.prefetch(256).concurrency(8)).await;
 }
 
-/// Stops servers of a quorum queue under load, each after the next has started. Each call has to run once.
+/// Replaces servers of a quorum queue one by one under load. Each call has to run exactly once.
 async fn stop_one_after_the_other(
     stops: usize,
     callers_at_once: usize,
@@ -201,7 +201,7 @@ async fn stop_one_after_the_other(
 }
 
 #[tokio::test]
-async fn a_persistent_request_survives_the_broker() {
+async fn persistent_requests_survive_a_crash_of_the_broker() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("kept");
@@ -211,7 +211,7 @@ async fn a_persistent_request_survives_the_broker() {
     server.shutdown().await.unwrap();
     for id in 0..20 {
         let call = ledger.keep(id).timeout(Duration::from_secs(300));
-        call.await.expect("the broker has it");
+        call.await.expect("the broker accepts the request");
     }
     node.kill().await;
     node.restart().await;
@@ -221,7 +221,7 @@ async fn a_persistent_request_survives_the_broker() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_says_why_it_is_one() {
+async fn dead_letters_carry_the_reason() {
     let node = shared_node().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("deadly");
@@ -234,7 +234,7 @@ async fn a_dead_letter_says_why_it_is_one() {
     let mut server = book.serve(&serving, &queue).await;
     caller.request(&queue, properties, br#"{"id":7}"#).await;
     for runs in 1..=3 {
-        eventually("it runs", async || {
+        eventually("the request runs", async || {
             (book.entries().get(&7) == Some(&runs)).then_some(())
         })
         .await;
@@ -247,8 +247,8 @@ async fn a_dead_letter_says_why_it_is_one() {
     let id = fault.properties.correlation_id().as_ref();
     assert_eq!(id.map(ToString::to_string).as_deref(), Some("its id"));
 
-    let mut undertaker = Peer::serving(node, &format!("{queue}.dead")).await;
-    let letter = undertaker.receive().await;
+    let mut operator = Peer::serving(node, &format!("{queue}.dead")).await;
+    let letter = operator.receive().await;
     assert_eq!(letter.data, br#"{"id":7}"#);
     assert_eq!(*letter.properties.delivery_mode(), Some(2));
     let headers = letter.properties.headers().as_ref().unwrap().inner();
@@ -259,7 +259,7 @@ async fn a_dead_letter_says_why_it_is_one() {
     assert!(matches!(headers["rpc-death-time"], AMQPValue::Timestamp(_)));
     assert_eq!(book.entries()[&7], 3);
     for rest in [queue.clone(), format!("{queue}.retry")] {
-        eventually("nothing is left", async || {
+        eventually("the queue is empty", async || {
             (node.queue(&rest).await?.messages == 0).then_some(())
         })
         .await;
@@ -267,7 +267,7 @@ async fn a_dead_letter_says_why_it_is_one() {
 }
 
 #[tokio::test]
-async fn a_request_that_names_its_user_loses_the_name_rather_than_its_turn() {
+async fn republishing_a_request_drops_its_user_id() {
     let node = shared_node().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("named");
@@ -288,14 +288,14 @@ async fn a_request_that_names_its_user_loses_the_name_rather_than_its_turn() {
     book.until(1).await;
     drop(server);
     let _server = book.serve(&serving, &queue).await;
-    eventually("it is run again", async || {
+    eventually("the request runs again", async || {
         (book.entries()[&1] == 2).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_flood_of_forged_addresses_holds_up_nobody() {
+async fn a_flood_of_forged_addresses_delays_no_honest_call() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("flooded");
@@ -321,7 +321,7 @@ async fn a_flood_of_forged_addresses_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_reply_address_that_is_the_servers_own_queue_is_refused() {
+async fn a_servers_own_queues_are_refused_as_reply_addresses() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("looped");

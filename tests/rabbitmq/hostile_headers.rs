@@ -1,4 +1,4 @@
-//! Messages that lapin's parser cannot read: one is not to hurt other callers, wherever it is sent to.
+//! Messages that lapin's parser cannot read: sent to any queue, they must not affect other callers.
 
 use futures_util::FutureExt;
 use rpc_core::{Connection, ConnectionState, ServerHandle, StateWatch};
@@ -12,7 +12,7 @@ use super::{AdderClient, serve};
 
 const REQUEST: &[u8] = b"[40, 2]";
 
-/// A service, a client of it, and one who means harm.
+/// A service, its client, and an attacker.
 struct Scene {
     node: Node,
     queue: String,
@@ -59,7 +59,7 @@ impl Scene {
         }
     }
 
-    /// Stops the server, which gives back what it has not settled.
+    /// Stops the server, which requeues unacknowledged deliveries.
     async fn ends_with_an_empty_queue(self) {
         self.server.shutdown().await.unwrap();
         let left = self.node.queue(&self.queue).await.unwrap();
@@ -67,8 +67,8 @@ impl Scene {
     }
 }
 
-/// Sends each message to each place where an attacker might.
-async fn hostile_messages_hurt_no_other_call() {
+/// Sends each message to every place that an attacker could use.
+async fn hostile_messages_affect_no_other_call() {
     let mut scene = Scene::set().await;
     let queue = scene.queue.clone().into_bytes();
     let reply_queue = {
@@ -79,7 +79,7 @@ async fn hostile_messages_hurt_no_other_call() {
     let notices = format!("rpc.cancel.{}", scene.queue);
 
     for (what, properties) in unreadable(&scene.victim.queue) {
-        // To the service, which answers what it can.
+        // To the service, which replies where possible.
         scene.raw.publish(b"", &queue, &properties, REQUEST).await;
         if what != "reply to" {
             let reply = scene.victim.receive().await;
@@ -97,12 +97,12 @@ async fn hostile_messages_hurt_no_other_call() {
         }
         scene.goes_on(what).await;
 
-        // To the client, as an answer that it does not wait for.
+        // To the client, as a reply to no call in flight.
         let replies = reply_queue.as_bytes();
         scene.raw.publish(b"", replies, &properties, b"42").await;
         scene.goes_on(what).await;
 
-        // To all servers of the service, as a notice.
+        // To all servers of the service, as a cancel notice.
         let key = notices.as_bytes();
         scene
             .raw
@@ -115,11 +115,11 @@ async fn hostile_messages_hurt_no_other_call() {
 }
 
 #[tokio::test]
-async fn messages_that_lapin_cannot_read_hurt_no_other_call_on_one_thread() {
-    hostile_messages_hurt_no_other_call().await;
+async fn unreadable_messages_affect_no_other_call_on_one_thread() {
+    hostile_messages_affect_no_other_call().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_lapin_cannot_read_hurt_no_other_call_on_several_threads() {
-    hostile_messages_hurt_no_other_call().await;
+async fn unreadable_messages_affect_no_other_call_on_several_threads() {
+    hostile_messages_affect_no_other_call().await;
 }

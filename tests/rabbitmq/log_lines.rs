@@ -1,4 +1,4 @@
-//! Text of strangers stays within its line of the log.
+//! Text from other programs stays within its line of the log.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ impl io::Write for Log {
 }
 
 impl Log {
-    /// Collects what is logged on this thread, on which all tasks of a test run, until the guard is dropped.
+    /// Collects events of this thread until the guard is dropped. All tasks of a test run on its thread.
     pub(super) fn of_this_thread(level: Level) -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
@@ -49,7 +49,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn no_stranger_forges_a_line_of_the_log() {
+async fn log_lines_cannot_be_forged() {
     let (log, _logging) = Log::of_this_thread(Level::DEBUG);
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -77,7 +77,7 @@ async fn no_stranger_forges_a_line_of_the_log() {
         let lost = request().with_reply_to(forging(to).into());
         stranger.publish(&queue, lost, b"[1, 2]").await;
     }
-    eventually("all are refused or answered", async || {
+    eventually("all requests are refused or served", async || {
         (server.refused_requests() >= 4 && node.queue(&queue).await?.messages == 0).then_some(())
     })
     .await;
@@ -123,7 +123,10 @@ async fn no_stranger_forges_a_line_of_the_log() {
 
     let log = log.text();
     assert!(log.contains("as a user logs it"), "{log}");
-    assert!(log.contains(r"type\n"), "what was logged is escaped: {log}");
+    assert!(
+        log.contains(r"type\n"),
+        "text from messages must be escaped: {log}"
+    );
     let forged = log.lines().find(|line| line.starts_with("2026-01-01"));
     assert_eq!(forged, None, "{log}");
 }

@@ -1,4 +1,4 @@
-//! Lost connections: nothing hangs.
+//! Lost connections: no call hangs.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use rpc_tests::{eventually, unique_queue};
 
 use super::{Abacus, AdderClient, AdderDispatcher, serve};
 
-/// Far less than the 30 seconds that a call may take.
+/// Far less than the default timeout of 30 seconds.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() {
+async fn calls_fail_at_once_when_the_broker_is_killed_and_resume_after_its_restart() {
     let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
     let _recording = metrics::set_default_local_recorder(recorder);
     let node = Node::start().await;
@@ -27,7 +27,7 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
     let stuck: Vec<_> = (0..20)
         .map(|_| tokio::spawn(adder.stick().into_future()))
         .collect();
-    // Answered behind the others, so those are in flight.
+    // This reply comes after the requests before it, so those are in flight.
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     assert_eq!(state.current(), ConnectionState::Connected);
 
@@ -44,7 +44,7 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
         Some(ConnectionState::Reconnecting { .. })
     ));
 
-    // A call made now waits for the connection, within its deadline.
+    // A new call waits for the connection, within its deadline.
     let error = adder
         .add(1, 2)
         .timeout(Duration::from_millis(200))
@@ -67,7 +67,7 @@ async fn a_killed_broker_ends_calls_at_once_and_everything_comes_back_with_it() 
 
     node.restart().await;
     let answer = waiting.await.unwrap();
-    // The client may be back before the server.
+    // The client may reconnect before the server.
     if let Err(error) = &answer {
         assert_eq!(error.kind(), ErrorKind::Unroutable);
     }
@@ -95,7 +95,7 @@ async fn an_idempotent_call_survives_a_restart_of_the_broker() {
             .timeout(Duration::from_secs(60))
             .into_future(),
     );
-    // Answered behind the other, so that is in flight.
+    // This reply comes after the request before it, so that one is in flight.
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     node.kill().await;
     node.restart().await;
@@ -103,7 +103,7 @@ async fn an_idempotent_call_survives_a_restart_of_the_broker() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_by_an_operator_comes_back() {
+async fn a_connection_closed_by_an_operator_is_restored() {
     let node = Node::start().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let calling = Connection::open(&node.url()).await.unwrap();
@@ -120,13 +120,16 @@ async fn a_connection_closed_by_an_operator_comes_back() {
         for state in &mut states {
             while !matches!(state.changed().await, Some(ConnectionState::Connected)) {}
         }
-        let sum = eventually("both are back", async || adder.add(1, 2).await.ok()).await;
+        let sum = eventually("client and server are connected again", async || {
+            adder.add(1, 2).await.ok()
+        })
+        .await;
         assert_eq!(sum, 3);
     }
 }
 
 #[tokio::test]
-async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits() {
+async fn waiting_requests_survive_a_clean_restart_of_the_broker() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("stopped");
@@ -139,7 +142,7 @@ async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits()
         state.changed().await,
         Some(ConnectionState::Reconnecting { .. })
     ));
-    // A server that cannot start yet still hears its signal.
+    // A server that cannot start yet still reacts to its signal.
     let waiting = Server::builder(&connection)
         .service(AdderDispatcher::new(Abacus::default()))
         .build();
@@ -148,12 +151,15 @@ async fn a_broker_that_stops_cleanly_and_starts_again_loses_nothing_that_waits()
         .expect("it does not wait for the broker")
         .unwrap();
     node.restart().await;
-    let sum = eventually("both are back", async || adder.add(2, 2).await.ok()).await;
+    let sum = eventually("client and server are connected again", async || {
+        adder.add(2, 2).await.ok()
+    })
+    .await;
     assert_eq!(sum, 4);
 }
 
 #[tokio::test]
-async fn a_deleted_request_queue_is_declared_anew() {
+async fn a_deleted_request_queue_is_declared_again() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("deleted");
@@ -197,7 +203,7 @@ async fn another_endpoint_is_used_when_one_is_down() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_not_up_yet_can_be_waited_for() {
+async fn opening_waits_for_a_broker_that_starts_later() {
     let node = Node::start().await;
     let url = node.url();
     node.stop().await;
@@ -212,7 +218,7 @@ async fn a_broker_that_is_not_up_yet_can_be_waited_for() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_queue_fails_the_calls_in_flight_and_the_next_call_has_another() {
+async fn a_lost_reply_queue_fails_calls_in_flight_and_is_replaced() {
     let node = Node::start().await;
     let serving = Connection::open(&node.url()).await.unwrap();
     let calling = Connection::open(&node.url()).await.unwrap();
@@ -237,7 +243,7 @@ async fn a_lost_reply_queue_fails_the_calls_in_flight_and_the_next_call_has_anot
 }
 
 #[tokio::test]
-async fn a_paused_broker_does_not_hold_calls_beyond_their_deadline() {
+async fn a_paused_broker_does_not_delay_calls_beyond_their_deadlines() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("paused");
@@ -265,7 +271,7 @@ async fn a_paused_broker_does_not_hold_calls_beyond_their_deadline() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_short_of_memory_is_named_as_the_reason() {
+async fn a_timeout_names_the_memory_alarm_of_the_broker() {
     let node = Node::start().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("blocked");
@@ -277,7 +283,7 @@ async fn a_broker_that_is_short_of_memory_is_named_as_the_reason() {
     node.ctl(&["set_vm_memory_high_watermark", "0.0000001"])
         .await;
 
-    // The broker says so to whoever publishes.
+    // The broker notifies clients that publish.
     let first = tokio::spawn(adder.add(1, 2).into_future());
     let Some(ConnectionState::Blocked { reason }) = state.changed().await else {
         panic!("{:?}", state.current());
@@ -294,13 +300,17 @@ async fn a_broker_that_is_short_of_memory_is_named_as_the_reason() {
 
     node.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
     assert_eq!(state.changed().await, Some(ConnectionState::Connected));
-    assert_eq!(first.await.unwrap().unwrap(), 3, "it only had to wait");
+    assert_eq!(
+        first.await.unwrap().unwrap(),
+        3,
+        "the call waits for the broker"
+    );
     assert_eq!(adder.add(2, 2).await.unwrap(), 4);
     server.shutdown().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_stops_though_its_broker_takes_nothing_more() {
+async fn a_server_stops_although_its_broker_blocks_publishers() {
     let node = Node::start().await;
     let queue = unique_queue("blocked");
     let serving = Connection::open(&node.url()).await.unwrap();
@@ -312,7 +322,7 @@ async fn a_server_stops_though_its_broker_takes_nothing_more() {
         .start()
         .await
         .unwrap();
-    // One request runs into its deadline, so that the server has to say something; another runs on, and three wait in the server.
+    // One request reaches its deadline, so that the server has a fault to send. Another runs on, and three wait in the server.
     let calling = Connection::open(&node.url()).await.unwrap();
     let adder = AdderClient::new(calling.client()).with_queue(&queue);
     let ends = [5, 60, 60, 60, 60].map(Duration::from_secs);
@@ -327,10 +337,10 @@ async fn a_server_stops_though_its_broker_takes_nothing_more() {
     node.ctl(&["set_vm_memory_high_watermark", "0.0000001"])
         .await;
     while !matches!(state.current(), ConnectionState::Blocked { .. }) {
-        state.changed().await.expect("the connection lives");
+        state.changed().await.expect("the connection is open");
     }
 
-    // Three waits for a broker that does not answer, each limited: the consumers', the channel's and the connection's.
+    // Three limited waits for a broker that does not respond: cancelling the consumers, closing the channel and the connection.
     let started = Instant::now();
     server.shutdown().await.unwrap();
     serving.close().await;
@@ -339,8 +349,7 @@ async fn a_server_stops_though_its_broker_takes_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_connection_that_a_firewall_has_forgotten_is_lost_though_the_broker_wants_no_heartbeats()
-{
+async fn a_dead_network_is_detected_although_the_broker_disables_heartbeats() {
     let node = Node::builder().conf("heartbeat = 0").start().await;
     let proxy = Proxy::start(node.port()).await;
     let by_setting = Connection::builder(proxy.url()).heartbeat(Duration::from_secs(1));
@@ -348,7 +357,7 @@ async fn a_connection_that_a_firewall_has_forgotten_is_lost_though_the_broker_wa
     for builder in [by_setting, by_url] {
         let connection = builder.open().await.unwrap();
         let mut state = connection.state();
-        // Not lost while the network works, however quiet: three times as long as silence is borne.
+        // An idle connection stays open while the network works: here for three times the tolerated silence.
         let quiet = Duration::from_secs(6);
         let changed = tokio::time::timeout(quiet, state.changed()).await;
         assert!(changed.is_err(), "{changed:?}");

@@ -1,4 +1,4 @@
-//! Values nested deeper than any sender of this crate sends them.
+//! Values nested deeper than this crate ever sends them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peer::{Peer, parts};
 
-/// A type whose values can be nested with nothing but variants, which not all readers count.
+/// A type whose values nest with nothing but variants, which not all readers count.
 #[derive(Debug, Serialize, Deserialize)]
 enum Tree {
     Leaf,
@@ -37,7 +37,7 @@ impl Forest for Ranger {
     }
 }
 
-/// Trees of that many levels and more in MessagePack, and in JSON.
+/// Trees with that many levels or more, in MessagePack and in JSON.
 fn trees(levels: usize) -> [(&'static str, Vec<u8>); 5] {
     let message_pack = "application/msgpack";
     let json = "application/json";
@@ -54,7 +54,7 @@ fn trees(levels: usize) -> [(&'static str, Vec<u8>); 5] {
 }
 
 #[tokio::test]
-async fn a_request_nested_too_deep_is_refused_and_harms_no_other() {
+async fn a_request_nested_too_deep_is_refused_alone() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("forest");

@@ -1,4 +1,4 @@
-//! A peer that knows AMQP and nothing of this crate.
+//! A plain AMQP peer without knowledge of this crate.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use rpc_tests::broker::Node;
 
-/// The pseudo-queue for replies that need no queue.
+/// The pseudo-queue of direct reply-to.
 pub(crate) const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// A connection with a queue of its own, or direct reply-to, that it reads.
+/// A connection that consumes from a queue of its own or through direct reply-to.
 pub(crate) struct Peer {
     pub(crate) channel: Channel,
     pub(crate) queue: String,
     deliveries: Consumer,
-    /// Kept open.
+    /// Keeps the connection open.
     _connection: Connection,
 }
 
 impl Peer {
-    /// Reads an exclusive queue that the broker names.
+    /// Consumes from an exclusive queue with a name from the broker.
     pub(crate) async fn with_queue(node: &Node) -> Self {
         Self::new(node, None).await
     }
 
-    /// Reads direct replies.
+    /// Consumes direct replies.
     pub(crate) async fn with_direct_replies(node: &Node) -> Self {
         Self::new(node, Some(DIRECT_REPLY_TO)).await
     }
 
-    /// Reads a queue as a server would.
+    /// Consumes from a request queue, as a server does.
     pub(crate) async fn serving(node: &Node, queue: &str) -> Self {
         let connection = node.connect().await;
         let channel = connection.create_channel().await.unwrap();
@@ -102,7 +102,7 @@ impl Peer {
             .unwrap();
     }
 
-    /// Sends a request to be answered here.
+    /// Sends a request with this peer as its reply address.
     pub(crate) async fn request(&self, queue: &str, properties: BasicProperties, body: &[u8]) {
         self.publish(
             queue,
@@ -112,7 +112,7 @@ impl Peer {
         .await;
     }
 
-    /// Sends a request and waits for the answer.
+    /// Sends a request and waits for the reply.
     pub(crate) async fn call(
         &mut self,
         queue: &str,
@@ -139,5 +139,8 @@ pub(crate) fn parts(reply: &Delivery) -> (&str, &str) {
         .kind()
         .as_ref()
         .map_or("", |kind| kind.as_str());
-    (kind, std::str::from_utf8(&reply.data).unwrap_or("not text"))
+    (
+        kind,
+        std::str::from_utf8(&reply.data).unwrap_or("not UTF-8"),
+    )
 }

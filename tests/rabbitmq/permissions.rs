@@ -1,4 +1,4 @@
-//! Users who lack permissions learn which ones, and hurt no one else.
+//! Users without permissions: errors name the missing ones, and other calls are not affected.
 
 use std::error::Error;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{AdderClient, serve};
 
 const ALL: &str = ".*";
 
-/// A node with a user who has no more than some permissions.
+/// A node with a user who has a limited set of permissions.
 struct Limited(Node);
 
 impl Limited {
@@ -35,7 +35,7 @@ impl Limited {
         Connection::open(&url).await.unwrap()
     }
 
-    /// A client of that user, and a server that everything is allowed to.
+    /// A client of that user, and a server with all permissions.
     async fn adder(&self) -> (AdderClient, rpc_core::ServerHandle) {
         let queue = unique_queue("limited");
         let serving = Connection::open(&self.0.url()).await.unwrap();
@@ -45,12 +45,12 @@ impl Limited {
     }
 }
 
-/// All names but this one.
+/// A pattern of all names but one.
 fn all_but(name: &str) -> String {
     format!("^(?!{}$).*", name.replace('.', "\\."))
 }
 
-/// Asserts that a call was not permitted, and that its error names what is missing.
+/// Asserts that a call was not permitted and that its error names the missing permission.
 fn assert_denied(error: &RpcError, missing: &str) {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
     assert!(error.to_string().contains(missing), "{error}");
@@ -64,17 +64,17 @@ fn assert_denied(error: &RpcError, missing: &str) {
 }
 
 #[tokio::test]
-async fn a_client_that_may_not_publish_learns_which_permission_is_missing() {
+async fn a_missing_permission_to_publish_is_named() {
     let limited = Limited::new([ALL, &all_but("amq.default"), ALL]).await;
     let (adder, _server) = limited.adder().await;
     let error = adder.add(1, 2).await.unwrap_err();
     assert_denied(&error, "'amq.default'");
     assert!(!error.may_have_executed());
-    // One that is confirmed goes through a channel of its own.
+    // Confirmed requests use a channel of their own.
     let error = adder.add(1, 2).persistent().await.unwrap_err();
     assert_denied(&error, "'amq.default'");
     assert!(!error.may_have_executed());
-    // One that might be repeated is not.
+    // An idempotent call is not retried.
     let error = adder.wait_twice().await.unwrap_err();
     assert_denied(&error, "'amq.default'");
     let together = futures_util::future::join_all((0..10).map(|n| adder.add(n, n))).await;
@@ -93,8 +93,8 @@ async fn a_call_that_ends_with_a_forbidden_one_may_have_run() {
     let held = tokio::spawn(adder.wait_for_release());
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     limited.permit([ALL, &all_but("amq.default"), ALL]).await;
-    let forbidden = eventually("the broker forgets what it allowed", async || {
-        // It remembers that for as long as the channel is busy.
+    let forbidden = eventually("the broker applies the new permissions", async || {
+        // The broker caches permissions while the channel is busy.
         tokio::time::sleep(Duration::from_secs(2)).await;
         adder.add(1, 2).await.err()
     })
@@ -107,7 +107,7 @@ async fn a_call_that_ends_with_a_forbidden_one_may_have_run() {
 }
 
 #[tokio::test]
-async fn a_client_that_may_have_no_reply_queue_learns_which_permissions_are_missing() {
+async fn missing_permissions_for_a_reply_queue_are_named() {
     let replies = r"^(?!rpc\.reply\.).*";
     let limited = Limited::new([replies, ALL, ALL]).await;
     let (adder, _server) = limited.adder().await;
@@ -122,7 +122,7 @@ async fn a_client_that_may_have_no_reply_queue_learns_which_permissions_are_miss
 }
 
 #[tokio::test]
-async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
+async fn users_without_permission_for_cancel_notices_can_call_and_serve() {
     let no_notices = all_but("amq.direct");
     let limited = Limited::new([ALL, &no_notices, &no_notices]).await;
     let connection = limited.connect().await;
@@ -145,13 +145,16 @@ async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
         assert_eq!(adder.add(1, 2).await.unwrap(), 3);
         dropped.abort();
         assert!(dropped.await.unwrap_err().is_cancelled());
-        eventually("the log says so", async || (warnings() > 0).then_some(())).await;
+        eventually("the log contains the warning", async || {
+            (warnings() > 0).then_some(())
+        })
+        .await;
     }
     for call in others {
         adder.release().await.unwrap();
         call.await
             .unwrap()
-            .expect("the refusal hurts no other call");
+            .expect("the refusal affects no other call");
     }
     assert_eq!(warnings(), 1);
     let told = log.text();
@@ -162,7 +165,7 @@ async fn users_who_may_not_give_notice_call_and_serve_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_server_that_may_not_hear_of_dropped_calls_says_which_permissions_are_missing() {
+async fn missing_permissions_for_cancel_notices_are_logged() {
     let (serves, writes) = ("limited.*", "amq\\.default|limited.*");
     let notices = "|rpc\\.notices\\..*";
     let limited = Limited::new([serves, writes, serves]).await;
@@ -179,7 +182,7 @@ async fn a_server_that_may_not_hear_of_dropped_calls_says_which_permissions_are_
         assert!(told.contains(part), "{told}");
     }
 
-    // The permissions that the line names are enough.
+    // The permissions in the log line are sufficient.
     let permissions = [
         format!("{serves}{notices}"),
         format!("{writes}{notices}"),

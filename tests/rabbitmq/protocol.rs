@@ -1,4 +1,4 @@
-//! The examples of PROTOCOL.md, byte for byte: sent to a server, expected of a client, and answered to it.
+//! The examples of PROTOCOL.md, byte for byte: sent to a server, expected from a client, and sent to it as replies.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ trait Shelf {
     async fn twice(n: u64) -> u64;
 }
 
-/// A message as PROTOCOL.md writes it.
+/// An example message of PROTOCOL.md.
 #[derive(Clone, Default, Debug, PartialEq)]
 struct Example {
     properties: BTreeMap<String, String>,
@@ -30,7 +30,7 @@ struct Example {
 }
 
 impl Example {
-    /// All of them, by their titles.
+    /// All examples by title.
     fn all() -> BTreeMap<String, Self> {
         let document = include_str!("../../PROTOCOL.md");
         let blocks = document.split("```message\n").skip(1);
@@ -96,7 +96,7 @@ impl Example {
         }
     }
 
-    /// Without what differs from call to call: that it is there is what counts.
+    /// Without values that differ from call to call: only their presence counts.
     fn timeless(mut self) -> Self {
         for name in ["correlation_id", "reply_to", "expiration"] {
             self.properties
@@ -128,7 +128,7 @@ impl Example {
         for (name, value) in &self.headers {
             let value = match value.parse() {
                 Ok(number) => AMQPValue::LongLongInt(number),
-                Err(_) => AMQPValue::Boolean(value.parse().expect("a number or a truth")),
+                Err(_) => AMQPValue::Boolean(value.parse().expect("a number or a boolean")),
             };
             headers.insert(name.as_str().into(), value);
         }
@@ -137,7 +137,7 @@ impl Example {
 }
 
 #[tokio::test]
-async fn a_server_answers_the_requests_of_the_protocol_with_its_replies() {
+async fn a_server_replies_to_example_requests_with_example_replies() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_server_answers_the_requests_of_the_protocol_with_its_replies() {
 }
 
 #[tokio::test]
-async fn a_server_takes_the_batch_of_the_protocol_apart_and_answers_in_batches() {
+async fn a_server_handles_the_example_batch_and_replies_in_batches() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_server_takes_the_batch_of_the_protocol_apart_and_answers_in_batches()
     let (request, expected) = (&examples["request batch"], &examples["reply batch"]);
     peer.request(&queue, request.properties(), &request.body)
         .await;
-    // The array of two, and the number of calls, which come together or not.
+    // The array of two and the number of calls: replies may come together or not.
     const HEAD: usize = 7;
     let second = expected
         .body
@@ -193,7 +193,7 @@ async fn a_server_takes_the_batch_of_the_protocol_apart_and_answers_in_batches()
 }
 
 #[tokio::test]
-async fn what_no_batch_may_hold_is_refused() {
+async fn malformed_batches_are_refused() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -212,7 +212,7 @@ async fn what_no_batch_may_hold_is_refused() {
     assert_eq!(server.refused_requests(), 4);
 }
 
-/// A server that knows nothing of batches.
+/// The peer is a server without support for batches.
 #[tokio::test]
 async fn a_client_whose_batch_is_refused_sends_single_requests_from_then_on() {
     let node = shared_node().await;
@@ -251,7 +251,7 @@ async fn a_client_whose_batch_is_refused_sends_single_requests_from_then_on() {
         assert_eq!(answer.unwrap().unwrap(), 7);
     }
     assert!(batches > 0);
-    // It remembers, whatever other servers say.
+    // The client remembers the refusal, even if other servers accept batches.
     for n in 0..20 {
         calls.spawn(
             shelf
@@ -266,7 +266,7 @@ async fn a_client_whose_batch_is_refused_sends_single_requests_from_then_on() {
     }
 }
 
-/// What the client sends is the request of the protocol, and takes the protocol's reply for `answer`.
+/// Asserts that the client sends the example request, and gives it the example reply.
 async fn exchange<T: Debug + Send + 'static>(
     name: &str,
     client: impl AsyncFnOnce(&Connection) -> Client,
@@ -296,7 +296,7 @@ async fn exchange<T: Debug + Send + 'static>(
 }
 
 #[tokio::test]
-async fn a_client_speaks_the_protocol_and_understands_it() {
+async fn a_client_sends_example_requests_and_decodes_example_replies() {
     let sum = exchange(
         "add",
         async |connection| connection.client(),
@@ -323,7 +323,7 @@ async fn a_client_speaks_the_protocol_and_understands_it() {
 }
 
 #[tokio::test]
-async fn a_client_gives_the_notice_of_the_protocol() {
+async fn a_client_sends_the_example_cancel_notice() {
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;
@@ -359,7 +359,7 @@ async fn a_client_gives_the_notice_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_fault_of_the_protocol_is_understood() {
+async fn a_client_decodes_the_example_fault() {
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;

@@ -1,4 +1,4 @@
-//! Limits and options by which a broker refuses a connection or a channel.
+//! Limits and options for which a broker refuses a connection or a channel.
 
 use rpc_core::{Connection, ConnectionState, ErrorKind, OpenError, ServeError, Server};
 use rpc_tests::broker::{Node, shared_node};
@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::connecting::story;
 use super::{Abacus, AdderClient, AdderDispatcher};
 
-/// A node with limits for virtual hosts and users, whose passwords are their names.
+/// A node with limits for virtual hosts and users. Each user's password is the user's name.
 async fn limited() -> &'static Node {
     static LIMITED: OnceCell<Node> = OnceCell::const_new();
     let start = async || {
@@ -47,7 +47,7 @@ async fn refusal(url: &str) -> (OpenError, String) {
 }
 
 #[tokio::test]
-async fn limits_of_connections_are_said_with_the_remedy() {
+async fn connection_limits_are_named_with_advice() {
     let node = limited().await;
     for (user, virtual_host, said, remedy) in [
         ("guest", "full", "vhost 'full'", "set_vhost_limits"),
@@ -66,7 +66,7 @@ async fn limits_of_connections_are_said_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_virtual_host_without_permission_is_said() {
+async fn a_virtual_host_without_permission_is_named() {
     let node = limited().await;
     let (error, story) = refusal(&node.url_with("stranger", "stranger", "%2f")).await;
     assert!(
@@ -77,7 +77,7 @@ async fn a_virtual_host_without_permission_is_said() {
 }
 
 #[tokio::test]
-async fn a_limit_of_channels_is_said_with_the_remedy() {
+async fn channel_limits_are_named_with_advice() {
     let node = limited().await;
     let open = async |user| {
         let connection = Connection::open(&node.url_with(user, user, "%2f")).await;
@@ -87,7 +87,7 @@ async fn a_limit_of_channels_is_said_with_the_remedy() {
         let is_told = said.contains("allowed user limit of") && said.contains("set_user_limits");
         assert!(is_told && !said.contains("invalid"), "{said}");
     };
-    // One channel is enough to begin with, and none is not.
+    // A limit of none is exceeded by the first channel, a limit of one by a later channel.
     for user in ["narrow", "mute"] {
         let connection = open(user).await;
         let mut state = connection.state();
@@ -113,11 +113,11 @@ async fn a_limit_of_channels_is_said_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn an_option_that_no_connection_can_have_is_said() {
+async fn invalid_connection_options_are_named() {
     let url = shared_node().await.url();
     for (option, said) in [
         ("channel_max=1", "needs 8"),
-        ("frame_max=100", "4096 bytes at least"),
+        ("frame_max=100", "at least 4096 bytes"),
         ("auth_mechanism=kerberos", "plain, amqplain, external"),
     ] {
         let (error, story) = refusal(&format!("{url}?{option}")).await;
@@ -126,9 +126,9 @@ async fn an_option_that_no_connection_can_have_is_said() {
     }
 }
 
-/// RabbitMQ 3 takes every size of a frame that AMQP allows, RabbitMQ 4 none below 8192 bytes.
+/// RabbitMQ 3 accepts every frame size that AMQP allows; RabbitMQ 4 requires at least 8,192 bytes.
 #[tokio::test]
-async fn a_frame_that_is_too_small_for_rabbitmq_4_is_said() {
+async fn a_frame_size_too_small_for_rabbitmq_4_is_named() {
     let node = shared_node().await;
     let version = node.ctl(&["version"]).await;
     for frame_max in [4096, 8191] {
@@ -155,7 +155,7 @@ async fn a_frame_that_is_too_small_for_rabbitmq_4_is_said() {
 }
 
 #[tokio::test]
-async fn an_option_that_the_broker_refuses_is_said() {
+async fn options_refused_by_the_broker_are_named() {
     let node = Node::builder()
         .conf("auth_mechanisms.1 = AMQPLAIN")
         .start()
@@ -169,12 +169,12 @@ async fn an_option_that_the_broker_refuses_is_said() {
             matches!(error, OpenError::MechanismRefused { .. }),
             "{story}"
         );
-        assert!(story.contains("but \"AMQPLAIN\""), "{story}");
+        assert!(story.contains("mechanisms \"AMQPLAIN\""), "{story}");
     }
 }
 
 #[tokio::test]
-async fn channels_that_are_all_in_use_are_said() {
+async fn exhausted_channels_are_named() {
     let url = shared_node().await.url() + "?channel_max=8";
     let connection = Connection::open(&url).await.unwrap();
     let mut servers = Vec::new();
@@ -189,7 +189,7 @@ async fn channels_that_are_all_in_use_are_said() {
         }
     };
     assert!(error.contains("raise `channel_max`"), "{error}");
-    // A client of the same connection is told, too, and other connections are as before.
+    // A client of the same connection gets the same error. Other connections are not affected.
     let queue = unique_queue("other-channels");
     let adder = AdderClient::new(connection.client()).with_queue(&queue);
     let error = story(&adder.add(1, 2).await.unwrap_err());

@@ -1,5 +1,5 @@
-//! The log of a program with a default `tracing_subscriber`: it has no headers, no bodies and no passwords, whatever fails. At TRACE,
-//! it still has no passwords and no keys.
+//! The log of a program with a default `tracing_subscriber` has no headers, no bodies and no passwords after any failure. At TRACE,
+//! it has no passwords and no keys.
 
 use std::io;
 use std::process::Command;
@@ -23,7 +23,7 @@ trait Vault {
     async fn put(secret: String);
 }
 
-/// Holds what it is given until it dies.
+/// Holds its argument until its server dies.
 #[derive(Clone, Default)]
 struct Holding(Arc<Notify>);
 
@@ -72,7 +72,7 @@ async fn serve(connection: &Connection, queue: &str, holding: &Holding) -> Serve
 
 #[tokio::test]
 async fn headers_and_bodies_are_not_logged() {
-    // For all threads, lapin's own included; the other tests of this program are heard, too.
+    // Covers all threads, those of lapin included. Events of other tests of this program are collected, too.
     tracing_subscriber::fmt().with_writer(&LOG).init();
     let node = Node::start().await;
     node.ctl(&["await_startup"]).await;
@@ -89,16 +89,16 @@ async fn headers_and_bodies_are_not_logged() {
             .header("authorization", TOKEN)
     };
 
-    // It is not let in.
+    // The broker refuses this login.
     let wrong = node.url_with("guest", PASSWORD, "/");
     Connection::open(&wrong).await.unwrap_err();
 
-    // It comes back, as there is no such queue.
+    // The broker returns this request: its queue does not exist.
     let nowhere = unique_queue("nowhere");
     let error = put(&nowhere).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unroutable);
 
-    // It kills one server after another: it becomes the first dead letter.
+    // This request kills two servers and becomes the first dead letter.
     let queue = unique_queue("vault");
     let holding = Holding::default();
     let mut server = Some(serve(&serving, &queue, &holding).await);
@@ -113,7 +113,7 @@ async fn headers_and_bodies_are_not_logged() {
     assert!(error.to_string().contains(".dead"), "{error}");
 
     let log = String::from_utf8_lossy(&LOG.lock()).into_owned();
-    // Something was said of each.
+    // The log mentions each of the failures.
     assert!(log.contains("ACCESS_REFUSED"), "{log}");
     assert!(log.contains("lapin") && log.contains(&nowhere), "{log}");
     assert!(log.contains(&format!("{queue}.dead")), "{log}");
@@ -126,10 +126,10 @@ async fn headers_and_bodies_are_not_logged() {
     }
 }
 
-/// The passwords of the program at TRACE: the third and later ones are told to the broker in renewals.
+/// Passwords of the program at TRACE. The third and later ones are sent to the broker as renewals.
 const PASSWORDS: [&str; 3] = ["passw0rd-in-url", "passw0rd-given", "passw0rd-renewed"];
 
-/// Variables in which the program at TRACE finds its broker: a URL up to the user, the rest of it, and the client's certificate, key and authority.
+/// Environment variables of the program at TRACE: a URL up to the user, the rest of it, and the client's certificate, key and authority.
 const SETTINGS: [&str; 4] = [
     "TRACED_URL",
     "TRACED_CERTIFICATE",
@@ -147,7 +147,7 @@ async fn passwords_and_keys_are_not_logged_at_trace() {
         .node
         .ctl(&["set_permissions", "traced", ".*", ".*", ".*"])
         .await;
-    // A process of its own, as the whole log at TRACE is slow and long.
+    // A process of its own, because the whole log at TRACE is slow and long.
     let mut program = Command::new(std::env::current_exe().unwrap());
     program
         .args([
@@ -167,7 +167,7 @@ async fn passwords_and_keys_are_not_logged_at_trace() {
     let tail = |log: &str| log[log.len().saturating_sub(4000)..].to_owned();
     assert!(output.status.success(), "{}", tail(&log));
 
-    // The methods with passwords were logged, without them.
+    // The log contains the methods that carry passwords, without the passwords.
     for heard in ["StartOk", "UpdateSecret", "the vault is sealed"] {
         assert!(log.contains(heard), "{heard}: {}", tail(&log));
     }
@@ -181,9 +181,9 @@ async fn passwords_and_keys_are_not_logged_at_trace() {
     }
 }
 
-/// Logs in with all kinds of secrets, logs everything, and prints what there is to print.
+/// Logs in with secrets of every kind, logs everything, and prints the secrets' `Debug` forms.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a part of another test"]
+#[ignore = "run by another test"]
 async fn program_at_trace() {
     let [place, certificate, key, ca] = SETTINGS.map(|name| std::env::var(name).unwrap());
     tracing_subscriber::fmt()
@@ -197,7 +197,7 @@ async fn program_at_trace() {
             .identity(&*certificate, &*key)
     };
 
-    // In the URL, right and wrong.
+    // In the URL: right and wrong.
     for option in ["", "?auth_mechanism=amqplain"] {
         let right = builder(url(first, option));
         tracing::info!(?right, opened = ?right.clone().open().await.unwrap());
@@ -205,7 +205,7 @@ async fn program_at_trace() {
         tracing::info!(?wrong, %wrong);
     }
 
-    // From a callback: wrong, right and renewed, and none.
+    // From a callback: wrong, right, renewed, and none.
     let credentials = Credentials::new("traced", given);
     tracing::info!(?credentials);
     let wrong = builder(url(renewed, "")).credentials(async move || credentials);

@@ -1,4 +1,4 @@
-//! Requests of strangers: headers that the broker interprets, and batches that no client of this crate makes.
+//! Requests of foreign programs: headers that the broker interprets, and batches that no client of this crate sends.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rpc_tests::unique_queue;
 use super::peer::{Peer, parts};
 use super::{AdderClient, serve};
 
-/// A service whose handler calls another.
+/// A service whose handler calls another service.
 #[rpc]
 trait Relay {
     async fn relay(#[ctx] cx: Context) -> u64;
@@ -27,7 +27,7 @@ impl Relay for Forwards {
 }
 
 #[tokio::test]
-async fn a_strangers_copy_header_is_not_propagated() {
+async fn a_copy_header_of_a_foreign_request_is_not_propagated() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let (relay, adder) = (unique_queue("relay"), unique_queue("adder"));
@@ -41,7 +41,7 @@ async fn a_strangers_copy_header_is_not_propagated() {
 
     let mut spy = Peer::with_queue(node).await;
     let mut caller = Peer::with_queue(node).await;
-    // RabbitMQ copies this very request: that is its sender's own doing.
+    // RabbitMQ copies this request on behalf of its sender.
     let copies = FieldArray::from(vec![AMQPValue::LongString(spy.queue.as_str().into())]);
     let names = FieldArray::from(vec![AMQPValue::LongString("CC".into())]);
     let mut headers = FieldTable::default();
@@ -62,7 +62,7 @@ async fn a_strangers_copy_header_is_not_propagated() {
 }
 
 #[tokio::test]
-async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
+async fn a_hostile_batch_is_refused_as_a_whole_and_affects_no_other_call() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     let queue = unique_queue("adder");
@@ -70,7 +70,7 @@ async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
     let adder = AdderClient::new(connection.client()).with_queue(&queue);
     let held = tokio::spawn(adder.wait_for_release().into_future());
     let mut peer = Peer::with_queue(node).await;
-    // As large as none of them is, so that an honest one is answered by the same way.
+    // A valid batch gets a batch as its reply.
     let reply = peer
         .call(&queue, batched(), &batch(&[call(b"1", b"add", &[0xc0])]))
         .await;
@@ -82,7 +82,7 @@ async fn a_hostile_batch_is_refused_whole_and_harms_no_other() {
         assert!(body.contains("bad_request"), "{what}: {body}");
         assert_eq!(adder.add(1, 2).await.unwrap(), 3, "{what}");
     }
-    // More of them than the server takes at once keep nothing.
+    // More batches than the prefetch leave nothing unacknowledged.
     for _ in 0..6 {
         for (_, body) in batches()
             .into_iter()

@@ -1,4 +1,4 @@
-//! TLS: certificates that either side accepts or refuses, and certificates as logins.
+//! TLS: certificates that either side accepts or refuses, and logins by certificate.
 
 use rpc_core::{Connection, ConnectionBuilder, OpenError};
 use rpc_tests::broker::{Authority, Identity, Node};
@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::connecting::story;
 use super::{AdderClient, serve};
 
-/// A node that wants client certificates, and lets users in that they name.
+/// A node that requires client certificates, and accepts logins of the users whom they name.
 pub(super) struct Strict {
     pub(super) node: Node,
     pub(super) authority: Authority,
@@ -48,7 +48,7 @@ impl Strict {
         )
     }
 
-    /// A connection as whom the certificate names.
+    /// A connection as the user of its certificate.
     fn external(&self, identity: Identity) -> ConnectionBuilder {
         let port = self.node.tls_port();
         let url = format!("amqps://localhost:{port}/%2f?auth_mechanism=external");
@@ -64,7 +64,7 @@ fn with(builder: ConnectionBuilder, identity: Option<Identity>) -> ConnectionBui
     }
 }
 
-/// The error of a connection that is refused by TLS.
+/// The error of a connection that TLS refuses.
 async fn refusal(builder: ConnectionBuilder) -> String {
     let error = builder.open().await.unwrap_err();
     let story = story(&error);
@@ -73,7 +73,7 @@ async fn refusal(builder: ConnectionBuilder) -> String {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_and_may_be_the_login() {
+async fn a_client_certificate_is_sent_and_may_be_the_login() {
     let strict = strict().await;
     let identity = strict.authority.identity("ada", &[]);
     strict.builder(Some(identity.clone())).open().await.unwrap();
@@ -84,17 +84,17 @@ async fn a_client_certificate_is_shown_and_may_be_the_login() {
     assert_eq!(adder.add(1, 2).await.unwrap(), 3);
     let users = strict.node.ctl(&["list_connections", "user"]).await;
     assert!(users.lines().any(|user| user == "ada"), "{users}");
-    // The broker alone knows the name that it reads from the certificate.
+    // Only the broker knows the name that it reads from the certificate.
     let error = strict.external(identity).state_user_id().open().await;
     let error = error.unwrap_err();
     assert!(matches!(error, OpenError::UnknownUser), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_certificate_that_names_no_user_is_said() {
+async fn a_certificate_for_an_unknown_user_is_named() {
     let strict = strict().await;
     let error = strict
-        .external(strict.authority.identity("nobody", &[]))
+        .external(strict.authority.identity("unknown", &[]))
         .open()
         .await
         .unwrap_err();
@@ -107,14 +107,14 @@ async fn a_certificate_that_names_no_user_is_said() {
 }
 
 #[tokio::test]
-async fn a_missing_client_certificate_is_said() {
+async fn a_missing_client_certificate_is_named() {
     let strict = strict().await;
     let story = refusal(strict.builder(None)).await;
     assert!(story.contains("ConnectionBuilder::identity"), "{story}");
 }
 
 #[tokio::test]
-async fn a_client_certificate_that_the_broker_does_not_trust_is_said() {
+async fn an_untrusted_client_certificate_is_named() {
     let strict = strict().await;
     for identity in [
         Authority::new().identity("ada", &[]),
@@ -129,9 +129,9 @@ async fn a_client_certificate_that_the_broker_does_not_trust_is_said() {
     }
 }
 
-/// A peer that refuses each client with an alert of TLS, as one does that has TLS 1.1 alone.
+/// The peer refuses each client with a TLS alert, as a peer limited to TLS 1.1 does.
 #[tokio::test]
-async fn a_peer_without_a_version_of_tls_in_common_is_said() {
+async fn a_peer_without_a_common_tls_version_is_named() {
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let url = format!(
         "amqps://localhost:{}/%2f",
@@ -153,7 +153,7 @@ async fn a_peer_without_a_version_of_tls_in_common_is_said() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_said() {
+async fn a_certificate_for_another_host_is_named() {
     let strict = strict().await;
     let url = format!("amqps://127.0.0.1:{}/%2f", strict.node.tls_port());
     let builder = Connection::builder(url).root_certificates(strict.authority.pem());
@@ -165,7 +165,7 @@ async fn a_certificate_for_another_host_is_said() {
 }
 
 #[tokio::test]
-async fn an_unknown_authority_is_said() {
+async fn an_unknown_authority_is_named() {
     let strict = strict().await;
     for builder in [
         Connection::builder(strict.node.tls_url()),
@@ -180,7 +180,7 @@ async fn an_unknown_authority_is_said() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_said() {
+async fn an_expired_certificate_is_named() {
     let authority = Authority::new();
     let expired = authority.expired_identity("localhost", &["localhost"]);
     let node = Node::builder().tls_as(expired, &authority).start().await;
@@ -190,7 +190,7 @@ async fn an_expired_certificate_is_said() {
 }
 
 #[tokio::test]
-async fn a_port_of_the_other_kind_is_said() {
+async fn a_port_of_the_wrong_scheme_is_named() {
     let strict = strict().await;
     let url = format!("amqps://localhost:{}/%2f", strict.node.port());
     let builder = Connection::builder(url).root_certificates(strict.authority.pem());
@@ -204,14 +204,14 @@ async fn a_port_of_the_other_kind_is_said() {
 }
 
 #[tokio::test]
-async fn certificates_that_cannot_be_used_are_said_before_connecting() {
+async fn unusable_certificates_are_named_before_connecting() {
     let authority = Authority::new();
     let [one, other] = ["one", "other"].map(|name| authority.identity(name, &[]));
     let builder = || Connection::builder("amqps://localhost:1/%2f");
     for (builder, said) in [
         (
             builder().identity(&*one.certificate, &*other.key),
-            "the key of `identity` is not that of its first certificate",
+            "the key of `identity` does not belong to its first certificate",
         ),
         (
             builder().identity(&*one.key, &*one.certificate),
@@ -219,11 +219,11 @@ async fn certificates_that_cannot_be_used_are_said_before_connecting() {
         ),
         (
             builder().identity(&*one.certificate, "/etc/ssl/client.key"),
-            "`identity` has no private key in PEM",
+            "`identity` needs a private key in PEM",
         ),
         (
             builder().identity(&*one.certificate, one.key.replace("END", "AND")),
-            "`identity` has a private key that is damaged",
+            "`identity` has a damaged private key",
         ),
         (
             builder().root_certificates("/etc/ssl/ca.pem"),

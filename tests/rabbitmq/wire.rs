@@ -1,4 +1,4 @@
-//! The bytes on the wire, as peers without this crate send and see them.
+//! Bytes on the wire, as peers without this crate send and see them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ fn json() -> BasicProperties {
 }
 
 #[tokio::test]
-async fn a_request_is_what_the_protocol_says() {
+async fn a_request_follows_the_protocol() {
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;
@@ -36,7 +36,10 @@ async fn a_request_is_what_the_protocol_says() {
             .into_future(),
     );
     let request = server.receive().await;
-    assert_eq!(request.data, b"\x82\xa1a\x01\xa1b\x02", "a map of names");
+    assert_eq!(
+        request.data, b"\x82\xa1a\x01\xa1b\x02",
+        "arguments are a map by name"
+    );
     let properties = &request.properties;
     let text =
         |property: &Option<lapin::types::ShortString>| property.as_ref().unwrap().to_string();
@@ -70,7 +73,7 @@ async fn a_request_is_what_the_protocol_says() {
         "{deadline} at {now}"
     );
 
-    // A reply as some other server might write it: an array would do as well as a map, a number needs neither.
+    // A reply of a foreign server: an array would be as valid as a map, and a number needs neither.
     let reply_to = text(properties.reply_to());
     assert!(reply_to.starts_with("rpc.reply."), "{reply_to}");
     let reply = BasicProperties::default()
@@ -82,7 +85,7 @@ async fn a_request_is_what_the_protocol_says() {
 }
 
 #[tokio::test]
-async fn persistent_requests_have_delivery_mode_2_and_oneway_ones_no_reply_to() {
+async fn persistent_requests_have_delivery_mode_2_and_oneway_requests_no_reply_to() {
     #[rpc_core::rpc]
     trait Notes {
         #[rpc(oneway)]
@@ -104,7 +107,7 @@ async fn persistent_requests_have_delivery_mode_2_and_oneway_ones_no_reply_to() 
 }
 
 #[tokio::test]
-async fn a_json_peer_is_answered_in_kind() {
+async fn a_json_peer_gets_json_replies() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::builder(node.url())
@@ -114,7 +117,7 @@ async fn a_json_peer_is_answered_in_kind() {
         .unwrap();
     let _server = serve(&connection, &queue).await;
     let mut peer = Peer::with_queue(node).await;
-    // A correlation id of any form, up to the longest, comes back byte for byte.
+    // A correlation id of any form, up to the maximum length, comes back byte for byte.
     for id in ["1".to_owned(), "ü/ß".to_owned(), "x".repeat(255)] {
         let request = json()
             .with_type("add".into())
@@ -170,7 +173,7 @@ async fn a_plain_peer_calls_the_default_method_with_a_bare_argument() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_answered_with_faults_and_acknowledged() {
+async fn bad_requests_get_faults_and_are_acknowledged() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -206,7 +209,7 @@ async fn bad_requests_are_answered_with_faults_and_acknowledged() {
             "{fault}"
         );
     }
-    // Bytes that claim to be four gigabytes, or a thousand levels deep.
+    // Bytes that claim four gigabytes, or a thousand levels.
     for body in [&[0xdd, 0xff, 0xff, 0xff, 0xff][..], &[0x91; 100_000]] {
         let reply = peer
             .call(&queue, typed("add", "application/msgpack"), body)
@@ -225,12 +228,12 @@ async fn bad_requests_are_answered_with_faults_and_acknowledged() {
     assert_eq!(
         node.queue(&queue).await.unwrap().messages,
         0,
-        "nothing was left unacknowledged"
+        "all deliveries are acknowledged"
     );
 }
 
 #[tokio::test]
-async fn odd_headers_and_deadlines_are_survived() {
+async fn any_value_of_the_deadline_header_gets_a_reply() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -258,7 +261,7 @@ async fn odd_headers_and_deadlines_are_survived() {
 }
 
 #[tokio::test]
-async fn a_request_without_reply_to_is_run_and_acknowledged() {
+async fn a_request_without_reply_to_runs_and_is_acknowledged() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -277,7 +280,7 @@ async fn a_request_without_reply_to_is_run_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn replies_to_nobody_are_dropped_and_their_requests_acknowledged() {
+async fn unroutable_replies_are_dropped_and_their_requests_acknowledged() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -306,7 +309,7 @@ async fn replies_to_nobody_are_dropped_and_their_requests_acknowledged() {
 }
 
 #[tokio::test]
-async fn direct_reply_to_is_answered() {
+async fn direct_reply_to_requests_get_replies() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -324,7 +327,7 @@ async fn direct_reply_to_is_answered() {
 }
 
 #[tokio::test]
-async fn arguments_are_refused_if_too_deep_and_named_by_text_alone() {
+async fn arguments_nested_too_deep_or_named_by_numbers_are_refused() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -351,11 +354,11 @@ async fn arguments_are_refused_if_too_deep_and_named_by_text_alone() {
     let (kind, body) = call(packed(), b"\x83\xa1a\x01\xa1b\x02\x00\x09").await;
     assert_eq!((kind.as_str(), body.as_str()), ("result", "\u{3}"));
     let (kind, _) = call(packed(), b"\x82\x00\x01\x01\x02").await;
-    assert_eq!(kind, "fault", "numbers name nothing");
+    assert_eq!(kind, "fault", "numbers are not names of arguments");
 }
 
 #[tokio::test]
-async fn a_forged_direct_reply_to_address_takes_nobody_down() {
+async fn a_forged_direct_reply_to_address_affects_no_other_call() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -370,7 +373,7 @@ async fn a_forged_direct_reply_to_address_takes_nobody_down() {
     ] {
         for n in 0..3 {
             let forged = json().with_type("add".into()).with_reply_to(address.into());
-            // RabbitMQ refuses the bare name from those who do not consume from it; this peer does.
+            // RabbitMQ refuses the bare name unless its publisher consumes from it. This peer does.
             peer.publish(&queue, forged, b"[1, 2]").await;
             let body = format!("[{n}, 1]");
             let honest = peer.call(&queue, json().with_type("add".into()), body.as_bytes());
@@ -379,7 +382,10 @@ async fn a_forged_direct_reply_to_address_takes_nobody_down() {
         }
         assert_eq!(adder.add(1, 2).await.unwrap(), 3, "{address}");
     }
-    assert!(!stuck.is_finished(), "the server's connection was not lost");
+    assert!(
+        !stuck.is_finished(),
+        "the server's connection must stay open"
+    );
     stuck.abort();
     drop(server);
 }
@@ -448,7 +454,7 @@ fn unix_millis() -> i64 {
 }
 
 #[tokio::test]
-async fn a_server_whose_clock_is_ahead_is_recognised() {
+async fn a_server_clock_that_is_ahead_is_detected() {
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;
@@ -473,7 +479,7 @@ async fn a_server_whose_clock_is_ahead_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_server_that_finds_a_deadline_passed_tells_its_time() {
+async fn a_fault_for_a_passed_deadline_contains_the_servers_time() {
     let node = shared_node().await;
     let queue = unique_queue("adder");
     let connection = Connection::open(&node.url()).await.unwrap();
@@ -517,7 +523,7 @@ async fn propagating_headers_are_listed_and_a_clients_defaults_are_sent() {
 }
 
 #[tokio::test]
-async fn reply_queues_go_with_their_connection() {
+async fn reply_queues_are_deleted_with_their_connection() {
     let node = shared_node().await;
     let queue = unique_queue("captured");
     let mut server = Peer::serving(node, &queue).await;

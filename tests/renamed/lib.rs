@@ -1,4 +1,4 @@
-//! `#[rpc]` finds `rpc_core` where `Cargo.toml` renames it, without the option `crate`.
+//! `#[rpc]` finds `rpc_core` under the name in `Cargo.toml`, without the option `crate`.
 
 pub use bus;
 pub use bus::rpc;

@@ -1,4 +1,4 @@
-//! Messages that no program of good will sends, for the tests that send them.
+//! Malformed and malicious messages that no well-behaved program sends.
 
 use lapin::BasicProperties;
 
@@ -11,7 +11,7 @@ fn text(text: &[u8]) -> Vec<u8> {
     [&[0xda], &len.to_be_bytes()[..], text].concat()
 }
 
-/// A call in a batch of requests, with headers that are written already.
+/// A call in a batch of requests, with encoded headers.
 ///
 /// # Panics
 ///
@@ -58,12 +58,12 @@ pub fn batch(calls: &[Vec<u8>]) -> Vec<u8> {
     [head, calls.concat()].concat()
 }
 
-/// A map of one header.
+/// A map with one header.
 fn header(name: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0x81], &text(name)[..], value].concat()
 }
 
-/// Batches with something that no message of its own could have.
+/// Named batches that a server has to refuse: their calls have properties that a single message could not have.
 #[must_use]
 pub fn batches() -> Vec<(&'static str, Vec<u8>)> {
     let long = [b'x'; 256];
@@ -108,7 +108,7 @@ pub fn batched() -> BasicProperties {
         .with_correlation_id("batch".into())
 }
 
-/// Requests for the method `add` that a parser may not survive, each by one property, and what that is.
+/// Named requests for the method `add`, each with one property that AMQP parsers may fail on.
 #[must_use]
 pub fn unreadable(reply_to: &str) -> Vec<(&'static str, RawProperties)> {
     let good = RawProperties {
@@ -151,7 +151,7 @@ pub fn unreadable(reply_to: &str) -> Vec<(&'static str, RawProperties)> {
         ("the message id", with(&|it| it.message_id = bad())),
         ("the type", with(&|it| it.kind = bad())),
         ("the app id", with(&|it| it.app_id = bad())),
-        // Not answered, of course.
+        // A server cannot reply to this one.
         ("reply to", with(&|it| it.reply_to = bad())),
     ]
 }

@@ -1,7 +1,7 @@
-//! What the tests share: private RabbitMQ nodes, programs to talk to, unique names, and waiting for events.
+//! Shared parts of the tests: private RabbitMQ nodes, programs to talk to, unique names, and waiting for events.
 //!
-//! Everything that needs RabbitMQ is behind the feature `broker`. With it on, a machine without RabbitMQ fails the
-//! tests with one sentence that says what to do; nothing is skipped.
+//! Everything that needs RabbitMQ is behind the feature `broker`. With the feature on, a machine without RabbitMQ fails the
+//! tests with a sentence of advice; nothing is skipped.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,11 +14,10 @@ pub mod hostile;
 pub mod program;
 #[cfg(feature = "broker")]
 pub mod raw;
-// pub mod suite;
 
-/// A name nobody else has, on this machine and in this run: `prefix-` and some digits.
+/// Returns a unique name: `prefix-`, then the process id, the time and a serial number.
 ///
-/// Tests run in parallel, many of them on one broker, so each has queues of its own.
+/// Tests run in parallel, many of them on one broker, so each test has queues of its own.
 #[must_use]
 pub fn unique_queue(prefix: &str) -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -33,10 +32,10 @@ pub fn unique_queue(prefix: &str) -> String {
     )
 }
 
-/// Asks `question` again and again until it has an answer, and panics with `what` when it has none for 30 seconds: tools such as
-/// `rabbitmqctl` take seconds to answer on a machine that is busy.
+/// Repeats `question` until it returns a value. Panics with `what` after 30 seconds, because tools such as `rabbitmqctl` take
+/// seconds on a busy machine.
 ///
-/// For the few things that only asking reveals, such as a queue's number of consumers. What can be awaited should be.
+/// For conditions without an event to wait for, such as a queue's number of consumers. Prefer events.
 pub async fn eventually<T>(what: &str, mut question: impl AsyncFnMut() -> Option<T>) -> T {
     const LIMIT: Duration = Duration::from_secs(30);
     let answer = tokio::time::timeout(LIMIT, async {

@@ -1,4 +1,4 @@
-//! Programs that a test starts, listens to, and ends.
+//! Programs that a test starts, reads from and ends.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -9,25 +9,25 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// A running program whose lines, of both its outputs, a test waits for. Dropping it kills it.
+/// A running program and the lines of its outputs. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     child: Child,
-    /// Unbounded, but the programs of a test print little and end with it.
+    /// Unbounded: a test's programs print little and end with the test.
     lines: mpsc::UnboundedReceiver<String>,
     printed: Vec<String>,
 }
 
 impl Program {
-    /// How long a line or the end of a program is waited for.
+    /// Maximum wait for a line or for the end of a program.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Starts it, with nothing to read on its standard input.
+    /// Starts a program with an empty standard input.
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// If the program cannot be started.
     #[must_use]
     pub fn start(mut command: Command) -> Self {
         let name = format!("{:?}", command.as_std());
@@ -56,15 +56,15 @@ impl Program {
         }
     }
 
-    /// Waits until it prints a line with this in it, and returns the line. Lines before it are passed over.
+    /// Waits until the program prints a line that contains `wanted`, and returns the line. Earlier lines are skipped.
     ///
     /// # Panics
     ///
-    /// When it ends first, or does not print it within a minute.
+    /// If the program ends first, or does not print the line within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Lines that were passed over are not seen again.
+    /// Skipped lines are not seen again.
     pub async fn line(&mut self, wanted: &str) -> String {
         let found = timeout(Self::PATIENCE, async {
             loop {
@@ -77,8 +77,8 @@ impl Program {
         });
         let problem = match found.await {
             Ok(Some(line)) => return line,
-            Ok(None) => "ended and did not print",
-            Err(_) => "did not within a minute print",
+            Ok(None) => "ended without printing",
+            Err(_) => "did not print within a minute:",
         };
         panic!(
             "{} {problem} {wanted:?}; it printed:\n{}",
@@ -87,11 +87,11 @@ impl Program {
         )
     }
 
-    /// Waits until it ends, and returns how, with all the lines it has printed.
+    /// Waits until the program ends. Returns its status and all printed lines.
     ///
     /// # Panics
     ///
-    /// When it does not end within a minute.
+    /// If the program does not end within a minute.
     ///
     /// # Cancel safety
     ///
@@ -113,21 +113,21 @@ impl Program {
         }
     }
 
-    /// Its process id, while it runs.
+    /// The process id of the program, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Asks it to end, with SIGTERM, unless it has ended already.
+    /// Sends SIGTERM to the program, unless it has ended.
     ///
     /// # Panics
     ///
-    /// When there is no shell to ask with.
+    /// If there is no shell.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep it from being asked.
+    /// Dropping the future does not prevent the signal.
     pub async fn terminate(&self) {
         let Some(pid) = self.pid() else { return };
         // The shell's own `kill`: the standard library has none.
@@ -137,33 +137,32 @@ impl Program {
         asked.await.expect("a shell");
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills the program and waits for its end.
     ///
     /// # Panics
     ///
-    /// When the system refuses.
+    /// If the system refuses.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep it from being killed.
+    /// Dropping the future does not prevent the kill.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("a child can be killed");
     }
 }
 
-/// A Python program that may use the AMQP client pika, its path given from the folder `tests`: a command to add
-/// arguments to.
+/// A command that runs a Python program with the AMQP client pika. The path of the program is relative to the folder `tests`.
 ///
 /// # Panics
 ///
-/// With a sentence that says what to do when pika is not set up.
+/// With advice if pika is not installed.
 #[must_use]
 pub fn pika(script: &str) -> Command {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = tests.join(".venv/bin/python");
     assert!(
         interpreter.exists(),
-        "pika is not set up: run `make pika`, or `make test`, which does it first"
+        "pika is not installed: run `make pika` or `make test`"
     );
     let mut command = Command::new(interpreter);
     command.arg(tests.join(script));
@@ -173,12 +172,12 @@ pub fn pika(script: &str) -> Command {
 async fn forward(output: impl AsyncRead + Unpin, printer: mpsc::UnboundedSender<String>) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        // Whoever started the program may have lost interest in it.
+        // The receiver may have been dropped.
         let _ = printer.send(line);
     }
 }
 
-/// The most memory that a process has held, in bytes. `process` is its id, or `self`.
+/// The peak memory of a process in bytes. `process` is its id, or `self`.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! A publisher that sends any bytes: what lapin is too well behaved to write.
+//! A publisher of arbitrary bytes, which lapin would refuse to write.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,14 +14,14 @@ const END: u8 = 206;
 /// The only channel.
 const CHANNEL: u16 = 1;
 
-/// `channel.close`, by which a broker refuses something.
+/// `channel.close`, the broker's refusal of an operation.
 const CHANNEL_CLOSE: [u8; 4] = [0, 20, 0, 40];
-/// `connection.close`, by which it refuses more.
+/// `connection.close`, the broker's refusal of a connection.
 const CONNECTION_CLOSE: [u8; 4] = [0, 10, 0, 50];
 /// `basic.ack`
 const ACK: [u8; 4] = [0, 60, 0, 80];
 
-/// Properties as they are on the wire, without any check.
+/// Properties as bytes, without any check.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the names are AMQP's")]
 pub struct RawProperties {
@@ -37,7 +37,7 @@ pub struct RawProperties {
 }
 
 impl RawProperties {
-    /// The flags and the properties.
+    /// Encodes the flags and the properties.
     fn bytes(&self) -> Vec<u8> {
         let text = |text: &Option<Vec<u8>>| text.as_deref().map(short);
         let properties = [
@@ -62,7 +62,7 @@ impl RawProperties {
     }
 }
 
-/// A connection with a channel that confirms.
+/// A connection with a channel in confirm mode.
 #[derive(Debug)]
 pub struct RawPublisher(TcpStream);
 
@@ -106,15 +106,15 @@ impl RawPublisher {
         raw
     }
 
-    /// Publishes, and waits until the broker has taken the message.
+    /// Publishes a message and waits until the broker has accepted it.
     ///
     /// # Panics
     ///
-    /// If the broker refuses the message, with the broker's reason.
+    /// If the broker refuses the message; the panic contains the broker's reason.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the connection in no state to be used.
+    /// Dropping the future leaves the connection unusable.
     pub async fn publish(
         &mut self,
         exchange: &[u8],
@@ -151,7 +151,7 @@ impl RawPublisher {
         self.0.write_all(bytes).await.expect("an open connection");
     }
 
-    /// Waits for a method, and panics with the reason if the broker closes the channel or the connection instead.
+    /// Waits for a method. Panics with the broker's reason if it closes the channel or the connection instead.
     async fn expect(&mut self, expected_channel: u16, method: [u8; 4]) -> Vec<u8> {
         loop {
             let mut head = [0; 7];
@@ -193,7 +193,7 @@ pub fn short(text: &[u8]) -> Vec<u8> {
     [&[length], text].concat()
 }
 
-/// A long string, or what has four bytes of length in the same way.
+/// A long string, or another value with a length of four bytes.
 ///
 /// # Panics
 ///
@@ -204,7 +204,7 @@ pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), bytes].concat()
 }
 
-/// A table of these keys and values, each with its type, and with its length.
+/// A table with its length. Each value contains its type.
 #[must_use]
 pub fn table(entries: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     let entries = entries
@@ -213,13 +213,13 @@ pub fn table(entries: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     long(&entries.collect::<Vec<_>>().concat())
 }
 
-/// A value: arrays in arrays.
+/// A value: nested arrays.
 #[must_use]
 pub fn nested_arrays(depth: usize) -> Vec<u8> {
     (0..depth).fold(Vec::new(), |inner, _| [b"A", &long(&inner)[..]].concat())
 }
 
-/// A value: tables in tables.
+/// A value: nested tables.
 #[must_use]
 pub fn nested_tables(depth: usize) -> Vec<u8> {
     let innermost = [b"F", &long(b"")[..]].concat();

@@ -13,16 +13,16 @@ use super::{client, client_builder, start};
 use crate::broker;
 
 #[tokio::test]
-async fn a_call_is_answered() {
-    let setup = broker().await.bench().await;
-    assert_eq!(setup.bench.add(2, 3).await.unwrap(), 5);
-    assert_eq!(setup.bench.add(u64::MAX, 0).await.unwrap(), u64::MAX);
+async fn a_call_gets_its_response() {
+    let setup = broker().await.sample().await;
+    assert_eq!(setup.sample.add(2, 3).await.unwrap(), 5);
+    assert_eq!(setup.sample.add(u64::MAX, 0).await.unwrap(), u64::MAX);
 }
 
 #[tokio::test]
-async fn many_calls_in_flight_each_get_their_own_answer() {
+async fn concurrent_calls_get_their_own_responses() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let other = broker.connect().await;
     let mut calls = JoinSet::new();
     for task in 0..20_u64 {
@@ -31,10 +31,10 @@ async fn many_calls_in_flight_each_get_their_own_answer() {
         } else {
             client(&other)
         };
-        let bench = super::BenchClient::new(client).with_queue(&setup.queue);
+        let sample = super::SampleClient::new(client).with_queue(&setup.queue);
         calls.spawn(async move {
             for n in 0..50 {
-                assert_eq!(bench.add(task * 1000, n).await.unwrap(), task * 1000 + n);
+                assert_eq!(sample.add(task * 1000, n).await.unwrap(), task * 1000 + n);
             }
         });
     }
@@ -44,68 +44,68 @@ async fn many_calls_in_flight_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_do_not_hold_up_others() {
-    let setup = broker().await.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+async fn waiting_calls_do_not_delay_other_calls() {
+    let setup = broker().await.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
-    assert_eq!(setup.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(setup.sample.add(1, 1).await.unwrap(), 2);
     setup.probe.release(1);
     assert_eq!(held.await.unwrap().unwrap(), 1);
 }
 
 #[tokio::test]
-async fn a_blocking_handler_does_not_hold_up_others() {
-    let setup = broker().await.bench().await;
-    let blocked = tokio::spawn(setup.bench.block(300).into_future());
+async fn a_blocking_handler_does_not_delay_other_calls() {
+    let setup = broker().await.sample().await;
+    let blocked = tokio::spawn(setup.sample.block(300).into_future());
     let started = std::time::Instant::now();
-    setup.bench.add(1, 1).await.unwrap();
+    setup.sample.add(1, 1).await.unwrap();
     assert!(!blocked.is_finished(), "{:?}", started.elapsed());
     assert_eq!(blocked.await.unwrap().unwrap(), 300);
 }
 
 #[tokio::test]
-async fn bodies_of_every_size_arrive_whole() {
-    let setup = broker().await.bench().await;
+async fn bodies_of_every_size_arrive_unchanged() {
+    let setup = broker().await.sample().await;
     for size in [0, 1, 4087, 131_064, 131_072, 3_000_000] {
         let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         assert!(
-            setup.bench.echo(bytes.clone()).await.unwrap() == bytes,
+            setup.sample.echo(bytes.clone()).await.unwrap() == bytes,
             "{size} bytes"
         );
     }
 }
 
 #[tokio::test]
-async fn a_default_body_runs_where_the_handler_does() {
-    let setup = broker().await.bench().await;
-    assert_eq!(setup.bench.double(21).await.unwrap(), 42);
+async fn a_default_method_body_runs_on_the_server() {
+    let setup = broker().await.sample().await;
+    assert_eq!(setup.sample.double(21).await.unwrap(), 42);
 }
 
 #[tokio::test]
-async fn a_method_may_have_another_name_on_the_wire() {
-    let setup = broker().await.bench().await;
-    assert_eq!(setup.bench.renamed().await.unwrap(), "renamed");
+async fn a_method_may_have_a_different_name_on_the_wire() {
+    let setup = broker().await.sample().await;
+    assert_eq!(setup.sample.renamed().await.unwrap(), "renamed");
 }
 
 #[tokio::test]
-async fn a_oneway_call_resolves_once_the_broker_has_it() {
-    let setup = broker().await.bench().await;
-    setup.bench.note("remember".to_owned()).await.unwrap();
+async fn a_oneway_call_resolves_once_the_broker_has_accepted_it() {
+    let setup = broker().await.sample().await;
+    setup.sample.note("remember".to_owned()).await.unwrap();
     setup.probe.until_noted("remember").await;
 }
 
 #[tokio::test]
-async fn confirmed_and_persistent_calls_are_answered() {
-    let setup = broker().await.bench().await;
+async fn confirmed_and_persistent_calls_get_responses() {
+    let setup = broker().await.sample().await;
     let confirmed =
-        super::BenchClient::new(client_builder(&setup.connection).confirms(true).build())
+        super::SampleClient::new(client_builder(&setup.connection).confirms(true).build())
             .with_queue(&setup.queue);
     for n in 0..20 {
         assert_eq!(confirmed.add(n, 1).await.unwrap(), n + 1);
     }
     assert_eq!(
         setup
-            .bench
+            .sample
             .add(1, 2)
             .persistent()
             .priority(3)
@@ -116,16 +116,16 @@ async fn confirmed_and_persistent_calls_are_answered() {
 }
 
 #[tokio::test]
-async fn a_handler_sees_the_circumstances_of_its_call() {
+async fn a_handler_sees_the_context_of_its_call() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let connection = Connection::builder(&broker.url)
         .name("the caller")
         .open()
         .await
         .unwrap();
-    let bench = super::BenchClient::new(client(&connection)).with_queue(&setup.queue);
-    let description = bench
+    let sample = super::SampleClient::new(client(&connection)).with_queue(&setup.queue);
+    let description = sample
         .describe()
         .header("tenant", "a")
         .timeout(std::time::Duration::from_secs(9))
@@ -145,10 +145,10 @@ async fn a_handler_sees_the_circumstances_of_its_call() {
 
 #[tokio::test]
 async fn correlation_ids_are_unique() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let mut ids = HashSet::new();
     for _ in 0..100 {
-        ids.insert(setup.bench.describe().await.unwrap().correlation_id);
+        ids.insert(setup.sample.describe().await.unwrap().correlation_id);
     }
     assert_eq!(ids.len(), 100);
 }
@@ -191,13 +191,13 @@ async fn a_generic_service_is_served_and_called() {
 }
 
 #[tokio::test]
-async fn a_client_and_its_calls_may_move_between_threads() {
+async fn clients_and_calls_move_between_threads() {
     fn assert_send<T: Send + 'static>(value: T) -> T {
         value
     }
-    let setup = broker().await.bench().await;
-    let bench = Arc::new(setup.bench.clone());
-    let call = assert_send(bench.add(1, 2));
+    let setup = broker().await.sample().await;
+    let sample = Arc::new(setup.sample.clone());
+    let call = assert_send(sample.add(1, 2));
     assert_eq!(tokio::spawn(call).await.unwrap().unwrap(), 3);
 }
 
@@ -206,32 +206,32 @@ async fn a_call_is_a_future() {
     fn assert_unpin<T: Unpin>(value: T) -> T {
         value
     }
-    let setup = broker().await.bench().await;
-    let bench = &setup.bench;
-    let spawned = tokio::spawn(bench.add(1, 2));
+    let setup = broker().await.sample().await;
+    let sample = &setup.sample;
+    let spawned = tokio::spawn(sample.add(1, 2));
     assert_eq!(spawned.await.unwrap().unwrap(), 3);
-    let sums = futures_util::future::join_all((0..9).map(|n| bench.add(n, n))).await;
+    let sums = futures_util::future::join_all((0..9).map(|n| sample.add(n, n))).await;
     let sums: Vec<_> = sums.into_iter().map(Result::unwrap).collect();
     assert_eq!(sums, (0..9).map(|n| 2 * n).collect::<Vec<_>>());
-    let mut held = assert_unpin(bench.hold());
+    let mut held = assert_unpin(sample.hold());
     tokio::select! {
         answer = &mut held => panic!("{answer:?}"),
-        sum = bench.add(2, 2) => assert_eq!(sum.unwrap(), 4),
+        sum = sample.add(2, 2) => assert_eq!(sum.unwrap(), 4),
     }
     setup.probe.until_begun(1).await;
     setup.probe.release(1);
     assert_eq!(held.await.unwrap(), 1);
-    let spawned = tokio::spawn(bench.add(1, 2).with_headers());
+    let spawned = tokio::spawn(sample.add(1, 2).with_headers());
     assert_eq!(spawned.await.unwrap().0.unwrap(), 3);
-    assert_eq!(bench.add(1, 2).into_future().await.unwrap(), 3);
+    assert_eq!(sample.add(1, 2).into_future().await.unwrap(), 3);
 }
 
 #[tokio::test]
-async fn the_setters_of_a_call_come_before_its_first_poll() {
-    let setup = broker().await.bench().await;
-    let mut call = setup.bench.hold();
+async fn setters_of_a_call_apply_at_its_first_poll() {
+    let setup = broker().await.sample().await;
+    let mut call = setup.sample.hold();
     assert!(futures_util::poll!(&mut call).is_pending());
-    // Zero would fail at once.
+    // A timeout of zero would fail at once.
     let call = call.timeout(std::time::Duration::ZERO).with_headers();
     let call = tokio::spawn(call);
     setup.probe.until_begun(1).await;

@@ -1,4 +1,4 @@
-//! Calls that share messages: each is still a call of its own.
+//! Calls that share messages: each call keeps its own response, deadline and fate.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Probe, start};
 use crate::broker;
 
-/// How many messages may be unanswered before calls wait for each other.
+/// Number of unanswered messages beyond which calls wait to be batched.
 const BUSY: usize = 4;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -29,10 +29,10 @@ trait Shelf {
     async fn label(#[ctx] context: Context) -> Option<String>;
     #[rpc(idempotent)]
     async fn fall();
-    /// Runs until the probe is released; says how often it was delivered before.
+    /// Runs until the probe is released, and returns the number of earlier deliveries.
     #[rpc(idempotent)]
     async fn hold(#[ctx] context: Context) -> u32;
-    /// The task that it ends in, when the probe is released.
+    /// Returns the id of its task once the probe is released.
     #[rpc(idempotent)]
     async fn task() -> String;
 }
@@ -52,7 +52,7 @@ impl Shelf for Probe {
     }
 
     async fn fall(&self) {
-        panic!("as it was told to");
+        panic!("as requested");
     }
 
     async fn hold(&self, context: Context) -> u32 {
@@ -70,7 +70,7 @@ fn coalescing(connection: &Connection) -> Client {
     connection.client_builder().coalesce(64).build()
 }
 
-/// A shelf, its server, and a client whose calls share messages.
+/// A shelf service, its server, and a client that batches calls.
 struct Setup {
     shelf: ShelfClient,
     probe: Probe,
@@ -93,7 +93,7 @@ impl Setup {
         }
     }
 
-    /// Calls that are held, made at once: the first goes alone, the others share messages.
+    /// Calls to `hold`, all made at once: the first goes alone, the others share messages.
     async fn hold(&self, calls: usize) -> Vec<JoinHandle<Result<u32, rpc_core::RpcError>>> {
         let begun = self.probe.begun();
         let calls: Vec<_> = (0..calls)
@@ -113,7 +113,7 @@ async fn serve(connection: &Connection, queue: &str, probe: &Probe) -> rpc_core:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_gets_its_own_answer() {
+async fn batched_calls_get_their_own_responses() {
     let setup = Setup::new().await;
     let mut calls = JoinSet::new();
     for n in 0..400_u64 {
@@ -143,7 +143,7 @@ async fn each_gets_its_own_answer() {
 }
 
 #[tokio::test]
-async fn each_ends_at_its_own_deadline() {
+async fn batched_calls_end_at_their_own_deadlines() {
     let setup = Setup::new().await;
     let patient = setup.hold(BUSY).await;
     let begun = setup.probe.begun();
@@ -176,7 +176,7 @@ async fn each_ends_at_its_own_deadline() {
 }
 
 #[tokio::test]
-async fn one_that_is_dropped_is_cancelled_alone() {
+async fn dropping_a_batched_call_cancels_that_call_alone() {
     let setup = Setup::new().await;
     let calls = setup.hold(BUSY + 8).await;
     calls[BUSY].abort();
@@ -190,7 +190,7 @@ async fn one_that_is_dropped_is_cancelled_alone() {
 }
 
 #[tokio::test]
-async fn slow_calls_do_not_hold_up_others() {
+async fn slow_batched_calls_do_not_delay_other_calls() {
     let setup = Setup::new().await;
     let held = setup.hold(4 * BUSY).await;
     let made = Instant::now();
@@ -205,7 +205,7 @@ async fn slow_calls_do_not_hold_up_others() {
 }
 
 #[tokio::test]
-async fn each_that_waits_has_a_task_of_its_own() {
+async fn batched_calls_that_wait_run_in_tasks_of_their_own() {
     const CALLS: usize = 16;
     let setup = Setup::new().await;
     let calls = (0..CALLS).map(|_| setup.shelf.task().into_future());
@@ -219,7 +219,7 @@ async fn each_that_waits_has_a_task_of_its_own() {
 }
 
 #[tokio::test]
-async fn each_is_told_at_once_that_there_is_no_queue() {
+async fn batched_calls_fail_at_once_without_a_queue() {
     let connection = broker().await.connect().await;
     let shelf = ShelfClient::new(coalescing(&connection)).with_queue(unique_queue("nowhere"));
     let mut calls = JoinSet::new();
@@ -240,14 +240,14 @@ async fn each_is_told_at_once_that_there_is_no_queue() {
 }
 
 #[tokio::test]
-async fn each_is_told_at_once_that_the_queue_is_full() {
+async fn batched_calls_fail_at_once_if_the_queue_is_full() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("full");
     let options = QueueOptions::classic().max_length(1);
     let dispatcher = ShelfDispatcher::new(Probe::default())
         .with_queue(&queue)
         .with_queue_options(options);
-    // It is declared, and nobody reads it.
+    // Declares the queue. No server consumes from it.
     start(&connection, dispatcher)
         .await
         .shutdown()
@@ -271,12 +271,12 @@ async fn each_is_told_at_once_that_the_queue_is_full() {
             other => panic!("{other:?}"),
         }
     }
-    // What the queue has taken before it was full.
+    // Calls that the queue accepted before it was full.
     assert!(waited >= 1 && refused > waited, "{waited} {refused}");
 }
 
 #[tokio::test]
-async fn what_a_server_leaves_behind_is_done_by_another_and_counted_call_by_call() {
+async fn batched_calls_of_a_dead_server_are_redelivered_and_counted_one_by_one() {
     let Setup {
         shelf,
         probe,
@@ -298,7 +298,7 @@ async fn what_a_server_leaves_behind_is_done_by_another_and_counted_call_by_call
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_fails_none() {
+async fn a_stopping_server_fails_no_batched_call() {
     let Setup {
         shelf,
         probe,
@@ -331,7 +331,7 @@ async fn a_server_that_stops_fails_none() {
     another.shutdown().await.unwrap();
 }
 
-/// Counts what it runs.
+/// A handler that counts its runs.
 #[derive(Clone, Default)]
 struct Counting(Arc<AtomicUsize>);
 
@@ -348,7 +348,7 @@ impl Counter for Counting {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_share_the_work() {
+async fn servers_share_batched_calls() {
     let broker = broker().await;
     let queue = unique_queue("counter");
     let counters = [Counting::default(), Counting::default()];
@@ -382,14 +382,14 @@ async fn servers_share_the_work() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_one_request_at_a_time_is_not_given_more() {
+async fn a_server_with_a_prefetch_of_one_gets_one_request_at_a_time() {
     let connection = broker().await.connect().await;
     let (probe, queue) = (Probe::default(), unique_queue("shelf"));
     let dispatcher = ShelfDispatcher::new(probe.clone()).with_queue(&queue);
     let server = Server::builder(&connection).service(dispatcher).prefetch(1);
     let server = server.build().start().await.unwrap();
     let shelf = ShelfClient::new(coalescing(&connection)).with_queue(&queue);
-    // From which the client learns how many it takes.
+    // From these replies the client learns the server's prefetch.
     let first: Vec<_> = (0..8)
         .map(|n| tokio::spawn(shelf.half(n).into_future()))
         .collect();
@@ -400,7 +400,7 @@ async fn a_server_that_takes_one_request_at_a_time_is_not_given_more() {
         .map(|_| tokio::spawn(shelf.hold().into_future()))
         .collect();
     probe.until_begun(1).await;
-    // Whatever the first server does not have, another can run.
+    // Another server can run the calls that the first one does not hold.
     let others = Probe::default();
     let _other = serve(&connection, &queue, &others).await;
     others.until_begun(7).await;

@@ -1,22 +1,22 @@
-//! What is in the bodies.
+//! Contents of bodies.
 
 use rpc_core::{Connection, ErrorKind, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 
-use super::{BenchClient, client, client_builder, start};
+use super::{SampleClient, client, client_builder, start};
 use crate::broker;
 
 #[tokio::test]
-async fn a_json_client_is_answered_in_json() {
-    let setup = broker().await.bench().await;
-    let bench =
-        BenchClient::new(client_builder(&setup.connection).json().build()).with_queue(&setup.queue);
-    assert_eq!(bench.add(2, 3).await.unwrap(), 5);
-    let error = bench.divide(1, 0).await.unwrap_err();
+async fn a_json_client_gets_json_replies() {
+    let setup = broker().await.sample().await;
+    let sample = SampleClient::new(client_builder(&setup.connection).json().build())
+        .with_queue(&setup.queue);
+    assert_eq!(sample.add(2, 3).await.unwrap(), 5);
+    let error = sample.divide(1, 0).await.unwrap_err();
     assert_eq!(
         error.app(),
-        Some(&super::BenchError::DivisionByZero { dividend: 1 })
+        Some(&super::SampleError::DivisionByZero { dividend: 1 })
     );
 }
 
@@ -76,24 +76,24 @@ async fn a_plain_client_calls_the_default_method() {
 
 #[tokio::test]
 async fn a_plain_call_of_a_service_without_a_default_method_is_refused() {
-    let setup = broker().await.bench().await;
-    let bench = BenchClient::new(client_builder(&setup.connection).plain().build())
+    let setup = broker().await.sample().await;
+    let sample = SampleClient::new(client_builder(&setup.connection).plain().build())
         .with_queue(&setup.queue);
-    let error = bench.add(1, 2).await.unwrap_err();
+    let error = sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
     assert!(error.to_string().contains("names no method"), "{error}");
 }
 
-/// The bench service as a later version of it might look.
-#[rpc(name = "Bench")]
+/// The sample service as a later version of it might look.
+#[rpc(name = "Sample")]
 trait Evolved {
-    /// In another order, and with a new argument.
+    /// Reordered, with a new argument.
     async fn add(#[serde(default)] carry: u64, b: u64, a: u64) -> u64;
-    /// The old one has no such method.
+    /// A method that old servers do not have.
     async fn subtract(a: u64, b: u64) -> u64;
-    /// Another type for an argument.
+    /// An argument of a different type.
     async fn divide(dividend: String, divisor: i64) -> i64;
-    /// Another type for the result.
+    /// A result of a different type.
     async fn renamed() -> u64;
     #[rpc(name = "renamed.on-the-wire")]
     async fn renamed_on_the_wire() -> u64;
@@ -132,7 +132,7 @@ async fn arguments_are_matched_by_name() {
         EvolvedDispatcher::new(Later).with_queue(&queue),
     )
     .await;
-    let old = BenchClient::new(client(&connection)).with_queue(&queue);
+    let old = SampleClient::new(client(&connection)).with_queue(&queue);
     assert_eq!(
         old.add(5, 3).await.unwrap(),
         20,
@@ -141,43 +141,45 @@ async fn arguments_are_matched_by_name() {
 }
 
 #[tokio::test]
-async fn an_unknown_argument_is_ignored() {
-    let setup = broker().await.bench().await;
+async fn unknown_arguments_are_ignored() {
+    let setup = broker().await.sample().await;
     let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     assert_eq!(new.add(99, 3, 5).await.unwrap(), 8);
 }
 
 #[tokio::test]
 async fn an_unknown_method_is_a_fault_at_once() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.subtract(3, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnknownMethod);
     assert!(
-        error.to_string().contains("Bench has no method 'subtract'"),
+        error
+            .to_string()
+            .contains("Sample has no method 'subtract'"),
         "{error}"
     );
     assert!(!error.may_have_executed());
 }
 
 #[tokio::test]
-async fn arguments_of_another_type_are_a_bad_request() {
-    let setup = broker().await.bench().await;
+async fn arguments_of_the_wrong_type_are_a_bad_request() {
+    let setup = broker().await.sample().await;
     let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.divide("ten".to_owned(), 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadRequest);
-    assert!(error.to_string().contains("Bench.divide"), "{error}");
+    assert!(error.to_string().contains("Sample.divide"), "{error}");
     assert!(!error.may_have_executed());
     assert_eq!(
-        setup.bench.add(1, 1).await.unwrap(),
+        setup.sample.add(1, 1).await.unwrap(),
         2,
-        "the server goes on"
+        "the server still serves"
     );
 }
 
 #[tokio::test]
-async fn a_result_of_another_type_is_a_bad_reply() {
-    let setup = broker().await.bench().await;
+async fn a_result_of_the_wrong_type_is_a_bad_reply() {
+    let setup = broker().await.sample().await;
     let new = EvolvedClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let error = new.renamed_on_the_wire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadReply);
@@ -185,12 +187,12 @@ async fn a_result_of_another_type_is_a_bad_reply() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_services_own_where_none_is_declared_is_a_bad_reply() {
-    #[rpc(name = "Bench")]
+async fn an_undeclared_application_error_is_a_bad_reply() {
+    #[rpc(name = "Sample")]
     trait Careless {
         async fn divide(dividend: i64, divisor: i64) -> i64;
     }
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let careless = CarelessClient::new(client(&setup.connection)).with_queue(&setup.queue);
     assert_eq!(careless.divide(6, 3).await.unwrap(), 2);
     assert_eq!(
@@ -200,8 +202,8 @@ async fn an_error_of_the_services_own_where_none_is_declared_is_a_bad_reply() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_on_the_side_that_would_send_it() {
-    #[rpc(name = "Bench")]
+async fn oversized_messages_are_refused_by_their_sender() {
+    #[rpc(name = "Sample")]
     trait Growing {
         async fn grow(size: usize) -> Vec<u8>;
     }
@@ -228,19 +230,19 @@ async fn what_is_too_large_is_refused_on_the_side_that_would_send_it() {
     let error = growing.grow(1000).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.may_have_executed(), "the handler has run");
-    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
-    let error = bench.echo(vec![0; 1000]).await.unwrap_err();
+    let sample = SampleClient::new(client(&connection)).with_queue(&queue);
+    let error = sample.echo(vec![0; 1000]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(!error.may_have_executed());
 }
 
-/// Serializes, but cannot be read back.
+/// A value whose serialization fails.
 #[derive(Clone, Debug, Deserialize)]
 struct Stubborn;
 
 impl Serialize for Stubborn {
     fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("will not be written"))
+        Err(serde::ser::Error::custom("cannot be serialized"))
     }
 }
 
@@ -261,7 +263,7 @@ impl Unwritable for Giver {
 }
 
 #[tokio::test]
-async fn what_cannot_be_encoded_is_an_error_on_the_side_that_should_have() {
+async fn values_that_cannot_be_encoded_are_refused_by_their_sender() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("unwritable");
     let _server = start(
@@ -275,6 +277,9 @@ async fn what_cannot_be_encoded_is_an_error_on_the_side_that_should_have() {
     assert!(!error.may_have_executed());
     let error = unwritable.give().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadReply);
-    assert!(error.to_string().contains("will not be written"), "{error}");
+    assert!(
+        error.to_string().contains("cannot be serialized"),
+        "{error}"
+    );
     assert!(error.may_have_executed());
 }

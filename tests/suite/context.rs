@@ -1,4 +1,4 @@
-//! What handlers know of their calls, and what the calls that they make inherit.
+//! The context of a handler, and the settings that nested calls inherit.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +8,16 @@ use rpc_core::{
 use rpc_tests::unique_queue;
 use tokio::sync::mpsc;
 
-use super::{BenchClient, BenchDispatcher, Description, Probe, Setup, client, client_builder};
+use super::{Description, Probe, SampleClient, SampleDispatcher, Setup, client, client_builder};
 use crate::broker;
 
-/// A service whose handler is whatever a test says.
+/// A service that runs the test's closure as its handler.
 #[rpc]
 trait Front {
     async fn run(#[ctx] cx: Context);
     #[rpc(blocking)]
     fn block(#[ctx] cx: Context);
-    /// Answers with a header, whether it succeeds or fails.
+    /// Replies with a header, in success and in failure.
     async fn answer(succeed: bool, header: String, #[ctx] cx: Context) -> Result<u8, String>;
 }
 
@@ -43,39 +43,39 @@ where
     }
 }
 
-/// A service in front of a bench, its handler a script; and what the script reports.
+/// A service that runs a script which calls the sample service, and the script's reports.
 struct Chain<T> {
     front: FrontClient,
     reports: mpsc::UnboundedReceiver<T>,
-    bench: Setup,
+    setup: Setup,
     _server: ServerHandle,
 }
 
 impl<T: Send + 'static> Chain<T> {
     async fn new<R: Future<Output = T> + Send + 'static>(
-        script: impl Fn(Context, BenchClient) -> R + Send + Sync + 'static,
+        script: impl Fn(Context, SampleClient) -> R + Send + Sync + 'static,
     ) -> Self {
         Self::with(|server| server, script).await
     }
 
     async fn with<R: Future<Output = T> + Send + 'static>(
         options: impl FnOnce(ServerBuilder) -> ServerBuilder,
-        script: impl Fn(Context, BenchClient) -> R + Send + Sync + 'static,
+        script: impl Fn(Context, SampleClient) -> R + Send + Sync + 'static,
     ) -> Self {
-        let bench = broker().await.bench().await;
-        let client = bench.bench.clone();
+        let setup = broker().await.sample().await;
+        let client = setup.sample.clone();
         let (report, reports) = mpsc::unbounded_channel();
         let script = move |cx| {
             let (script, report) = (script(cx, client.clone()), report.clone());
             async move {
-                let _ = report.send(script.await); // A test may be over before its scripts.
+                let _ = report.send(script.await); // The test may have ended before its scripts.
             }
         };
-        let (front, server) = serve(&bench.connection, options, script).await;
+        let (front, server) = serve(&setup.connection, options, script).await;
         Self {
             front,
             reports,
-            bench,
+            setup,
             _server: server,
         }
     }
@@ -105,8 +105,8 @@ where
     (front, server)
 }
 
-/// A script that does nothing.
-async fn nothing(_: Context, _: BenchClient) {}
+/// An empty script.
+async fn nothing(_: Context, _: SampleClient) {}
 
 fn remaining(seen: Result<Description, RpcError>) -> Duration {
     Duration::from_millis(seen.unwrap().remaining_millis.unwrap())
@@ -115,7 +115,7 @@ fn remaining(seen: Result<Description, RpcError>) -> Duration {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_handler_knows_its_service_its_method_and_its_headers_by_type() {
+async fn the_context_has_the_service_the_method_and_typed_headers() {
     let mut chain = Chain::new(|cx, _| async move {
         (
             format!("{}.{}", cx.service(), cx.method()),
@@ -143,7 +143,7 @@ async fn a_handler_knows_its_service_its_method_and_its_headers_by_type() {
 }
 
 #[tokio::test]
-async fn headers_of_the_reply_reach_the_caller_with_a_value_and_with_an_error() {
+async fn reply_headers_reach_the_caller_with_a_value_and_with_an_error() {
     let chain = Chain::new(nothing).await;
     for succeed in [true, false] {
         let call = chain.front.answer(succeed, "version".to_owned());
@@ -154,7 +154,7 @@ async fn headers_of_the_reply_reach_the_caller_with_a_value_and_with_an_error() 
 }
 
 #[tokio::test]
-async fn a_header_that_the_reply_cannot_have_is_a_fault() {
+async fn an_invalid_reply_header_is_a_fault() {
     let chain = Chain::new(nothing).await;
     for name in ["rpc-redelivered".to_owned(), "x".repeat(256)] {
         let (answer, headers) = chain.front.answer(true, name).with_headers().await;
@@ -166,26 +166,26 @@ async fn a_header_that_the_reply_cannot_have_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_nested_call_has_what_is_left_of_the_handlers_deadline() {
-    let mut chain = Chain::new(|_, bench| async move { bench.describe().await }).await;
+async fn a_nested_call_inherits_the_deadline_of_its_handler() {
+    let mut chain = Chain::new(|_, sample| async move { sample.describe().await }).await;
     chain.front.run().timeout(8 * SECOND).await.unwrap();
     let left = remaining(chain.report().await);
     assert!(left <= 8 * SECOND && left > SECOND, "{left:?}");
 }
 
 #[tokio::test]
-async fn a_nested_call_of_a_blocking_handler_has_it_too() {
-    let mut chain = Chain::new(|_, bench| async move { bench.describe().await }).await;
+async fn a_nested_call_of_a_blocking_handler_inherits_its_deadline() {
+    let mut chain = Chain::new(|_, sample| async move { sample.describe().await }).await;
     chain.front.block().timeout(8 * SECOND).await.unwrap();
     let left = remaining(chain.report().await);
     assert!(left <= 8 * SECOND && left > SECOND, "{left:?}");
 }
 
 #[tokio::test]
-async fn the_smaller_of_its_own_and_the_inherited_deadline_holds() {
-    let mut chain = Chain::new(|_, bench| async move {
-        let sooner = bench.describe().timeout(4 * SECOND).await;
-        (sooner, bench.describe().timeout(60 * SECOND).await)
+async fn the_earlier_of_own_and_inherited_deadline_applies() {
+    let mut chain = Chain::new(|_, sample| async move {
+        let sooner = sample.describe().timeout(4 * SECOND).await;
+        (sooner, sample.describe().timeout(60 * SECOND).await)
     })
     .await;
     chain.front.run().timeout(8 * SECOND).await.unwrap();
@@ -195,24 +195,24 @@ async fn the_smaller_of_its_own_and_the_inherited_deadline_holds() {
 }
 
 #[tokio::test]
-async fn a_clients_timeout_is_not_lengthened_by_what_is_inherited() {
-    let setup = broker().await.bench().await;
+async fn an_inherited_deadline_does_not_extend_the_clients_timeout() {
+    let setup = broker().await.sample().await;
     let client = client_builder(&setup.connection).timeout(4 * SECOND);
-    let bench = BenchClient::new(client.build()).with_queue(&setup.queue);
+    let sample = SampleClient::new(client.build()).with_queue(&setup.queue);
     let patient = Context::builder().timeout(60 * SECOND).build();
-    assert!(remaining(patient.scope(bench.describe()).await) <= 4 * SECOND);
+    assert!(remaining(patient.scope(sample.describe()).await) <= 4 * SECOND);
 }
 
 #[tokio::test]
-async fn without_time_left_a_nested_call_fails_at_once_and_is_not_sent() {
-    let setup = broker().await.bench().await;
-    let direct = BenchClient::new(BenchDispatcher::new(setup.probe.clone()));
+async fn a_nested_call_without_time_left_fails_at_once_and_is_not_sent() {
+    let setup = broker().await.sample().await;
+    let direct = SampleClient::new(SampleDispatcher::new(setup.probe.clone()));
     for late in [Duration::ZERO, SECOND] {
         let cx = Context::builder().deadline(Instant::now() - late).build();
         let patience = 60 * SECOND;
         for answer in [
-            cx.scope(setup.bench.hold()).await,
-            cx.scope(setup.bench.hold().timeout(patience)).await,
+            cx.scope(setup.sample.hold()).await,
+            cx.scope(setup.sample.hold().timeout(patience)).await,
             cx.scope(direct.hold()).await,
         ] {
             let error = answer.unwrap_err();
@@ -220,29 +220,29 @@ async fn without_time_left_a_nested_call_fails_at_once_and_is_not_sent() {
             assert!(!error.may_have_executed(), "{error}");
         }
     }
-    setup.bench.add(1, 1).await.unwrap();
+    setup.sample.add(1, 1).await.unwrap();
     assert_eq!(setup.probe.begun(), 0);
 }
 
 #[tokio::test]
-async fn a_call_that_the_inherited_deadline_ends_says_so() {
-    let setup = broker().await.bench().await;
+async fn the_error_of_a_call_names_the_inherited_deadline() {
+    let setup = broker().await.sample().await;
     let cx = Context::builder().service("Front").method("run");
     let cx = cx.timeout(Duration::from_millis(100)).build();
-    let error = cx.scope(setup.bench.hold()).await.unwrap_err();
+    let error = cx.scope(setup.sample.hold()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("of Front.run"), "{error}");
-    let own = setup.bench.hold().timeout(Duration::from_millis(10));
+    let own = setup.sample.hold().timeout(Duration::from_millis(10));
     let cx = Context::builder().timeout(60 * SECOND).build();
     let error = cx.scope(own).await.unwrap_err();
-    assert!(!error.to_string().contains("is part"), "{error}");
+    assert!(!error.to_string().contains("is inherited"), "{error}");
 }
 
 #[tokio::test]
-async fn marked_headers_reach_the_end_of_the_chain_and_others_the_next_service() {
-    let mut chain = Chain::new(|cx, bench| async move {
+async fn propagating_headers_reach_the_end_of_the_chain_and_others_the_next_service() {
+    let mut chain = Chain::new(|cx, sample| async move {
         let local = cx.header_as::<String>("local");
-        (local, bench.describe().await.unwrap().tenant)
+        (local, sample.describe().await.unwrap().tenant)
     })
     .await;
     let next = chain.front.clone();
@@ -250,7 +250,7 @@ async fn marked_headers_reach_the_end_of_the_chain_and_others_the_next_service()
         let next = next.clone();
         async move { next.run().await.unwrap() }
     };
-    let (first, _server) = serve(&chain.bench.connection, |server| server, script).await;
+    let (first, _server) = serve(&chain.setup.connection, |server| server, script).await;
     let call = first.run().propagating_header("tenant", "a");
     call.header("local", "b").await.unwrap();
     assert_eq!(chain.report().await, (None, Some("a".to_owned())));
@@ -258,9 +258,14 @@ async fn marked_headers_reach_the_end_of_the_chain_and_others_the_next_service()
 
 #[tokio::test]
 async fn a_nested_calls_own_header_replaces_the_inherited_one() {
-    let mut chain = Chain::new(|cx, bench| async move {
+    let mut chain = Chain::new(|cx, sample| async move {
         assert!(cx.is_propagating("tenant"));
-        bench.describe().header("tenant", "b").await.unwrap().tenant
+        sample
+            .describe()
+            .header("tenant", "b")
+            .await
+            .unwrap()
+            .tenant
     })
     .await;
     let call = chain.front.run().propagating_header("tenant", "a");
@@ -269,13 +274,13 @@ async fn a_nested_calls_own_header_replaces_the_inherited_one() {
 }
 
 #[tokio::test]
-async fn a_server_marks_headers_for_callers_that_do_not() {
+async fn a_server_may_mark_headers_as_propagating() {
     let mut chain = Chain::with(
         |server| {
             let server = server.propagate_header("tenant");
             server.propagate_header("rpc-deadline")
         },
-        |_, bench| async move { bench.describe().await.unwrap().tenant },
+        |_, sample| async move { sample.describe().await.unwrap().tenant },
     )
     .await;
     chain.front.run().header("tenant", "a").await.unwrap();
@@ -285,26 +290,27 @@ async fn a_server_marks_headers_for_callers_that_do_not() {
 }
 
 #[tokio::test]
-async fn a_client_has_default_headers_that_calls_and_contexts_replace() {
-    let setup = broker().await.bench().await;
+async fn headers_of_calls_and_contexts_replace_a_clients_default_headers() {
+    let setup = broker().await.sample().await;
     let client = client_builder(&setup.connection).header("tenant", "a");
-    let bench = BenchClient::new(client.priority(1).persistent().build()).with_queue(&setup.queue);
+    let sample =
+        SampleClient::new(client.priority(1).persistent().build()).with_queue(&setup.queue);
     let tenant = async |call: rpc_core::Call<Result<Description, RpcError>>| {
         call.await.unwrap().tenant.unwrap()
     };
-    assert_eq!(tenant(bench.describe()).await, "a");
-    let own = bench.describe().header("tenant", "b");
+    assert_eq!(tenant(sample.describe()).await, "a");
+    let own = sample.describe().header("tenant", "b");
     assert_eq!(tenant(own).await, "b");
     let cx = Context::builder().propagating_header("tenant", "c").build();
-    let inheriting = cx.sync_scope(|| bench.describe());
+    let inheriting = cx.sync_scope(|| sample.describe());
     assert_eq!(tenant(inheriting).await, "c");
 }
 
 #[tokio::test]
 async fn a_clients_default_header_may_propagate() {
     let mut chain =
-        Chain::new(|_, bench| async move { bench.describe().await.unwrap().tenant }).await;
-    let connection = &chain.bench.connection;
+        Chain::new(|_, sample| async move { sample.describe().await.unwrap().tenant }).await;
+    let connection = &chain.setup.connection;
     let client = client_builder(connection);
     let client = client.propagating_header("tenant", "a").build();
     let script = {
@@ -323,17 +329,17 @@ async fn a_clients_default_header_may_propagate() {
 }
 
 #[tokio::test]
-async fn a_spawned_task_inherits_in_a_scope_and_not_without() {
-    let mut chain = Chain::new(|cx, bench| async move {
-        let call = bench.clone();
+async fn a_spawned_task_inherits_only_within_a_scope() {
+    let mut chain = Chain::new(|cx, sample| async move {
+        let call = sample.clone();
         let scoped = tokio::spawn(cx.scope(async move { call.describe().await }));
-        let call = bench.clone();
+        let call = sample.clone();
         let alone = tokio::spawn(async move { call.describe().await });
-        // Made in the handler, so it is the handler's.
-        let spawned = tokio::spawn(bench.describe());
+        // The call is made in the handler and inherits from it.
+        let spawned = tokio::spawn(sample.describe());
         let blocking = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Handle::current();
-            cx.sync_scope(|| runtime.block_on(bench.describe()))
+            cx.sync_scope(|| runtime.block_on(sample.describe()))
         });
         let mut tenants = Vec::new();
         for task in [scoped, alone, spawned, blocking] {
@@ -354,11 +360,10 @@ async fn a_spawned_task_inherits_in_a_scope_and_not_without() {
 
 #[tokio::test]
 async fn a_call_in_an_empty_scope_inherits_nothing() {
-    let mut chain =
-        Chain::new(
-            |_, bench| async move { Context::default().scope(bench.describe()).await.unwrap() },
-        )
-        .await;
+    let mut chain = Chain::new(|_, sample| async move {
+        Context::default().scope(sample.describe()).await.unwrap()
+    })
+    .await;
     let call = chain.front.run().timeout(8 * SECOND);
     call.propagating_header("tenant", "a").await.unwrap();
     let seen = chain.report().await;
@@ -367,51 +372,51 @@ async fn a_call_in_an_empty_scope_inherits_nothing() {
 }
 
 #[tokio::test]
-async fn a_dropped_call_is_cancelled_to_the_end_of_the_chain() {
-    let chain = Chain::new(|_, bench| async move { bench.hold().await.map(drop) }).await;
+async fn dropping_a_call_cancels_the_whole_chain() {
+    let chain = Chain::new(|_, sample| async move { sample.hold().await.map(drop) }).await;
     let next = chain.front.clone();
     let script = move |_| {
         let next = next.clone();
         async move { next.run().await.unwrap() }
     };
-    let (first, _server) = serve(&chain.bench.connection, |server| server, script).await;
+    let (first, _server) = serve(&chain.setup.connection, |server| server, script).await;
     let call = tokio::spawn(first.run().into_future());
-    chain.bench.probe.until_begun(1).await;
+    chain.setup.probe.until_begun(1).await;
     call.abort();
-    chain.bench.probe.until_dropped(1).await;
+    chain.setup.probe.until_dropped(1).await;
 }
 
 #[tokio::test]
-async fn scoped_and_blocking_calls_are_cancelled_with_the_one_they_are_part_of() {
-    let mut chain = Chain::new(|cx, bench| async move {
-        // It would go on without its handler.
-        let scoped = tokio::spawn(cx.scope(bench.hold()));
+async fn cancelling_a_call_cancels_its_scoped_and_blocking_calls() {
+    let mut chain = Chain::new(|cx, sample| async move {
+        // The spawned task outlives its handler.
+        let scoped = tokio::spawn(cx.scope(sample.hold()));
         scoped.await.unwrap().unwrap_err()
     })
     .await;
-    // The script of an asynchronous handler goes with it.
+    // The script of an asynchronous handler is dropped with the handler.
     let call = tokio::spawn(chain.front.block().into_future());
-    chain.bench.probe.until_begun(1).await;
+    chain.setup.probe.until_begun(1).await;
     call.abort();
     let error = chain.report().await;
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(error.to_string().contains("Front.block"), "{error}");
-    chain.bench.probe.until_dropped(1).await;
+    chain.setup.probe.until_dropped(1).await;
     let cx = Context::builder().cancelled().build();
-    let error = cx.scope(chain.bench.bench.hold()).await.unwrap_err();
+    let error = cx.scope(chain.setup.sample.hold()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(!error.may_have_executed());
 }
 
 #[tokio::test]
-async fn without_a_broker_nested_calls_inherit_too() {
-    let bench = BenchClient::new(BenchDispatcher::new(Probe::default()));
+async fn nested_direct_calls_inherit() {
+    let sample = SampleClient::new(SampleDispatcher::new(Probe::default()));
     let (report, mut reports) = mpsc::unbounded_channel();
     let front = FrontClient::new(FrontDispatcher::new(Script(move |cx: Context| {
-        let (bench, report) = (bench.clone(), report.clone());
+        let (sample, report) = (sample.clone(), report.clone());
         async move {
             assert_eq!((cx.service(), cx.method()), ("Front", "run"));
-            report.send(bench.describe().await.unwrap()).unwrap();
+            report.send(sample.describe().await.unwrap()).unwrap();
         }
     })));
     let call = front.run().timeout(8 * SECOND);
@@ -429,7 +434,7 @@ async fn without_a_broker_nested_calls_inherit_too() {
 }
 
 #[tokio::test]
-async fn a_handler_is_called_with_a_context_built_by_hand() {
+async fn a_handler_can_be_called_with_a_hand_made_context() {
     let cx = Context::builder()
         .service("Front")
         .method("answer")

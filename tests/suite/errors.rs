@@ -1,4 +1,4 @@
-//! Calls that fail, each at once and with the truth.
+//! Failing calls: each fails at once, and its error is accurate.
 
 use std::time::{Duration, Instant};
 
@@ -6,47 +6,49 @@ use rpc_core::{CallError, ErrorKind, HeaderValue, ServeError, Server, rpc};
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BenchClient, BenchDispatcher, BenchError, Probe, client, client_builder, start};
+use super::{Probe, SampleClient, SampleDispatcher, SampleError, client, client_builder, start};
 use crate::broker;
 
 /// Far less than the 30 seconds that a call may take.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn the_services_own_error_arrives_whole() {
-    let setup = broker().await.bench().await;
-    assert_eq!(setup.bench.divide(6, 3).await.unwrap(), 2);
-    match setup.bench.divide(7, 0).await {
-        Err(CallError::App(error)) => assert_eq!(error, BenchError::DivisionByZero { dividend: 7 }),
+async fn an_application_error_arrives_unchanged() {
+    let setup = broker().await.sample().await;
+    assert_eq!(setup.sample.divide(6, 3).await.unwrap(), 2);
+    match setup.sample.divide(7, 0).await {
+        Err(CallError::App(error)) => {
+            assert_eq!(error, SampleError::DivisionByZero { dividend: 7 });
+        }
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_queue_that_does_not_exist_is_known_at_once() {
+async fn calls_to_a_missing_queue_fail_at_once() {
     let connection = broker().await.connect().await;
-    let bench = BenchClient::new(client(&connection)).with_queue(unique_queue("nowhere"));
-    let confirmed = BenchClient::new(client_builder(&connection).confirms(true).build())
+    let sample = SampleClient::new(client(&connection)).with_queue(unique_queue("nowhere"));
+    let confirmed = SampleClient::new(client_builder(&connection).confirms(true).build())
         .with_queue(unique_queue("nowhere"));
-    for bench in [bench, confirmed] {
+    for sample in [sample, confirmed] {
         let started = Instant::now();
-        let error = bench.add(1, 1).await.unwrap_err();
+        let error = sample.add(1, 1).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unroutable);
         assert!(!error.may_have_executed());
-        let error = bench.note("nobody".to_owned()).await.unwrap_err();
+        let error = sample.note("unroutable".to_owned()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unroutable, "oneway");
         assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
     }
 }
 
 #[tokio::test]
-async fn only_the_calls_that_cannot_be_routed_fail() {
-    let setup = broker().await.bench().await;
-    let nowhere = setup.bench.clone().with_queue(unique_queue("nowhere"));
+async fn only_unroutable_calls_fail() {
+    let setup = broker().await.sample().await;
+    let nowhere = setup.sample.clone().with_queue(unique_queue("nowhere"));
     for confirms in [false, true] {
         let client = client_builder(&setup.connection).confirms(confirms).build();
-        let there = BenchClient::new(client.clone()).with_queue(&setup.queue);
-        let nowhere = BenchClient::new(client).with_queue(unique_queue("nowhere"));
+        let there = SampleClient::new(client.clone()).with_queue(&setup.queue);
+        let nowhere = SampleClient::new(client).with_queue(unique_queue("nowhere"));
         let calls = (0..200_u64).map(|n| {
             let (there, nowhere) = (there.clone(), nowhere.clone());
             tokio::spawn(async move {
@@ -73,11 +75,11 @@ async fn only_the_calls_that_cannot_be_routed_fail() {
 }
 
 #[tokio::test]
-async fn oneway_calls_that_cannot_be_routed_are_told_from_those_that_can() {
-    let setup = broker().await.bench().await;
-    let nowhere = setup.bench.clone().with_queue(unique_queue("nowhere"));
+async fn only_unroutable_oneway_calls_fail() {
+    let setup = broker().await.sample().await;
+    let nowhere = setup.sample.clone().with_queue(unique_queue("nowhere"));
     let calls = (0..200_u32).map(|n| {
-        let (there, nowhere) = (setup.bench.clone(), nowhere.clone());
+        let (there, nowhere) = (setup.sample.clone(), nowhere.clone());
         tokio::spawn(async move {
             if n % 3 == 0 {
                 assert_eq!(
@@ -95,32 +97,32 @@ async fn oneway_calls_that_cannot_be_routed_are_told_from_those_that_can() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_fault_and_the_server_goes_on() {
-    let setup = broker().await.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+async fn a_panic_is_a_fault_and_the_server_continues() {
+    let setup = broker().await.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     for error in [
-        setup.bench.panic().await.unwrap_err(),
-        setup.bench.block_and_panic().await.unwrap_err(),
+        setup.sample.panic().await.unwrap_err(),
+        setup.sample.block_and_panic().await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Panicked);
         assert!(error.may_have_executed());
         assert!(
-            !error.to_string().contains("as it was told"),
-            "what it said stays on the server"
+            !error.to_string().contains("as requested"),
+            "the panic message stays on the server"
         );
     }
     setup.probe.release(1);
     held.await.unwrap().unwrap();
 }
 
-/// A value whose own code panics: 1 where it is encoded, 2 where it is decoded.
+/// A value whose own code panics: 1 while it is encoded, 2 while it is decoded.
 #[derive(Debug)]
 struct Fragile(u8);
 
 impl Serialize for Fragile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        assert_ne!(self.0, 1, "as it was told to");
+        assert_ne!(self.0, 1, "as requested");
         self.0.serialize(serializer)
     }
 }
@@ -128,7 +130,7 @@ impl Serialize for Fragile {
 impl<'de> Deserialize<'de> for Fragile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = u8::deserialize(deserializer)?;
-        assert_ne!(number, 2, "as it was told to");
+        assert_ne!(number, 2, "as requested");
         Ok(Self(number))
     }
 }
@@ -156,7 +158,7 @@ impl Postal for Clerk {
 }
 
 #[tokio::test]
-async fn a_panic_while_an_argument_or_an_answer_is_coded_is_a_fault_too() {
+async fn a_panic_of_serde_code_is_a_fault() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("postal");
     let _server = start(&connection, PostalDispatcher::new(Clerk).with_queue(&queue)).await;
@@ -172,15 +174,15 @@ async fn a_panic_while_an_argument_or_an_answer_is_coded_is_a_fault_too() {
 }
 
 #[tokio::test]
-async fn a_header_that_cannot_be_sent_is_an_encoding_error() {
-    let setup = broker().await.bench().await;
+async fn an_invalid_header_is_an_encoding_error() {
+    let setup = broker().await.sample().await;
     for name in ["rpc-deadline".to_owned(), "x".repeat(256)] {
-        let error = setup.bench.add(1, 1).header(name, 1).await.unwrap_err();
+        let error = setup.sample.add(1, 1).header(name, 1).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(!error.may_have_executed());
     }
     let error = setup
-        .bench
+        .sample
         .clone()
         .with_queue("q".repeat(256))
         .add(1, 1)
@@ -191,19 +193,19 @@ async fn a_header_that_cannot_be_sent_is_an_encoding_error() {
         "{error:?}"
     );
     assert_eq!(
-        setup.bench.add(1, 1).await.unwrap(),
+        setup.sample.add(1, 1).await.unwrap(),
         2,
-        "the client goes on"
+        "the client still works"
     );
 }
 
 #[tokio::test]
-async fn two_services_cannot_share_a_queue() {
+async fn two_services_of_a_server_cannot_share_a_queue() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("shared");
     let server = Server::builder(&connection)
-        .service(BenchDispatcher::new(Probe::default()).with_queue(&queue))
-        .service(BenchDispatcher::new(Probe::default()).with_queue(&queue))
+        .service(SampleDispatcher::new(Probe::default()).with_queue(&queue))
+        .service(SampleDispatcher::new(Probe::default()).with_queue(&queue))
         .build();
     match server.start().await {
         Err(ServeError::QueueTaken { queue: taken, .. }) => assert_eq!(taken, queue),
@@ -212,7 +214,7 @@ async fn two_services_cannot_share_a_queue() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_service_says_so() {
+async fn a_server_without_a_service_is_an_error() {
     let connection = broker().await.connect().await;
     assert!(matches!(
         Server::builder(&connection).build().run().await,
@@ -221,14 +223,14 @@ async fn a_server_without_a_service_says_so() {
 }
 
 #[tokio::test]
-async fn a_header_that_would_end_the_connection_is_not_sent() {
-    let setup = broker().await.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+async fn a_header_that_would_close_the_connection_is_not_sent() {
+    let setup = broker().await.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     let nested = HeaderValue::List(vec![1.into(), f64::INFINITY.into()]);
     for value in [f64::NAN.into(), nested] {
         let error = setup
-            .bench
+            .sample
             .add(1, 1)
             .header("ratio", value)
             .await
@@ -237,5 +239,5 @@ async fn a_header_that_would_end_the_connection_is_not_sent() {
         assert!(error.to_string().contains("'ratio'"), "{error}");
     }
     setup.probe.release(1);
-    held.await.unwrap().expect("nobody else noticed");
+    held.await.unwrap().expect("other calls are not affected");
 }

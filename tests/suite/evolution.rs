@@ -1,6 +1,6 @@
-//! A contract that changes while it is in use: clients of the old one call a server of the new one, and the other way round.
+//! A contract that changes while it is in use: old clients call new servers, and new clients call old servers.
 //!
-//! `rpc_core::guide::evolution` has a table of these changes; what it says of each is what its test shows here. Each is tried in
+//! `rpc_core::guide::evolution` has a table of these changes. The test of each change shows that its entry is right, in
 //! MessagePack and in JSON.
 
 use rpc_core::{CallError, ErrorKind, RpcError, rpc};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{client, client_builder, start};
 use crate::broker;
 
-/// The service as it was.
+/// The old contract.
 mod old {
     use super::*;
 
@@ -66,7 +66,7 @@ mod old {
         Red,
     }
 
-    /// Made for growing: what is not known is `Other`.
+    /// An enum made to grow: unknown variants become `Other`.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(tag = "kind")]
     pub(super) enum Refusal {
@@ -75,7 +75,7 @@ mod old {
         Other,
     }
 
-    /// Made for growing, too, by variants without fields.
+    /// An enum made to grow by variants without fields.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     pub(super) enum Shade {
         Dark,
@@ -216,7 +216,7 @@ mod old {
     }
 }
 
-/// The service as it is now. A method has the old one's name, or says why not.
+/// The new contract. A method has the name of the old one, or a comment gives the reason.
 mod new {
     use super::*;
 
@@ -259,7 +259,7 @@ mod new {
         fn run_otherwise() -> u64;
         #[rpc(at_most_once)]
         async fn run_once() -> u64;
-        /// There was none, and handlers need not have it.
+        /// A new method. Handlers need not implement it.
         async fn added(&self, n: u64) -> u64 {
             2 * self.add_with_default(n, 0).await
         }
@@ -448,7 +448,7 @@ mod new {
     }
 }
 
-/// A client of the old contract that calls a server of the new one, and the other way round.
+/// An old client that calls a new server, and a new client that calls an old server.
 struct Pair {
     old_on_new: old::ShopClient,
     new_on_old: new::ShopClient,
@@ -457,7 +457,7 @@ struct Pair {
 /// Runs a test for each content type.
 async fn each(test: impl AsyncFn(Pair)) {
     let connection = broker().await.connect().await;
-    // The old contract and the new one have the same queue, so each server has a prefix.
+    // Both contracts have the same queue, so each server has a prefix of its own.
     let (old, new) = (unique_queue("old-"), unique_queue("new-"));
     let dispatcher = old::ShopDispatcher::new(old::Handler).with_queue_prefix(&old);
     let _old_server = start(&connection, dispatcher).await;
@@ -481,7 +481,7 @@ fn failure<T: std::fmt::Debug>(outcome: Result<T, RpcError>) -> (ErrorKind, bool
     (error.kind(), error.may_have_executed())
 }
 
-/// The same of a method that has an error of its own.
+/// The same, for a method with an application error.
 fn call_failure<T: std::fmt::Debug, E: std::fmt::Debug>(
     outcome: Result<T, CallError<E>>,
 ) -> (ErrorKind, bool) {
@@ -493,14 +493,14 @@ fn call_failure<T: std::fmt::Debug, E: std::fmt::Debug>(
 
 const BAD_REQUEST: (ErrorKind, bool) = (ErrorKind::BadRequest, false);
 const UNKNOWN_METHOD: (ErrorKind, bool) = (ErrorKind::UnknownMethod, false);
-/// The dangerous one: the handler has run, and its caller cannot read what it says.
+/// The dangerous failure: the handler has run, and its caller cannot read the reply.
 const BAD_REPLY: (ErrorKind, bool) = (ErrorKind::BadReply, true);
 
 #[tokio::test]
 async fn adding_an_argument_with_a_default_is_safe() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.add_with_default(1).await.unwrap(), 1);
-        // The old server does not know it, and ignores it.
+        // Old servers ignore the unknown argument.
         assert_eq!(pair.new_on_old.add_with_default(1, 2).await.unwrap(), 1);
     })
     .await;
@@ -525,7 +525,7 @@ async fn adding_any_other_argument_breaks_old_clients() {
 }
 
 #[tokio::test]
-async fn removing_an_argument_is_safe_for_old_clients_alone() {
+async fn removing_an_argument_is_safe_for_old_clients_only() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.remove(1, 2).await.unwrap(), 1);
         assert_eq!(failure(pair.new_on_old.remove(1).await), BAD_REQUEST);
@@ -569,7 +569,7 @@ async fn renaming_an_argument_is_safe_if_its_name_on_the_wire_stays() {
             BAD_REQUEST
         );
 
-        // An alias is for reading alone.
+        // An alias applies to deserialization alone.
         assert_eq!(pair.old_on_new.rename_argument_alias(7).await.unwrap(), 7);
         let outcome = pair.new_on_old.rename_argument_alias(7).await;
         assert_eq!(failure(outcome), BAD_REQUEST);
@@ -590,14 +590,63 @@ async fn renaming_a_method_is_safe_if_its_name_on_the_wire_stays() {
 }
 
 #[tokio::test]
-async fn a_method_that_was_added_is_unknown_to_old_servers() {
+async fn an_added_method_is_unknown_to_old_servers() {
     each(async |pair| {
         assert_eq!(failure(pair.new_on_old.added(1).await), UNKNOWN_METHOD);
     })
     .await;
-    // With a body of its own, no handler had to be changed for it.
+    // The method has a default body, so no handler had to change.
     let client = new::ShopClient::new(new::ShopDispatcher::new(new::Handler));
     assert_eq!(client.added(2).await.unwrap(), 4);
+}
+
+/// Two versions of a trait that state the same methods in different order.
+mod order {
+    use super::*;
+
+    pub(super) mod old {
+        use super::*;
+
+        #[rpc]
+        pub(in super::super) trait Clock {
+            async fn hour() -> u64;
+            async fn minute() -> u64;
+        }
+    }
+
+    pub(super) mod new {
+        use super::*;
+
+        #[rpc]
+        pub(in super::super) trait Clock {
+            async fn second() -> u64;
+            async fn minute() -> u64;
+            async fn hour() -> u64;
+        }
+
+        pub(in super::super) struct Noon;
+
+        impl Clock for Noon {
+            async fn second(&self) -> u64 {
+                30
+            }
+
+            async fn minute(&self) -> u64 {
+                1
+            }
+
+            async fn hour(&self) -> u64 {
+                12
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_direct_call_between_versions_reaches_the_method_of_its_name() {
+    let clock = order::old::ClockClient::new(order::new::ClockDispatcher::new(order::new::Noon));
+    assert_eq!(clock.hour().await.unwrap(), 12);
+    assert_eq!(clock.minute().await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -618,9 +667,9 @@ async fn widening_an_integer_is_safe_for_the_values_that_fit_into_both() {
 }
 
 #[tokio::test]
-async fn an_integer_that_becomes_a_float_breaks_whoever_still_reads_an_integer() {
+async fn changing_an_integer_to_a_float_breaks_readers_of_the_integer() {
     each(async |pair| {
-        // An integer is read as a float: the handler has run.
+        // Servers read an integer as a float: the handler has run.
         assert_eq!(failure(pair.old_on_new.make_float(1).await), BAD_REPLY);
         assert_eq!(failure(pair.new_on_old.make_float(1.0).await), BAD_REQUEST);
     })
@@ -628,7 +677,7 @@ async fn an_integer_that_becomes_a_float_breaks_whoever_still_reads_an_integer()
 }
 
 #[tokio::test]
-async fn making_an_argument_optional_is_safe_while_it_is_given() {
+async fn making_an_argument_optional_is_safe_while_it_is_some() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.make_argument_optional(1).await.unwrap(), 1);
         let given = pair.new_on_old.make_argument_optional(Some(1)).await;
@@ -640,7 +689,7 @@ async fn making_an_argument_optional_is_safe_while_it_is_given() {
 }
 
 #[tokio::test]
-async fn making_a_result_optional_is_safe_while_there_is_one() {
+async fn making_a_result_optional_is_safe_while_it_is_some() {
     each(async |pair| {
         assert_eq!(
             pair.old_on_new.make_result_optional(false).await.unwrap(),
@@ -655,7 +704,7 @@ async fn making_a_result_optional_is_safe_while_there_is_one() {
 }
 
 #[tokio::test]
-async fn adding_a_field_with_a_default_to_what_is_returned_is_safe() {
+async fn adding_a_field_with_a_default_to_a_result_is_safe() {
     each(async |pair| {
         let name = || "tea".to_owned();
         let item = pair.old_on_new.grow_struct().await.unwrap();
@@ -674,7 +723,7 @@ async fn adding_a_field_with_a_default_to_what_is_returned_is_safe() {
 }
 
 #[tokio::test]
-async fn adding_any_other_field_to_what_is_returned_breaks_new_clients() {
+async fn adding_any_other_field_to_a_result_breaks_new_clients() {
     each(async |pair| {
         pair.old_on_new.grow_struct_with_required().await.unwrap();
         let outcome = pair.new_on_old.grow_struct_with_required().await;
@@ -705,7 +754,7 @@ async fn a_tuple_cannot_grow() {
 }
 
 #[tokio::test]
-async fn old_clients_cannot_read_a_variant_that_was_added() {
+async fn old_clients_cannot_read_an_added_variant() {
     each(async |pair| {
         let Pair {
             old_on_new,
@@ -725,14 +774,14 @@ async fn old_clients_cannot_read_a_variant_that_was_added() {
 }
 
 #[tokio::test]
-async fn a_variant_for_all_others_lets_an_enum_grow() {
+async fn a_catch_all_variant_lets_an_enum_grow() {
     each(async |pair| {
         let error = pair.old_on_new.grow_open_error(true).await.unwrap_err();
         assert_eq!(error.app(), Some(&old::Refusal::Other));
         let error = pair.new_on_old.grow_open_error(true).await.unwrap_err();
         assert_eq!(error.app(), Some(&new::Refusal::Closed));
 
-        // Without a tag it stands for variants without fields alone.
+        // Without a tag, the catch-all variant stands for variants without fields alone.
         let shade = pair.old_on_new.grow_untagged(false).await.unwrap();
         assert_eq!(shade, old::Shade::Other);
         assert_eq!(
@@ -759,7 +808,7 @@ async fn a_method_that_becomes_fallible_is_safe_until_it_fails() {
 }
 
 #[tokio::test]
-async fn a_method_that_becomes_infallible_is_safe_once_no_server_fails() {
+async fn a_method_that_becomes_infallible_is_safe_once_servers_do_not_fail() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.make_infallible(true).await.unwrap(), 1);
         assert_eq!(pair.new_on_old.make_infallible(false).await.unwrap(), 1);
@@ -772,7 +821,7 @@ async fn a_method_that_becomes_infallible_is_safe_once_no_server_fails() {
 }
 
 #[tokio::test]
-async fn a_method_that_returned_nothing_cannot_return_something() {
+async fn a_method_that_returned_unit_cannot_return_a_value() {
     each(async |pair| {
         assert_eq!(failure(pair.old_on_new.return_something().await), BAD_REPLY);
         assert_eq!(failure(pair.new_on_old.return_something().await), BAD_REPLY);
@@ -790,7 +839,7 @@ async fn a_method_can_become_oneway() {
 }
 
 #[tokio::test]
-async fn a_method_can_get_a_queue_of_its_own_servers_first() {
+async fn a_method_can_get_a_queue_of_its_own_if_servers_change_first() {
     each(async |pair| {
         assert_eq!(
             pair.old_on_new.move_to_a_queue_of_its_own().await.unwrap(),
@@ -803,7 +852,7 @@ async fn a_method_can_get_a_queue_of_its_own_servers_first() {
 }
 
 #[tokio::test]
-async fn the_options_that_are_one_sides_own_business_can_change() {
+async fn options_that_affect_one_side_alone_can_change() {
     each(async |pair| {
         assert_eq!(pair.old_on_new.run_otherwise().await.unwrap(), 2);
         assert_eq!(pair.new_on_old.run_otherwise().await.unwrap(), 1);

@@ -1,4 +1,4 @@
-//! Headers that cannot be sent: the one call fails, and no other notices.
+//! Invalid headers: the call that has one fails, and no other call is affected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,16 +15,16 @@ use tower::ServiceBuilder;
 use super::{client, client_builder};
 use crate::broker;
 
-/// A service that shows headers, and answers with those that a test chose.
+/// A service that shows headers, and replies with headers that a test chooses.
 #[rpc]
 trait Labels {
     #[rpc(idempotent)]
     async fn count(#[ctx] cx: Context) -> usize;
     async fn text(name: String, #[ctx] cx: Context) -> Option<String>;
-    /// Answers with the header of that number of [`unsendable`], or with one that is fine.
+    /// Replies with the header of that index in [`unsendable`], or with a valid one.
     async fn answer(number: usize, #[ctx] cx: Context);
     async fn runs() -> usize;
-    /// Answers with a header that a layer looks for.
+    /// Replies with a header that a layer looks for.
     async fn wanted(#[ctx] cx: Context);
     async fn hold();
     async fn release();
@@ -107,12 +107,12 @@ fn list_of(len: usize) -> HeaderValue {
     HeaderValue::List(vec![HeaderValue::Int(1); len])
 }
 
-/// A header that the broker or the protocol has no place for.
+/// A header that the broker or the protocol cannot carry.
 struct Unsendable {
     name: String,
-    /// Makes the value, as one that is nested deep cannot be cloned.
+    /// Makes the value: a deeply nested one cannot be cloned.
     value: Box<dyn Fn() -> HeaderValue + Send + Sync>,
-    /// The error of a call with it.
+    /// The error of a call with this header.
     kind: ErrorKind,
 }
 
@@ -166,7 +166,7 @@ struct Setup {
     labels: LabelsClient,
     printer: Printer,
     connection: Connection,
-    /// A call that is in flight all the time.
+    /// A call that stays in flight during a test.
     held: JoinHandle<Result<(), RpcError>>,
     _server: ServerHandle,
 }
@@ -191,14 +191,14 @@ impl Setup {
         }
     }
 
-    /// Shows that whatever was done was no trouble to the call that was in flight, nor to the connection.
+    /// Asserts that neither the call in flight nor the connection was affected.
     async fn ends_unharmed(self) {
         assert_eq!(self.labels.runs().await.unwrap(), self.printer.answers());
         self.labels.release().await.unwrap();
         self.held
             .await
             .unwrap()
-            .expect("the call in flight has its answer");
+            .expect("the call in flight gets its response");
         assert_eq!(
             self.connection.state().current(),
             ConnectionState::Connected
@@ -212,11 +212,11 @@ impl Setup {
 }
 
 #[tokio::test]
-async fn a_request_header_that_cannot_be_sent_fails_its_call_alone() {
+async fn an_invalid_request_header_fails_its_call_alone() {
     let setup = Setup::new(|server| server).await;
     for Unsendable { name, value, kind } in unsendable() {
         let shown: String = name.chars().take(20).collect();
-        // An `idempotent` call does not repeat what cannot work.
+        // An `idempotent` call is not retried if a retry cannot succeed.
         let error = setup
             .labels
             .count()
@@ -237,7 +237,7 @@ async fn a_request_header_that_cannot_be_sent_fails_its_call_alone() {
 }
 
 #[tokio::test]
-async fn a_clients_own_headers_are_checked_too() {
+async fn a_clients_default_headers_are_checked() {
     let setup = Setup::new(|server| server).await;
     for Unsendable { name, value, kind } in unsendable() {
         let clients = client_builder(&setup.connection).header(&name, value());
@@ -259,7 +259,7 @@ async fn a_clients_own_headers_are_checked_too() {
 }
 
 #[tokio::test]
-async fn a_reply_header_that_cannot_be_sent_becomes_a_fault_of_a_handler_that_ran_once() {
+async fn an_invalid_reply_header_is_a_fault_and_the_handler_ran_once() {
     let setup = Setup::new(|server| server).await;
     for (number, Unsendable { name, kind, .. }) in unsendable().into_iter().enumerate() {
         let error = setup.labels.answer(number).await.unwrap_err();
@@ -279,7 +279,7 @@ async fn a_reply_header_that_cannot_be_sent_becomes_a_fault_of_a_handler_that_ra
 }
 
 #[tokio::test]
-async fn a_server_layers_reply_headers_are_checked_too() {
+async fn reply_headers_of_server_layers_are_checked() {
     let add = tower::util::MapResponseLayer::new(|mut response: rpc_core::Response| {
         if response.headers().get("wanted").is_some() {
             response

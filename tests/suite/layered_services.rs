@@ -13,10 +13,10 @@ use tower::layer::layer_fn;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
-use super::{BenchClient, BenchDispatcher, Probe, client};
+use super::{Probe, SampleClient, SampleDispatcher, client};
 use crate::broker;
 
-/// A layer that lets through what has a token.
+/// A layer that lets requests with a token pass.
 fn authenticate()
 -> FilterLayer<impl Fn(Request) -> Result<Request, RpcError> + Clone + Send + Sync + 'static> {
     FilterLayer::new(|request: Request| match request.headers().get("token") {
@@ -25,29 +25,29 @@ fn authenticate()
     })
 }
 
-/// A bench service with layers around its dispatcher.
+/// A sample service with layers around its dispatcher.
 struct Bed {
     connection: Connection,
     queue: String,
     probe: Probe,
-    bench: BenchClient,
+    sample: SampleClient,
 }
 
 impl Bed {
     async fn new() -> Self {
         let connection = broker().await.connect().await;
         let queue = unique_queue("layered");
-        let bench = BenchClient::new(client(&connection)).with_queue(&queue);
+        let sample = SampleClient::new(client(&connection)).with_queue(&queue);
         Self {
             connection,
             queue,
             probe: Probe::default(),
-            bench,
+            sample,
         }
     }
 
-    fn dispatcher(&self) -> BenchDispatcher<Probe> {
-        BenchDispatcher::new(self.probe.clone()).with_queue(&self.queue)
+    fn dispatcher(&self) -> SampleDispatcher<Probe> {
+        SampleDispatcher::new(self.probe.clone()).with_queue(&self.queue)
     }
 
     async fn serve(&self, service: impl Serve) -> ServerHandle {
@@ -55,19 +55,19 @@ impl Bed {
         server.start().await.unwrap()
     }
 
-    /// Calls with and without a token.
+    /// Calls with a token, and without one.
     async fn assert_guarded(&self) {
-        let error = self.bench.add(1, 2).await.unwrap_err();
+        let error = self.sample.add(1, 2).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert_eq!(error.to_string(), "no token");
         assert!(!error.may_have_executed());
-        let answer = self.bench.add(1, 2).header("token", "a").await;
+        let answer = self.sample.add(1, 2).header("token", "a").await;
         assert_eq!(answer.unwrap(), 3);
     }
 }
 
 #[tokio::test]
-async fn a_layer_goes_around_one_service_of_a_server() {
+async fn a_layer_may_wrap_one_service_of_a_server() {
     let bed = Bed::new().await;
     let guarded = ServiceBuilder::new()
         .layer(authenticate())
@@ -97,7 +97,7 @@ impl Open for Door {
     async fn knock(&self) {}
 }
 
-/// A service of the user's own.
+/// A tower service written by a user.
 #[derive(Clone)]
 struct Own<S>(S);
 
@@ -119,9 +119,9 @@ where
 }
 
 #[tokio::test]
-async fn whatever_the_layers_are_the_dispatcher_in_them_is_found() {
+async fn the_dispatcher_is_found_in_layers_of_every_kind() {
     let bed = Bed::new().await;
-    let closure = layer_fn(|service: BenchDispatcher<Probe>| {
+    let closure = layer_fn(|service: SampleDispatcher<Probe>| {
         tower::service_fn(move |request| service.clone().oneshot(request))
     });
     let server = bed
@@ -152,7 +152,7 @@ async fn whatever_the_layers_are_the_dispatcher_in_them_is_found() {
 }
 
 #[tokio::test]
-async fn a_layer_that_hides_its_dispatcher_is_an_error_with_a_remedy() {
+async fn a_layer_that_hides_its_dispatcher_is_an_error_with_advice() {
     let bed = Bed::new().await;
     let hiding = ServiceBuilder::new().buffer(8).service(bed.dispatcher());
     let server = Server::builder(&bed.connection).service(hiding).build();
@@ -160,17 +160,17 @@ async fn a_layer_that_hides_its_dispatcher_is_an_error_with_a_remedy() {
     assert!(matches!(error, ServeError::InvalidService { .. }));
     assert!(error.to_string().contains("layered_service"), "{error}");
 
-    let two = tower::util::Either::<_, BenchDispatcher<Probe>>::Left(Both(
+    let two = tower::util::Either::<_, SampleDispatcher<Probe>>::Left(Both(
         bed.dispatcher(),
         OpenDispatcher::new(Door),
     ));
     let server = Server::builder(&bed.connection).service(two).build();
     let error = server.start().await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("Bench") && text.contains("Open"), "{text}");
+    assert!(text.contains("Sample") && text.contains("Open"), "{text}");
 }
 
-/// Calls the first of two.
+/// A service that passes calls to the first of two.
 #[derive(Clone)]
 struct Both<A, B>(A, #[allow(dead_code)] B);
 
@@ -189,24 +189,24 @@ impl<A: Service<Request>, B> Service<Request> for Both<A, B> {
 }
 
 #[tokio::test]
-async fn the_options_of_a_layered_service_are_its_dispatchers() {
+async fn a_layered_service_has_the_options_of_its_dispatcher() {
     let bed = Bed::new().await;
     let options = QueueOptions::classic().max_priority(5);
     let layer = authenticate();
     let layered = || layer.layer(bed.dispatcher().with_queue_options(options.clone()));
     let server = bed.serve(layered()).await;
-    // A queue with these options is another one.
+    // A queue declared with different options would be refused.
     let plain = Server::builder(&bed.connection).service(bed.dispatcher());
     let error = plain.build().start().await.unwrap_err();
     assert!(matches!(error, ServeError::QueueRefused { .. }), "{error}");
 
-    let call = bed.bench.hold_once().header("token", "a");
+    let call = bed.sample.hold_once().header("token", "a");
     let call = tokio::spawn(call);
     bed.probe.until_begun(1).await;
-    // It was acknowledged before it ran.
+    // The request was acknowledged before its handler ran.
     drop(server);
     let _server = bed.serve(layered()).await;
-    let blocked = bed.bench.block(0).header("token", "a").await;
+    let blocked = bed.sample.block(0).header("token", "a").await;
     assert_eq!(blocked.unwrap(), 0);
     assert_eq!(bed.probe.begun(), 1);
     call.abort();
@@ -219,7 +219,7 @@ trait Larger {
 }
 
 #[tokio::test]
-async fn a_layered_service_refuses_methods_that_it_does_not_have() {
+async fn a_layered_service_refuses_unknown_methods() {
     let bed = Bed::new().await;
     let service = ServiceBuilder::new()
         .load_shed()
@@ -234,11 +234,11 @@ async fn a_layered_service_refuses_methods_that_it_does_not_have() {
 }
 
 #[tokio::test]
-async fn a_limit_around_one_service_counts_its_calls_alone() {
+async fn a_limit_around_one_service_counts_only_its_calls() {
     let bed = Bed::new().await;
     let limit = tower::limit::ConcurrencyLimitLayer::new(1);
     let _server = bed.serve(limit.layer(bed.dispatcher())).await;
-    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(bed.bench.hold())).collect();
+    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(bed.sample.hold())).collect();
     bed.probe.until_begun(1).await;
     bed.probe.release(4);
     for call in calls {

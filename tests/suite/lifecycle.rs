@@ -1,17 +1,17 @@
-//! Beginnings and ends of servers, clients and connections.
+//! Start and end of servers, clients and connections.
 
 use std::time::Duration;
 
 use rpc_core::{ConnectionState, ErrorKind, ServeError, Server, rpc};
 use tokio::sync::oneshot;
 
-use super::{BenchClient, BenchDispatcher, Probe, client, serve, start};
+use super::{Probe, SampleClient, SampleDispatcher, client, serve, start};
 use crate::broker;
 
 #[tokio::test]
-async fn a_stopping_server_finishes_what_runs() {
-    let setup = broker().await.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+async fn a_stopping_server_finishes_running_calls() {
+    let setup = broker().await.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     let stopping = tokio::spawn(setup.server.shutdown());
     setup.probe.release(1);
@@ -20,12 +20,12 @@ async fn a_stopping_server_finishes_what_runs() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_gives_back_what_has_not_started() {
+async fn a_stopping_server_returns_calls_that_have_not_started() {
     let broker = broker().await;
-    let setup = broker.bench_with(|server| server.prefetch(1)).await;
-    let first = tokio::spawn(setup.bench.hold().into_future());
+    let setup = broker.sample_with(|server| server.prefetch(1)).await;
+    let first = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
-    let second = tokio::spawn(setup.bench.add(2, 2).into_future());
+    let second = tokio::spawn(setup.sample.add(2, 2).into_future());
     let stopping = tokio::spawn(setup.server.shutdown());
     setup.probe.release(1);
     stopping.await.unwrap().unwrap();
@@ -42,9 +42,9 @@ async fn a_stopping_server_gives_back_what_has_not_started() {
 async fn a_stopping_server_waits_no_longer_than_its_drain_limit() {
     let broker = broker().await;
     let setup = broker
-        .bench_with(|server| server.drain_timeout(Duration::from_millis(50)))
+        .sample_with(|server| server.drain_timeout(Duration::from_millis(50)))
         .await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     setup.server.shutdown().await.unwrap();
     setup.probe.until_dropped(1).await;
@@ -64,25 +64,25 @@ async fn run_until_serves_until_its_signal() {
     let queue = rpc_tests::unique_queue("until");
     let probe = Probe::default();
     let server = Server::builder(&connection)
-        .service(BenchDispatcher::new(probe.clone()).with_queue(&queue))
+        .service(SampleDispatcher::new(probe.clone()).with_queue(&queue))
         .build();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(server.run_until(async {
         stopped.await.ok();
     }));
-    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
+    let sample = SampleClient::new(client(&connection)).with_queue(&queue);
     let sum =
-        rpc_tests::eventually("the server answers", async || bench.add(1, 2).await.ok()).await;
+        rpc_tests::eventually("the server answers", async || sample.add(1, 2).await.ok()).await;
     assert_eq!(sum, 3);
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_request_of_a_lost_server_is_redelivered_to_another() {
+async fn requests_of_a_lost_server_are_redelivered() {
     let broker = broker().await;
-    let setup = broker.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+    let setup = broker.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     drop(setup.server);
     setup.probe.until_dropped(1).await;
@@ -97,16 +97,16 @@ async fn a_request_of_a_lost_server_is_redelivered_to_another() {
 #[tokio::test]
 async fn closing_a_connection_ends_its_calls_and_servers() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let calling = broker.connect().await;
-    let bench = BenchClient::new(client(&calling)).with_queue(&setup.queue);
-    let held = tokio::spawn(bench.hold().into_future());
+    let sample = SampleClient::new(client(&calling)).with_queue(&setup.queue);
+    let held = tokio::spawn(sample.hold().into_future());
     setup.probe.until_begun(1).await;
     calling.close().await;
     let error = held.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(error.may_have_executed());
-    let error = bench.add(1, 1).await.unwrap_err();
+    let error = sample.add(1, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(!error.may_have_executed());
 
@@ -115,13 +115,13 @@ async fn closing_a_connection_ends_its_calls_and_servers() {
     assert!(matches!(server.ended().await, Err(ServeError::Closed)));
     setup.connection.close().await;
     let again = Server::builder(&setup.connection)
-        .service(BenchDispatcher::new(Probe::default()))
+        .service(SampleDispatcher::new(Probe::default()))
         .build();
     assert!(matches!(again.start().await, Err(ServeError::Closed)));
 }
 
 #[tokio::test]
-async fn the_state_of_a_connection_changes_only_when_it_does() {
+async fn watchers_see_a_connection_state_only_after_a_change() {
     let connection = broker().await.connect().await;
     let mut state = connection.state();
     assert_eq!(state.current(), ConnectionState::Connected);
@@ -133,8 +133,8 @@ async fn the_state_of_a_connection_changes_only_when_it_does() {
 
 #[tokio::test]
 async fn a_fault_for_a_redelivered_request_does_not_claim_that_nothing_ran() {
-    /// The bench service as it was before `hold`.
-    #[rpc(name = "Bench")]
+    /// The sample service as it was before `hold`.
+    #[rpc(name = "Sample")]
     trait Former {
         async fn add(a: u64, b: u64) -> u64;
     }
@@ -144,8 +144,8 @@ async fn a_fault_for_a_redelivered_request_does_not_claim_that_nothing_ran() {
             a + b
         }
     }
-    let setup = broker().await.bench().await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+    let setup = broker().await.sample().await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     drop(setup.server);
     let former = FormerDispatcher::new(Adder).with_queue(&setup.queue);

@@ -17,11 +17,11 @@ use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::{BenchClient, BenchError, client, client_builder};
+use super::{SampleClient, SampleError, client, client_builder};
 use crate::broker;
 
 #[tokio::test]
-async fn a_layer_of_the_server_sees_requests_and_may_refuse_them() {
+async fn a_server_layer_sees_requests_and_may_refuse_them() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
     let count = tower::filter::FilterLayer::new(move |request: Request| {
@@ -33,21 +33,21 @@ async fn a_layer_of_the_server_sees_requests_and_may_refuse_them() {
     });
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(count))
+        .sample_with(|server| server.layer(count))
         .await;
-    let error = setup.bench.add(1, 2).await.unwrap_err();
+    let error = setup.sample.add(1, 2).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string()),
         (ErrorKind::BadRequest, "no tenant".to_owned())
     );
     assert_eq!(
-        setup.bench.add(1, 2).header("tenant", "a").await.unwrap(),
+        setup.sample.add(1, 2).header("tenant", "a").await.unwrap(),
         3
     );
     assert_eq!(seen.load(Ordering::SeqCst), 2);
 }
 
-/// A layer that adds to the header `tenant`.
+/// A layer that appends to the header `tenant`.
 fn append(
     text: &'static str,
 ) -> MapRequestLayer<impl Fn(Request) -> Request + Clone + Send + Sync + 'static> {
@@ -64,46 +64,46 @@ fn append(
 }
 
 #[tokio::test]
-async fn layers_of_the_server_run_in_the_order_they_were_added() {
+async fn server_layers_run_in_the_order_of_their_addition() {
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(append("a")).layer(append("b")))
+        .sample_with(|server| server.layer(append("a")).layer(append("b")))
         .await;
     assert_eq!(
-        setup.bench.describe().await.unwrap().tenant.as_deref(),
+        setup.sample.describe().await.unwrap().tenant.as_deref(),
         Some("ab")
     );
 }
 
 #[tokio::test]
 async fn a_panicking_layer_is_a_fault() {
-    let panicking = MapRequestLayer::new(|_: Request| -> Request { panic!("as it was told to") });
+    let panicking = MapRequestLayer::new(|_: Request| -> Request { panic!("as requested") });
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(panicking))
+        .sample_with(|server| server.layer(panicking))
         .await;
     assert_eq!(
-        setup.bench.add(1, 2).await.unwrap_err().kind(),
+        setup.sample.add(1, 2).await.unwrap_err().kind(),
         ErrorKind::Panicked
     );
 }
 
 #[tokio::test]
-async fn layers_of_towers_own_go_around_a_client() {
-    let setup = broker().await.bench().await;
-    // So that no time is spent on the reply queue.
-    setup.bench.add(1, 2).await.unwrap();
+async fn tower_layers_wrap_a_client() {
+    let setup = broker().await.sample().await;
+    // Opens the reply queue before the timed call.
+    setup.sample.add(1, 2).await.unwrap();
     let service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(Duration::from_millis(100)))
         .layer(ConcurrencyLimitLayer::new(1))
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
-    assert_eq!(bench.add(1, 2).await.unwrap(), 3);
-    let error = bench.hold().await.unwrap_err();
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
+    assert_eq!(sample.add(1, 2).await.unwrap(), 3);
+    let error = sample.hold().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(error.to_string(), "the time limit of a layer passed");
     assert!(error.may_have_executed());
-    let error = bench
+    let error = sample
         .hold()
         .timeout(Duration::from_millis(10))
         .await
@@ -113,29 +113,29 @@ async fn layers_of_towers_own_go_around_a_client() {
 
 #[tokio::test]
 async fn the_first_layer_around_a_client_is_the_outermost() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let service = ServiceBuilder::new()
         .layer(append("a"))
         .layer(append("b"))
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
     assert_eq!(
-        bench.describe().await.unwrap().tenant.as_deref(),
+        sample.describe().await.unwrap().tenant.as_deref(),
         Some("ab")
     );
 }
 
 #[tokio::test]
 async fn a_client_sheds_load() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let service = ServiceBuilder::new()
         .layer(LoadShedLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
-    let held = tokio::spawn(bench.hold().into_future());
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
+    let held = tokio::spawn(sample.hold().into_future());
     setup.probe.until_begun(1).await;
-    let error = bench.add(1, 2).await.unwrap_err();
+    let error = sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     assert!(!error.may_have_executed());
     assert!(error.is_retryable());
@@ -143,11 +143,11 @@ async fn a_client_sheds_load() {
     assert!(cause.is::<tower::load_shed::error::Overloaded>());
     setup.probe.release(1);
     held.await.unwrap().unwrap();
-    assert_eq!(bench.add(1, 2).await.unwrap(), 3);
+    assert_eq!(sample.add(1, 2).await.unwrap(), 3);
 }
 
 #[tokio::test]
-async fn a_layer_of_the_server_sees_who_sent_a_request() {
+async fn a_server_layer_sees_the_callers_identity() {
     let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
     let look = MapRequestLayer::new(move |request: Request| {
         let text = |text: Option<&str>| text.map(str::to_owned);
@@ -160,12 +160,15 @@ async fn a_layer_of_the_server_sees_who_sent_a_request() {
         request
     });
     let client_side = look.clone();
-    let setup = broker().await.bench_with(|server| server.layer(look)).await;
+    let setup = broker()
+        .await
+        .sample_with(|server| server.layer(look))
+        .await;
     let service = ServiceBuilder::new()
         .layer(client_side)
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
-    let seen_by_handler = bench.describe().await.unwrap();
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
+    let seen_by_handler = sample.describe().await.unwrap();
     let none = [const { None::<String> }; 3];
     assert_eq!(requests.recv().await.unwrap(), (none, false));
     let ([correlation_id, app_id, user_id], redelivered) = requests.recv().await.unwrap();
@@ -175,18 +178,18 @@ async fn a_layer_of_the_server_sees_who_sent_a_request() {
     assert_eq!((user_id, redelivered), (None, false));
 }
 
-/// How long the third call of two in a fifth of a second has to wait.
+/// Minimum wait of the third call at a rate of two calls per 200 ms.
 const RATE_PERIOD: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn a_rate_limit_around_a_client_is_shared_through_a_buffer() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let service = ServiceBuilder::new()
         .buffer(8)
         .rate_limit(2, RATE_PERIOD)
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
-    assert_rate_is_limited(&bench.clone(), &bench).await;
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
+    assert_rate_is_limited(&sample.clone(), &sample).await;
 }
 
 #[tokio::test]
@@ -194,14 +197,14 @@ async fn a_rate_limit_around_a_server_is_shared_through_a_buffer() {
     let limit = || ServiceBuilder::new().buffer(8).rate_limit(2, RATE_PERIOD);
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(limit().into_inner()))
+        .sample_with(|server| server.layer(limit().into_inner()))
         .await;
-    assert_rate_is_limited(&setup.bench, &setup.bench).await;
+    assert_rate_is_limited(&setup.sample, &setup.sample).await;
 }
 
 async fn assert_rate_is_limited<S: rpc_core::RpcService>(
-    first: &BenchClient<S>,
-    second: &BenchClient<S>,
+    first: &SampleClient<S>,
+    second: &SampleClient<S>,
 ) {
     let started = std::time::Instant::now();
     assert_eq!(first.add(1, 2).await.unwrap(), 3);
@@ -215,13 +218,13 @@ async fn assert_rate_is_limited<S: rpc_core::RpcService>(
 }
 
 #[tokio::test]
-async fn a_concurrency_limit_around_a_server_is_that_of_the_service() {
+async fn a_concurrency_limit_around_a_server_applies_to_all_its_calls() {
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(ConcurrencyLimitLayer::new(2)))
+        .sample_with(|server| server.layer(ConcurrencyLimitLayer::new(2)))
         .await;
     let calls: Vec<_> = (0..6)
-        .map(|_| tokio::spawn(setup.bench.hold().into_future()))
+        .map(|_| tokio::spawn(setup.sample.hold().into_future()))
         .collect();
     setup.probe.until_begun(2).await;
     setup.probe.release(6);
@@ -236,9 +239,9 @@ async fn a_timeout_around_a_server_stops_its_handlers() {
     let limit = TimeoutLayer::new(Duration::from_millis(100));
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(limit))
+        .sample_with(|server| server.layer(limit))
         .await;
-    let error = setup.bench.hold().await.unwrap_err();
+    let error = setup.sample.hold().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert_eq!(error.to_string(), "the time limit of a layer passed");
     assert!(error.may_have_executed());
@@ -252,10 +255,10 @@ async fn a_server_sheds_load() {
             .layer(LoadShedLayer::new())
             .layer(ConcurrencyLimitLayer::new(1))
     };
-    let setup = broker().await.bench_with(shed).await;
-    let held = tokio::spawn(setup.bench.hold().into_future());
+    let setup = broker().await.sample_with(shed).await;
+    let held = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
-    let error = setup.bench.add(1, 2).await.unwrap_err();
+    let error = setup.sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
     assert!(!error.may_have_executed());
     setup.probe.release(1);
@@ -263,7 +266,7 @@ async fn a_server_sheds_load() {
 }
 
 #[tokio::test]
-async fn a_layer_answers_with_the_services_own_error() {
+async fn a_layer_may_respond_with_an_application_error() {
     let refuse = layer_fn(|service| {
         tower::service_fn(move |request: Request| {
             let service: tower::util::BoxCloneSyncService<Request, Response, RpcError> =
@@ -273,7 +276,7 @@ async fn a_layer_answers_with_the_services_own_error() {
                     Some(_) => service.oneshot(request).await,
                     None => Response::error(
                         request.content_type(),
-                        &BenchError::DivisionByZero { dividend: -1 },
+                        &SampleError::DivisionByZero { dividend: -1 },
                     ),
                 }
             }
@@ -281,16 +284,16 @@ async fn a_layer_answers_with_the_services_own_error() {
     });
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(refuse))
+        .sample_with(|server| server.layer(refuse))
         .await;
-    match setup.bench.divide(6, 3).await {
-        Err(CallError::App(BenchError::DivisionByZero { dividend: -1 })) => {}
+    match setup.sample.divide(6, 3).await {
+        Err(CallError::App(SampleError::DivisionByZero { dividend: -1 })) => {}
         other => panic!("{other:?}"),
     }
-    let answer = setup.bench.divide(6, 3).header("tenant", "a").await;
+    let answer = setup.sample.divide(6, 3).header("tenant", "a").await;
     assert_eq!(answer.unwrap(), 2);
-    // A method without an error of its own has nothing to make of one.
-    let error = setup.bench.add(1, 2).await.unwrap_err();
+    // A method without an application error cannot decode one.
+    let error = setup.sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadReply);
 }
 
@@ -311,7 +314,7 @@ impl Store for Full {
     async fn put(&self, _: u64) {}
 }
 
-/// Serves a store whose layer refuses every request. Returns its queue, and the number of requests.
+/// Serves a store whose layer refuses every request. Returns its queue and the number of requests.
 async fn refusing(
     connection: &Connection,
     refusal: impl Fn() -> RpcError + Clone + Send + Sync + 'static,
@@ -334,7 +337,7 @@ async fn refusing(
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_permitted_is_made_once() {
+async fn calls_without_permission_are_not_retried() {
     let connection = broker().await.connect().await;
     let refusal = || RpcError::new(ErrorKind::PermissionDenied, "no token");
     let (queue, attempts, _server) = refusing(&connection, refusal).await;
@@ -348,7 +351,7 @@ async fn a_call_that_is_not_permitted_is_made_once() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_refused_because_of_load_is_made_again() {
+async fn calls_refused_because_of_load_are_retried() {
     let connection = broker().await.connect().await;
     let refusal = || RpcError::new(ErrorKind::Overloaded, "too many calls");
     let (queue, attempts, _server) = refusing(&connection, refusal).await;
@@ -363,19 +366,22 @@ async fn a_call_that_is_refused_because_of_load_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_what_a_handler_has_answered_says_that_it_ran() {
+async fn a_refusal_after_the_handler_says_that_it_may_have_run() {
     let late = tower::util::ThenLayer::new(|_: Result<Response, RpcError>| async {
         Err::<Response, _>(RpcError::new(ErrorKind::PermissionDenied, "not for you"))
     });
-    let setup = broker().await.bench_with(|server| server.layer(late)).await;
-    let error = setup.bench.add(1, 2).await.unwrap_err();
+    let setup = broker()
+        .await
+        .sample_with(|server| server.layer(late))
+        .await;
+    let error = setup.sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.may_have_executed());
 }
 
 #[tokio::test]
-async fn a_layer_of_a_client_refuses_calls() {
-    let setup = broker().await.bench().await;
+async fn a_client_layer_may_refuse_calls() {
+    let setup = broker().await.sample().await;
     let refuse = tower::filter::FilterLayer::new(|_: Request| {
         let refusal = RpcError::new(ErrorKind::PermissionDenied, "not from here");
         Err::<Request, _>(refusal)
@@ -383,15 +389,15 @@ async fn a_layer_of_a_client_refuses_calls() {
     let service = ServiceBuilder::new()
         .layer(refuse)
         .service(client(&setup.connection));
-    let bench = BenchClient::new(service).with_queue(&setup.queue);
-    let error = bench.add(1, 2).await.unwrap_err();
+    let sample = SampleClient::new(service).with_queue(&setup.queue);
+    let error = sample.add(1, 2).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert_eq!(error.to_string(), "not from here");
     assert!(!error.may_have_executed());
 }
 
 #[tokio::test]
-async fn a_time_limit_inside_of_a_retry_leaves_time_for_another_attempt() {
+async fn a_timeout_inside_a_retry_layer_leaves_time_for_another_attempt() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("store");
     let _server = serve_hanging_once(&connection, &queue).await;
@@ -404,7 +410,7 @@ async fn a_time_limit_inside_of_a_retry_leaves_time_for_another_attempt() {
 }
 
 #[tokio::test]
-async fn idempotent_calls_are_repeated_as_the_policy_says() {
+async fn idempotent_calls_are_retried_according_to_the_policy() {
     let connection = broker().await.connect().await;
     let refusal = || RpcError::new(ErrorKind::Cancelled, "busy");
     let (queue, attempts, _server) = refusing(&connection, refusal).await;
@@ -436,7 +442,7 @@ async fn idempotent_calls_are_repeated_as_the_policy_says() {
 }
 
 #[tokio::test]
-async fn a_repeated_call_that_ends_at_its_deadline_tells_of_its_attempts() {
+async fn a_retried_call_that_times_out_reports_its_attempts() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("store");
     let attempts = Arc::new(AtomicUsize::new(0));
@@ -463,14 +469,14 @@ async fn a_repeated_call_that_ends_at_its_deadline_tells_of_its_attempts() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let text = error.to_string();
     assert!(
-        text.starts_with("no answer within 500ms: is a server of Store running"),
+        text.starts_with("no response within 500ms: is a server of Store running"),
         "{text}"
     );
     assert!(text.contains("the last of 2 attempts in "), "{text}");
     assert!(text.contains("the first failed: too many calls"), "{text}");
 }
 
-/// Serves a store whose first answer never leaves it.
+/// Serves a store whose first reply is never sent.
 async fn serve_hanging_once(connection: &Connection, queue: &str) -> ServerHandle {
     let attempts = Arc::new(AtomicUsize::new(0));
     let hang_once = tower::util::ThenLayer::new(move |answer: Result<Response, RpcError>| {
@@ -492,7 +498,7 @@ async fn serve_hanging_once(connection: &Connection, queue: &str) -> ServerHandl
 }
 
 #[tokio::test]
-async fn an_attempt_that_hangs_is_given_up_for_another() {
+async fn a_hanging_attempt_is_replaced_by_another() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("store");
     let _server = serve_hanging_once(&connection, &queue).await;
@@ -503,21 +509,21 @@ async fn an_attempt_that_hangs_is_given_up_for_another() {
 }
 
 #[tokio::test]
-async fn what_a_layer_of_the_server_holds_back_is_given_up_with_its_call() {
+async fn cancelling_a_call_releases_requests_held_by_server_layers() {
     let closed = layer_fn(|_| tower::service_fn(|_| pending::<Result<Response, RpcError>>()));
     let setup = broker()
         .await
-        .bench_with(|server| server.layer(closed).prefetch(1))
+        .sample_with(|server| server.layer(closed).prefetch(1))
         .await;
-    // Each has the server to itself, so the second is only given up because the first was.
+    // Each call has the server to itself: the second is only cancelled because the first was.
     let briefly = Duration::from_millis(100);
     for _ in 0..2 {
-        let error = setup.bench.add(1, 2).timeout(briefly).await.unwrap_err();
+        let error = setup.sample.add(1, 2).timeout(briefly).await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
     }
-    let patient = setup.bench.add(1, 2).timeout(Duration::from_secs(60));
+    let patient = setup.sample.add(1, 2).timeout(Duration::from_secs(60));
     let dropped = tokio::time::timeout(briefly, patient.into_future());
     dropped.await.unwrap_err();
     let stopping = tokio::time::timeout(Duration::from_secs(20), setup.server.shutdown());
-    stopping.await.expect("nothing holds it up").unwrap();
+    stopping.await.expect("the server stops in time").unwrap();
 }

@@ -1,7 +1,7 @@
-//! What every transport must show. Each test binary that includes this module says with `crate::broker` what it runs on.
+//! Behaviour of every transport. Each test binary that includes this module defines `crate::broker`, the broker under test.
 //!
-//! All of it holds however calls share messages. With the variable `COALESCE` set to a number, clients let that many share one, unless
-//! their test sets another limit; `make test` runs it without, with 1, and with 64.
+//! The environment variable `COALESCE` sets the number of calls that clients put into one message, except in tests that set their own limit.
+//! The tests pass with any number. `make test` runs the suite without the variable, with 1, and with 64.
 
 mod answers;
 mod cancelling;
@@ -38,7 +38,7 @@ use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-/// A broker, and a queue on it that no other test uses.
+/// The broker under test.
 pub(crate) struct Broker {
     pub(crate) url: String,
 }
@@ -50,22 +50,22 @@ impl Broker {
             .expect("the test's broker")
     }
 
-    /// A connection with a bench service behind a queue of its own.
-    pub(crate) async fn bench(&self) -> Setup {
-        self.bench_with(|server| server).await
+    /// Serves the sample service from a queue of its own.
+    pub(crate) async fn sample(&self) -> Setup {
+        self.sample_with(|server| server).await
     }
 
-    pub(crate) async fn bench_with(
+    pub(crate) async fn sample_with(
         &self,
         options: impl FnOnce(ServerBuilder) -> ServerBuilder,
     ) -> Setup {
         let connection = self.connect().await;
-        let queue = unique_queue("bench");
+        let queue = unique_queue("sample");
         let probe = Probe::default();
         let server = serve(&connection, &queue, &probe, options).await;
-        let bench = BenchClient::new(client(&connection)).with_queue(&queue);
+        let sample = SampleClient::new(client(&connection)).with_queue(&queue);
         Setup {
-            bench,
+            sample,
             probe,
             server,
             queue,
@@ -74,16 +74,16 @@ impl Broker {
     }
 }
 
-/// What most tests start from.
+/// The starting point of most tests: a served sample service and its client.
 pub(crate) struct Setup {
-    pub(crate) bench: BenchClient,
+    pub(crate) sample: SampleClient,
     pub(crate) probe: Probe,
     pub(crate) server: ServerHandle,
     pub(crate) queue: String,
     pub(crate) connection: Connection,
 }
 
-/// How many calls may share a message, if the run says so.
+/// The number of calls that may share a message, if the variable `COALESCE` sets one.
 pub(crate) fn coalesce() -> Option<usize> {
     static LIMIT: OnceLock<Option<usize>> = OnceLock::new();
     *LIMIT.get_or_init(|| {
@@ -91,18 +91,18 @@ pub(crate) fn coalesce() -> Option<usize> {
         let limit = value.to_str().and_then(|value| value.parse().ok());
         assert!(
             limit.is_some(),
-            "COALESCE is how many calls may share a message, but {value:?} is no number"
+            "COALESCE must be the number of calls that may share a message, not {value:?}"
         );
         limit
     })
 }
 
-/// A client whose calls share messages as the run says, and are not repeated: a test has to see what fails.
+/// A client with the batch limit of this run and without retries, so that tests see each failure.
 pub(crate) fn client(connection: &Connection) -> Client {
     client_builder(connection).build()
 }
 
-/// Options of such a client.
+/// Options of the clients that [`client`] makes.
 pub(crate) fn client_builder(connection: &Connection) -> ClientBuilder {
     let builder = connection.client_builder().retry(RetryPolicy::never());
     match coalesce() {
@@ -121,14 +121,14 @@ pub(crate) async fn start(connection: &Connection, dispatcher: impl Dispatch) ->
         .expect("the server starts")
 }
 
-/// Serves the bench service.
+/// Serves the sample service.
 pub(crate) async fn serve(
     connection: &Connection,
     queue: &str,
     probe: &Probe,
     options: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> ServerHandle {
-    let dispatcher = BenchDispatcher::new(probe.clone()).with_queue(queue);
+    let dispatcher = SampleDispatcher::new(probe.clone()).with_queue(queue);
     options(Server::builder(connection).service(dispatcher))
         .build()
         .start()
@@ -136,19 +136,19 @@ pub(crate) async fn serve(
         .expect("the server starts")
 }
 
-/// The service's own error.
+/// The application error of the sample service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum BenchError {
+pub(crate) enum SampleError {
     DivisionByZero { dividend: i64 },
 }
 
 /// An alias, which the macro cannot see through by name.
-pub(crate) type Fallible<T> = Result<T, BenchError>;
+pub(crate) type Fallible<T> = Result<T, SampleError>;
 
-/// A service with a method for everything that can happen to a call. What may run twice is `idempotent`, as only such calls share
+/// A service with a method for each way that a call can go. Methods that may run twice are `idempotent`: only their calls share
 /// messages.
 #[rpc]
-pub(crate) trait Bench {
+pub(crate) trait Sample {
     #[rpc(idempotent)]
     async fn add(a: u64, b: u64) -> u64;
     #[rpc(idempotent)]
@@ -158,13 +158,13 @@ pub(crate) trait Bench {
     /// Runs until the probe is released.
     #[rpc(idempotent)]
     async fn hold(#[ctx] context: Context) -> usize;
-    /// The same, and never again.
+    /// The same, without redelivery.
     #[rpc(at_most_once)]
     async fn hold_once(#[ctx] context: Context) -> usize;
-    /// Runs until its caller has gone.
+    /// Runs until its call is cancelled.
     #[rpc(idempotent, blocking)]
     fn block_until_cancelled(#[ctx] context: Context);
-    /// Notes its number.
+    /// Records its number.
     async fn number(n: u64);
     #[rpc(idempotent)]
     async fn panic();
@@ -186,7 +186,7 @@ pub(crate) trait Bench {
     async fn renamed() -> String;
 }
 
-/// What a handler sees of its call.
+/// The context of a call as its handler sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
     pub(crate) correlation_id: Option<String>,
@@ -196,7 +196,7 @@ pub(crate) struct Description {
     pub(crate) app_id: Option<String>,
 }
 
-/// The handler of the bench service, and what a test can see and do of it.
+/// The handler of the sample service. Tests observe and control its calls.
 #[derive(Clone, Default)]
 pub(crate) struct Probe(Arc<ProbeState>);
 
@@ -231,7 +231,7 @@ impl Default for ProbeState {
 }
 
 impl Probe {
-    /// Lets that many held calls go on.
+    /// Releases that many held calls.
     pub(crate) fn release(&self, calls: usize) {
         self.0.release.add_permits(calls);
     }
@@ -240,31 +240,31 @@ impl Probe {
         self.0.most_running.load(Ordering::SeqCst)
     }
 
-    /// How many held calls were begun.
+    /// The number of held calls that have started.
     pub(crate) fn begun(&self) -> usize {
         self.0.begun.load(Ordering::SeqCst)
     }
 
-    /// How many held calls said that they were delivered before.
+    /// The number of held calls with `Context::redelivered`.
     pub(crate) fn redelivered(&self) -> usize {
         self.0.redelivered.load(Ordering::SeqCst)
     }
 
-    /// How often each held call said that it had been delivered before.
+    /// The delivery count of each held call.
     pub(crate) fn deliveries(&self) -> Vec<u32> {
         self.0.deliveries.lock().unwrap().clone()
     }
 
-    /// The numbers that were noted, in their order.
+    /// The recorded numbers in their order.
     pub(crate) fn numbers(&self) -> Vec<u64> {
         self.0.numbers.lock().unwrap().clone()
     }
 
-    /// Waits until that many held calls were begun.
+    /// Waits until that many held calls have started.
     pub(crate) async fn until_begun(&self, calls: usize) {
         self.until(
             |state| state.begun.load(Ordering::SeqCst) >= calls,
-            "held calls have begun",
+            "held calls have started",
         )
         .await;
     }
@@ -281,7 +281,7 @@ impl Probe {
     pub(crate) async fn until_noted(&self, text: &str) {
         self.until(
             |state| state.notes.lock().unwrap().iter().any(|note| note == text),
-            "the note arrived",
+            "the note has arrived",
         )
         .await;
     }
@@ -298,7 +298,7 @@ impl Probe {
         };
         tokio::time::timeout(Duration::from_secs(20), wait)
             .await
-            .unwrap_or_else(|_| panic!("in time: {what}"));
+            .unwrap_or_else(|_| panic!("did not happen within 20 s: {what}"));
     }
 
     fn record(&self, context: &Context) {
@@ -337,7 +337,7 @@ impl Probe {
     }
 }
 
-impl Bench for Probe {
+impl Sample for Probe {
     async fn add(&self, a: u64, b: u64) -> u64 {
         a + b
     }
@@ -345,7 +345,7 @@ impl Bench for Probe {
     async fn divide(&self, dividend: i64, divisor: i64) -> Fallible<i64> {
         dividend
             .checked_div(divisor)
-            .ok_or(BenchError::DivisionByZero { dividend })
+            .ok_or(SampleError::DivisionByZero { dividend })
     }
 
     async fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
@@ -381,11 +381,11 @@ impl Bench for Probe {
     }
 
     async fn panic(&self) {
-        panic!("as it was told to");
+        panic!("as requested");
     }
 
     fn block_and_panic(&self) {
-        panic!("as it was told to");
+        panic!("as requested");
     }
 
     fn block(&self, millis: u64) -> u64 {

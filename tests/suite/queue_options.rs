@@ -1,4 +1,4 @@
-//! How request queues are declared.
+//! Declaration of request queues.
 
 use std::error::Error;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle};
 use rpc_tests::{eventually, unique_queue};
 
-use super::{BenchClient, BenchDispatcher, Probe, client, client_builder};
+use super::{Probe, SampleClient, SampleDispatcher, client, client_builder};
 use crate::broker;
 
-/// A queue of its own, to be served with options.
+/// A test's own queue, served with options of the test.
 pub(super) struct Bed {
     pub(super) connection: Connection,
     pub(super) queue: String,
@@ -26,7 +26,7 @@ impl Bed {
     }
 
     pub(super) async fn serve(&self, options: QueueOptions) -> Result<ServerHandle, ServeError> {
-        let dispatcher = BenchDispatcher::new(self.probe.clone()).with_queue(&self.queue);
+        let dispatcher = SampleDispatcher::new(self.probe.clone()).with_queue(&self.queue);
         Server::builder(&self.connection)
             .service(dispatcher.with_queue_options(options))
             .prefetch(1)
@@ -35,18 +35,18 @@ impl Bed {
             .await
     }
 
-    /// Serves, and holds up the server with a call, so that everything else waits in the queue.
+    /// Serves the queue and occupies the server with a call, so that all other requests wait in the queue.
     pub(super) async fn serve_and_hold(&self, options: QueueOptions) -> ServerHandle {
         let server = self.serve(options).await.unwrap();
-        tokio::spawn(self.bench().hold().into_future());
+        tokio::spawn(self.sample().hold().into_future());
         self.probe.until_begun(1).await;
         server
     }
 
-    /// A client that is told what the broker refuses.
-    pub(super) fn bench(&self) -> BenchClient {
+    /// A client with confirms, which sees refusals of the broker.
+    pub(super) fn sample(&self) -> SampleClient {
         let client = client_builder(&self.connection).confirms(true).build();
-        BenchClient::new(client).with_queue(&self.queue)
+        SampleClient::new(client).with_queue(&self.queue)
     }
 }
 
@@ -56,10 +56,10 @@ async fn a_full_queue_rejects_at_once() {
     let _server = bed
         .serve_and_hold(QueueOptions::classic().max_length(2))
         .await;
-    let bench = bed.bench();
+    let sample = bed.sample();
     let mut waiting = Vec::new();
     let rejected = eventually("a call is rejected", async || {
-        let mut call = tokio::spawn(bench.add(1, 1).into_future());
+        let mut call = tokio::spawn(sample.add(1, 1).into_future());
         match tokio::time::timeout(Duration::from_secs(1), &mut call).await {
             Ok(answer) => Some(answer.unwrap().unwrap_err()),
             Err(_) => {
@@ -71,7 +71,7 @@ async fn a_full_queue_rejects_at_once() {
     .await;
     assert_eq!(rejected.kind(), ErrorKind::Rejected);
     assert!(!rejected.may_have_executed() && rejected.is_retryable());
-    let oneway = BenchClient::new(client(&bed.connection)).with_queue(&bed.queue);
+    let oneway = SampleClient::new(client(&bed.connection)).with_queue(&bed.queue);
     let error = oneway.note("one more".to_owned()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);
     bed.probe.release(1);
@@ -81,7 +81,7 @@ async fn a_full_queue_rejects_at_once() {
 }
 
 #[tokio::test]
-async fn a_queue_that_exists_with_other_arguments_is_named_with_the_argument() {
+async fn a_mismatched_queue_argument_is_named_with_both_values() {
     let bed = Bed::new().await;
     let _server = bed
         .serve(QueueOptions::classic().max_length(5))
@@ -108,12 +108,12 @@ async fn a_queue_that_exists_with_other_arguments_is_named_with_the_argument() {
     assert_eq!(whole, format!("{told}: {reason}"));
     assert_eq!(whole.matches("PRECONDITION").count(), 1, "{whole}");
     assert!(error.source().is_some());
-    // The first server goes on.
-    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    // The first server continues.
+    assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn a_queue_of_another_type_is_told_with_both_and_the_remedy() {
+async fn a_mismatched_queue_type_is_named_with_both_types_and_advice() {
     for (there, wanted, told) in [
         (
             QueueOptions::quorum(),
@@ -135,7 +135,7 @@ async fn a_queue_of_another_type_is_told_with_both_and_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_queue_that_exists_is_used_as_it_is_whatever_its_type() {
+async fn an_existing_queue_of_any_type_is_used_as_it_is() {
     for there in [
         QueueOptions::classic(),
         QueueOptions::quorum(),
@@ -145,17 +145,17 @@ async fn a_queue_that_exists_is_used_as_it_is_whatever_its_type() {
         let first = bed.serve(there).await.unwrap();
         let second = bed.serve(QueueOptions::existing()).await.unwrap();
         first.shutdown().await.unwrap();
-        assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+        assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
         second.shutdown().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_queue_that_does_not_exist_is_declared_as_a_classic_one() {
+async fn a_missing_queue_is_declared_as_classic() {
     let bed = Bed::new().await;
     let options = QueueOptions::existing().max_length(5);
     let _server = bed.serve(options).await.unwrap();
-    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
     let error = bed.serve(QueueOptions::classic()).await.unwrap_err();
     assert!(error.to_string().contains("x-max-length '5'"), "{error}");
     let same = QueueOptions::classic().max_length(5);
@@ -163,12 +163,12 @@ async fn a_queue_that_does_not_exist_is_declared_as_a_classic_one() {
 }
 
 #[tokio::test]
-async fn deliveries_of_a_quorum_queue_that_others_have_declared_are_counted() {
+async fn deliveries_of_a_quorum_queue_declared_by_others_are_counted() {
     let bed = Bed::new().await;
     let first = bed.serve(QueueOptions::quorum()).await.unwrap();
     first.shutdown().await.unwrap();
     let mut server = bed.serve(QueueOptions::existing()).await.unwrap();
-    let call = bed.bench().hold().timeout(Duration::from_secs(60));
+    let call = bed.sample().hold().timeout(Duration::from_secs(60));
     let call = tokio::spawn(call.into_future());
     for begun in 1..=3 {
         bed.probe.until_begun(begun).await;
@@ -178,7 +178,7 @@ async fn deliveries_of_a_quorum_queue_that_others_have_declared_are_counted() {
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
     assert_eq!(bed.probe.deliveries(), [0, 1, 2]);
-    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_passive_server_declares_nothing() {
         "{error}"
     );
     assert!(error.to_string().contains("it does not exist"), "{error}");
-    let unroutable = bed.bench().add(1, 1).await.unwrap_err();
+    let unroutable = bed.sample().add(1, 1).await.unwrap_err();
     assert_eq!(unroutable.kind(), ErrorKind::Unroutable);
     bed.serve(QueueOptions::classic().max_length(5))
         .await
@@ -198,28 +198,28 @@ async fn a_passive_server_declares_nothing() {
         .shutdown()
         .await
         .unwrap();
-    // Whatever its arguments are.
+    // A passive server accepts every argument of the queue.
     let _server = bed.serve(QueueOptions::passive()).await.unwrap();
-    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
 }
 
 #[tokio::test]
 async fn a_quorum_queue_serves_and_counts_deliveries() {
     let bed = Bed::new().await;
     let call = tokio::spawn(
-        bed.bench()
+        bed.sample()
             .hold()
             .timeout(Duration::from_secs(60))
             .into_future(),
     );
-    // Nobody has declared the queue.
+    // The queue is not declared yet.
     assert_eq!(
         call.await.unwrap().unwrap_err().kind(),
         ErrorKind::Unroutable
     );
     let mut server = bed.serve(QueueOptions::quorum()).await.unwrap();
     let call = tokio::spawn(
-        bed.bench()
+        bed.sample()
             .hold()
             .timeout(Duration::from_secs(60))
             .into_future(),
@@ -242,17 +242,17 @@ async fn a_request_waits_no_longer_than_the_queue_allows() {
         .message_ttl(Duration::from_millis(50))
         .dead_letter_queue(&dead_letters);
     let _server = bed.serve_and_hold(options).await;
-    let patient = tokio::spawn(bed.bench().hold().into_future());
-    // The broker looks at the head of a queue; the embedded one when it has something to do there.
+    let patient = tokio::spawn(bed.sample().hold().into_future());
+    // RabbitMQ expires messages at the head of a queue; the embedded broker does so when the next message arrives.
     let late = Probe::default();
-    let dispatcher = BenchDispatcher::new(late.clone()).with_queue(&dead_letters);
+    let dispatcher = SampleDispatcher::new(late.clone()).with_queue(&dead_letters);
     let _late_server = super::start(&bed.connection, dispatcher).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     bed.probe.release(1);
     late.until_begun(1).await;
     late.release(1);
     assert_eq!(patient.await.unwrap().unwrap(), 1);
-    assert_eq!(bed.probe.begun(), 1, "it was served by another");
+    assert_eq!(bed.probe.begun(), 1, "another server ran the request");
 }
 
 #[tokio::test]
@@ -261,13 +261,13 @@ async fn higher_priorities_are_served_first() {
     let server = bed
         .serve_and_hold(QueueOptions::classic().max_priority(5))
         .await;
-    let bench = bed.bench();
+    let sample = bed.sample();
     let mut calls = Vec::new();
     for (n, priority) in [(1, 0), (2, 3), (3, 5), (4, 3), (5, 9)] {
-        let call = bench.number(n).priority(priority);
+        let call = sample.number(n).priority(priority);
         calls.push(tokio::spawn(call.into_future()));
-        // A confirmed one behind it shows that it is in the queue.
-        bench.note(n.to_string()).await.unwrap();
+        // A confirmed request behind the call shows that the call is in the queue.
+        sample.note(n.to_string()).await.unwrap();
     }
     bed.probe.release(1);
     for call in calls {
@@ -282,13 +282,13 @@ async fn an_unused_queue_expires() {
     let bed = Bed::new().await;
     let options = QueueOptions::classic().expires(Duration::from_millis(100));
     let server = bed.serve(options).await.unwrap();
-    let bench = bed.bench();
-    assert_eq!(bench.add(1, 1).await.unwrap(), 2);
+    let sample = bed.sample();
+    assert_eq!(sample.add(1, 1).await.unwrap(), 2);
     server.shutdown().await.unwrap();
     for queue in [bed.queue.clone(), format!("{}.retry", bed.queue)] {
-        let bench = BenchClient::new(client(&bed.connection)).with_queue(queue);
-        eventually("it has expired", async || {
-            let call = bench.add(1, 1).timeout(Duration::from_millis(100));
+        let sample = SampleClient::new(client(&bed.connection)).with_queue(queue);
+        eventually("the queue has expired", async || {
+            let call = sample.add(1, 1).timeout(Duration::from_millis(100));
             let error = call.await.unwrap_err();
             (error.kind() == ErrorKind::Unroutable).then_some(())
         })
@@ -297,13 +297,13 @@ async fn an_unused_queue_expires() {
 }
 
 #[tokio::test]
-async fn a_queue_of_last_attempts_that_exists_is_used_as_it_is() {
+async fn an_existing_last_attempt_queue_is_used_as_it_is() {
     let bed = Bed::new().await;
     let retries = format!("{}.retry", bed.queue);
-    let dispatcher = BenchDispatcher::new(bed.probe.clone()).with_queue(&retries);
+    let dispatcher = SampleDispatcher::new(bed.probe.clone()).with_queue(&retries);
     let declaring = super::start(&bed.connection, dispatcher).await;
     declaring.shutdown().await.unwrap();
     let options = QueueOptions::classic().expires(Duration::from_secs(60));
     let _server = bed.serve(options).await.unwrap();
-    assert_eq!(bed.bench().add(1, 1).await.unwrap(), 2);
+    assert_eq!(bed.sample().add(1, 1).await.unwrap(), 2);
 }

@@ -1,4 +1,4 @@
-//! Queues of methods' own, and what deployments call them.
+//! Queues of single methods, and queue prefixes.
 
 use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle, rpc};
 use rpc_tests::unique_queue;
@@ -6,7 +6,7 @@ use rpc_tests::unique_queue;
 use super::{Probe, client, client_builder, start};
 use crate::broker;
 
-/// Fast and slow methods.
+/// A service with fast and slow methods.
 #[rpc(queue = "fast")]
 trait Workshop {
     #[rpc(default)]
@@ -15,12 +15,12 @@ trait Workshop {
     async fn hold() -> usize;
     #[rpc(queue = "slow", name = "hold-too")]
     async fn hold_too() -> usize;
-    /// Its queue is the trait's.
+    /// A method on the trait's queue.
     #[rpc(queue = "fast")]
     async fn double(n: u64) -> u64;
 }
 
-/// The same as it was before any method had a queue of its own.
+/// The service before its methods had queues of their own.
 #[rpc(name = "Workshop", queue = "fast")]
 trait FormerWorkshop {
     async fn add(a: u64, b: u64) -> u64;
@@ -45,7 +45,7 @@ impl Workshop for Probe {
     }
 }
 
-/// A server that takes one request of each queue at a time.
+/// A server with a prefetch of one for each queue.
 async fn serve(connection: &Connection, dispatcher: WorkshopDispatcher<Probe>) -> ServerHandle {
     Server::builder(connection)
         .service(dispatcher)
@@ -56,9 +56,9 @@ async fn serve(connection: &Connection, dispatcher: WorkshopDispatcher<Probe>) -
         .expect("the server starts")
 }
 
-/// The steps of the guide.
+/// Follows the steps of the guide.
 #[tokio::test]
-async fn a_service_moves_to_queues_of_another_type_with_those_of_its_methods() {
+async fn a_prefix_moves_a_service_to_queues_of_another_type() {
     let connection = broker().await.connect().await;
     let probe = Probe::default();
     let (first, second) = (unique_queue("v1."), unique_queue("v2."));
@@ -69,7 +69,7 @@ async fn a_service_moves_to_queues_of_another_type_with_those_of_its_methods() {
     let held = tokio::spawn(former.hold().into_future());
     probe.until_begun(1).await;
 
-    // The same queues cannot be declared otherwise.
+    // The existing queues cannot be declared with other options.
     let quorum = || dispatcher().with_queue_options(QueueOptions::quorum());
     let refused = Server::builder(&connection).service(quorum().with_queue_prefix(&first));
     let refused = refused.build().start().await.unwrap_err();
@@ -90,7 +90,7 @@ async fn a_service_moves_to_queues_of_another_type_with_those_of_its_methods() {
 }
 
 #[tokio::test]
-async fn a_slow_method_with_a_queue_of_its_own_does_not_hold_up_fast_ones() {
+async fn a_slow_method_with_a_queue_of_its_own_does_not_delay_fast_ones() {
     let connection = broker().await.connect().await;
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
@@ -106,7 +106,7 @@ async fn a_slow_method_with_a_queue_of_its_own_does_not_hold_up_fast_ones() {
 }
 
 #[tokio::test]
-async fn methods_that_name_one_queue_share_it() {
+async fn methods_with_the_same_queue_share_it() {
     let connection = broker().await.connect().await;
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
@@ -118,7 +118,7 @@ async fn methods_that_name_one_queue_share_it() {
     ];
     probe.until_begun(1).await;
     assert_eq!(workshop.add(1, 2).await.unwrap(), 3);
-    assert_eq!(probe.begun(), 1, "the other waits");
+    assert_eq!(probe.begun(), 1, "the other call waits");
     probe.release(2);
     for call in calls {
         call.await.unwrap().unwrap();
@@ -127,7 +127,7 @@ async fn methods_that_name_one_queue_share_it() {
 }
 
 #[tokio::test]
-async fn another_queue_is_for_the_methods_without_one_of_their_own() {
+async fn with_queue_applies_to_methods_without_a_queue_of_their_own() {
     let connection = broker().await.connect().await;
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone())
@@ -137,13 +137,16 @@ async fn another_queue_is_for_the_methods_without_one_of_their_own() {
     probe.release(1);
     let workshop = WorkshopClient::new(client(&connection)).with_queue_prefix(&prefix);
     assert_eq!(workshop.hold().await.unwrap(), 1);
-    let error = workshop.add(1, 2).await.expect_err("it is elsewhere");
+    let error = workshop
+        .add(1, 2)
+        .await
+        .expect_err("its server has another queue");
     assert_eq!(error.kind(), ErrorKind::Unroutable);
     assert_eq!(workshop.with_queue("moved").add(1, 2).await.unwrap(), 3);
 }
 
 #[tokio::test]
-async fn deployments_with_prefixes_of_their_own_are_apart() {
+async fn deployments_with_different_prefixes_are_isolated() {
     let connection = broker().await.connect().await;
     let prefixes = [unique_queue("staging"), unique_queue("production")];
     let probes = [Probe::default(), Probe::default()];
@@ -163,7 +166,7 @@ async fn deployments_with_prefixes_of_their_own_are_apart() {
 }
 
 #[tokio::test]
-async fn a_method_is_found_whichever_queue_its_request_came_through() {
+async fn a_method_is_served_from_every_queue_of_its_service() {
     let connection = broker().await.connect().await;
     let (probe, prefix) = (Probe::default(), unique_queue("workshop"));
     let dispatcher = WorkshopDispatcher::new(probe.clone()).with_queue_prefix(&prefix);
@@ -176,7 +179,7 @@ async fn a_method_is_found_whichever_queue_its_request_came_through() {
 }
 
 #[tokio::test]
-async fn a_plain_request_runs_the_default_method_whichever_queue_it_came_through() {
+async fn a_plain_request_runs_the_default_method_from_every_queue() {
     let connection = broker().await.connect().await;
     let prefix = unique_queue("workshop");
     let dispatcher = WorkshopDispatcher::new(Probe::default()).with_queue_prefix(&prefix);
@@ -188,7 +191,7 @@ async fn a_plain_request_runs_the_default_method_whichever_queue_it_came_through
 }
 
 #[tokio::test]
-async fn two_services_cannot_share_a_queue_of_a_method() {
+async fn two_services_of_a_server_cannot_share_a_method_queue() {
     #[rpc]
     trait Other {
         #[rpc(queue = "slow")]
@@ -219,7 +222,7 @@ async fn two_services_cannot_share_a_queue_of_a_method() {
     }
 }
 
-/// How an attempt to serve a queue ends.
+/// The outcome of an attempt to serve a queue.
 async fn serve_queue(queue: &str, options: QueueOptions) -> Result<ServerHandle, ServeError> {
     let connection = broker().await.connect().await;
     let dispatcher = WorkshopDispatcher::new(Probe::default())
@@ -230,17 +233,13 @@ async fn serve_queue(queue: &str, options: QueueOptions) -> Result<ServerHandle,
 }
 
 #[tokio::test]
-async fn a_queue_that_cannot_be_served_is_refused_with_the_reason() {
+async fn invalid_queues_are_refused_with_the_reason() {
     let classic = QueueOptions::classic;
     let (name, long) = (unique_queue("flawed"), "q".repeat(245));
     let retry = format!("{name}.retry");
     for (queue, options, reason) in [
         ("", classic(), "it has no name"),
-        (
-            &long,
-            classic(),
-            "its name has 245 bytes, and more than 244",
-        ),
+        (&long, classic(), "its name has 245 bytes, and at most 244"),
         (&name, classic().dead_letter_queue(""), "has no name"),
         (&name, classic().dead_letter_queue(&name), "come back"),
         (&name, classic().dead_letter_queue(&retry), "come back"),
@@ -287,7 +286,7 @@ async fn the_longest_names_of_a_trait_are_served() {
 }
 
 #[tokio::test]
-async fn a_request_queue_is_not_where_others_wait_for_their_last_attempt() {
+async fn a_request_queue_cannot_be_the_last_attempt_queue_of_another() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("workshop");
     let dispatcher = |queue: &str| WorkshopDispatcher::new(Probe::default()).with_queue(queue);

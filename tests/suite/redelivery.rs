@@ -1,4 +1,4 @@
-//! Servers that die: what is run again, how often, and what is not.
+//! Dead servers: redelivery, its limits, and dead letters.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use rpc_core::{Connection, ErrorKind, QueueOptions, Server, ServerBuilder, Serve
 use rpc_tests::{eventually, unique_queue};
 
 use super::queue_options::Bed;
-use super::{BenchClient, BenchDispatcher, Probe, Setup, client, serve, start};
+use super::{Probe, SampleClient, SampleDispatcher, Setup, client, serve, start};
 use crate::broker;
 
-/// A bench service whose server dies and is replaced.
-struct Mortal {
-    bench: BenchClient,
+/// A sample service whose server can be killed and replaced.
+struct KillableService {
+    sample: SampleClient,
     probe: Probe,
     queue: String,
     connection: Connection,
     server: Option<ServerHandle>,
 }
 
-impl Mortal {
+impl KillableService {
     async fn new() -> Self {
         let Setup {
-            bench,
+            sample,
             probe,
             server,
             queue,
             connection,
-        } = broker().await.bench().await;
+        } = broker().await.sample().await;
         Self {
-            bench,
+            sample,
             probe,
             queue,
             connection,
@@ -37,22 +37,22 @@ impl Mortal {
         }
     }
 
-    /// Ends the server where it stands, and starts another.
-    async fn die_and_rise(&mut self) {
-        self.die_and_rise_with(|server| server).await;
+    /// Kills the server without a shutdown, and starts another.
+    async fn restart_server(&mut self) {
+        self.restart_server_with(|server| server).await;
     }
 
-    async fn die_and_rise_with(&mut self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) {
-        // What it had is given back with its channel, before another server is there to be given it.
+    async fn restart_server_with(&mut self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) {
+        // The broker requeues the deliveries with their channel, before another server could receive them.
         self.server = None;
         self.server = Some(self.serve(options).await);
     }
 
-    /// Waits until the broker has moved a held call back from a dead-letter queue, and that many have begun.
+    /// Waits until the broker has returned a held call from a dead-letter queue and that many have started.
     async fn until_moved_back(&self, dead_letters: &str, begun: usize) {
-        let other = BenchClient::new(client(&self.connection)).with_queue(dead_letters);
-        eventually("it comes back", async || {
-            // The embedded broker looks at a queue when something happens there.
+        let other = SampleClient::new(client(&self.connection)).with_queue(dead_letters);
+        eventually("the dead letter comes back", async || {
+            // The embedded broker expires messages of a queue when another arrives.
             other.note("one more".to_owned()).await.unwrap();
             (self.probe.begun() >= begun).then_some(())
         })
@@ -65,62 +65,62 @@ impl Mortal {
 }
 
 #[tokio::test]
-async fn a_request_is_told_how_often_it_was_delivered() {
-    let mut mortal = Mortal::new().await;
-    let call = tokio::spawn(mortal.bench.hold().into_future());
+async fn a_handler_sees_the_delivery_count() {
+    let mut killable = KillableService::new().await;
+    let call = tokio::spawn(killable.sample.hold().into_future());
     for begun in 1..=2 {
-        mortal.probe.until_begun(begun).await;
-        mortal.die_and_rise().await;
+        killable.probe.until_begun(begun).await;
+        killable.restart_server().await;
     }
-    mortal.probe.until_begun(3).await;
-    mortal.probe.release(1);
+    killable.probe.until_begun(3).await;
+    killable.probe.release(1);
     assert_eq!(call.await.unwrap().unwrap(), 3);
-    assert_eq!(mortal.probe.deliveries(), [0, 1, 2]);
-    assert_eq!(mortal.probe.redelivered(), 2);
+    assert_eq!(killable.probe.deliveries(), [0, 1, 2]);
+    assert_eq!(killable.probe.redelivered(), 2);
 }
 
 #[tokio::test]
-async fn a_request_that_keeps_killing_its_server_is_given_up() {
-    let mut mortal = Mortal::new().await;
-    let call = tokio::spawn(mortal.bench.hold().into_future());
+async fn poison_messages_are_quarantined() {
+    let mut killable = KillableService::new().await;
+    let call = tokio::spawn(killable.sample.hold().into_future());
     for begun in 1..=3 {
-        mortal.probe.until_begun(begun).await;
-        mortal.die_and_rise().await;
+        killable.probe.until_begun(begun).await;
+        killable.restart_server().await;
     }
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.may_have_executed() && !error.is_retryable());
-    let dead_letters = format!("{}.dead", mortal.queue);
+    let dead_letters = format!("{}.dead", killable.queue);
     assert!(error.to_string().contains(&dead_letters), "{error}");
-    assert_eq!(mortal.probe.deliveries(), [0, 1, 2]);
+    assert_eq!(killable.probe.deliveries(), [0, 1, 2]);
     assert_eq!(
-        mortal.bench.add(1, 1).await.unwrap(),
+        killable.sample.add(1, 1).await.unwrap(),
         2,
-        "the service goes on"
+        "the service still works"
     );
 
-    // It has not been lost: a server of the dead-letter queue gets it.
+    // The request is kept: a server of the dead-letter queue receives it.
     let late = Probe::default();
-    let _server = serve(&mortal.connection, &dead_letters, &late, |server| server).await;
+    let _server = serve(&killable.connection, &dead_letters, &late, |server| server).await;
     late.until_begun(1).await;
-    assert_eq!(late.deliveries(), [0], "a new life");
-    assert_eq!(late.redelivered(), 1, "it may have run before");
+    assert_eq!(late.deliveries(), [0], "the count starts again");
+    assert_eq!(late.redelivered(), 1, "the request may have run before");
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_run_by_a_server_of_its_queue_although_its_deadline_has_passed() {
+async fn a_server_of_the_dead_letter_queue_runs_expired_dead_letters() {
     const LIMIT: Duration = Duration::from_secs(3);
-    let mut mortal = Mortal::new().await;
-    let dead_letters = format!("{}.dead", mortal.queue);
+    let mut killable = KillableService::new().await;
+    let dead_letters = format!("{}.dead", killable.queue);
     let once = |server: ServerBuilder| server.delivery_limit(1).concurrency(1);
-    mortal.die_and_rise_with(once).await;
+    killable.restart_server_with(once).await;
     let sent = tokio::time::Instant::now();
-    let call = tokio::spawn(mortal.bench.hold().timeout(LIMIT).into_future());
-    mortal.probe.until_begun(1).await;
-    let once_call = tokio::spawn(mortal.bench.hold_once().timeout(LIMIT).into_future());
-    // Nothing tells that it has been delivered.
+    let call = tokio::spawn(killable.sample.hold().timeout(LIMIT).into_future());
+    killable.probe.until_begun(1).await;
+    let once_call = tokio::spawn(killable.sample.hold_once().timeout(LIMIT).into_future());
+    // No event tells that the request was delivered.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    mortal.die_and_rise_with(once).await;
+    killable.restart_server_with(once).await;
     for (call, kind) in [
         (call, ErrorKind::Panicked),
         (once_call, ErrorKind::Cancelled),
@@ -130,63 +130,63 @@ async fn a_dead_letter_is_run_by_a_server_of_its_queue_although_its_deadline_has
     tokio::time::sleep_until(sent + LIMIT).await;
 
     let late = Probe::default();
-    let _server = serve(&mortal.connection, &dead_letters, &late, |server| server).await;
+    let _server = serve(&killable.connection, &dead_letters, &late, |server| server).await;
     late.until_begun(2).await;
     late.release(2);
     assert_eq!(late.deliveries(), [0, 0]);
-    assert_eq!(mortal.probe.begun(), 1);
+    assert_eq!(killable.probe.begun(), 1);
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_comes_back_has_one_more_life() {
+async fn a_dead_letter_that_is_moved_back_is_attempted_again() {
     const LIMIT: Duration = Duration::from_secs(4);
-    let mut mortal = Mortal::new().await;
-    let dead_letters = format!("{}.dead", mortal.queue);
-    // The broker moves what is in the dead-letter queue back, as a person might, once the deadline has passed.
-    let back = BenchDispatcher::new(Probe::default())
+    let mut killable = KillableService::new().await;
+    let dead_letters = format!("{}.dead", killable.queue);
+    // Once the deadline has passed, the broker moves dead letters back, as an operator might.
+    let back = SampleDispatcher::new(Probe::default())
         .with_queue(&dead_letters)
         .with_queue_options(
             QueueOptions::classic()
                 .message_ttl(LIMIT)
-                .dead_letter_queue(&mortal.queue),
+                .dead_letter_queue(&killable.queue),
         );
-    let declaring = start(&mortal.connection, back).await;
+    let declaring = start(&killable.connection, back).await;
     declaring.shutdown().await.unwrap();
     let twice = |server: ServerBuilder| server.delivery_limit(2);
-    mortal.die_and_rise_with(twice).await;
-    let call = tokio::spawn(mortal.bench.hold().timeout(LIMIT).into_future());
+    killable.restart_server_with(twice).await;
+    let call = tokio::spawn(killable.sample.hold().timeout(LIMIT).into_future());
     for begun in 1..=2 {
-        mortal.probe.until_begun(begun).await;
-        mortal.die_and_rise_with(twice).await;
+        killable.probe.until_begun(begun).await;
+        killable.restart_server_with(twice).await;
     }
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
-    mortal.until_moved_back(&dead_letters, 3).await;
+    killable.until_moved_back(&dead_letters, 3).await;
     for begun in 3..=4 {
-        mortal.probe.until_begun(begun).await;
-        mortal.die_and_rise_with(twice).await;
+        killable.probe.until_begun(begun).await;
+        killable.restart_server_with(twice).await;
     }
-    // It was given up again, and comes back again.
-    mortal.until_moved_back(&dead_letters, 5).await;
-    mortal.probe.release(1);
-    assert_eq!(mortal.probe.deliveries(), [0, 1, 0, 1, 0]);
+    // The request is given up again, and moved back again.
+    killable.until_moved_back(&dead_letters, 5).await;
+    killable.probe.release(1);
+    assert_eq!(killable.probe.deliveries(), [0, 1, 0, 1, 0]);
 }
 
 #[tokio::test]
-async fn a_request_that_expired_in_its_queue_is_run_by_a_server_of_the_dead_letter_queue() {
+async fn a_server_of_the_dead_letter_queue_runs_requests_that_expired_in_their_queue() {
     const LIMIT: Duration = Duration::from_millis(300);
     let bed = Bed::new().await;
     let dead_letters = unique_queue("expired");
     let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
     let server = bed.serve_and_hold(options).await;
-    let bench = bed.bench();
+    let sample = bed.sample();
     for error in [
-        bench.hold().timeout(LIMIT).await.unwrap_err(),
-        bench.hold_once().timeout(LIMIT).await.unwrap_err(),
+        sample.hold().timeout(LIMIT).await.unwrap_err(),
+        sample.hold_once().timeout(LIMIT).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     }
-    // The embedded broker looks at the queue when something happens there.
+    // The embedded broker expires messages of a queue when another arrives.
     bed.probe.release(1);
     server.shutdown().await.unwrap();
     let late = Probe::default();
@@ -198,41 +198,41 @@ async fn a_request_that_expired_in_its_queue_is_run_by_a_server_of_the_dead_lett
 }
 
 #[tokio::test]
-async fn a_request_that_no_dead_letter_queue_takes_is_dropped_and_its_caller_told() {
-    let mut mortal = Mortal::new().await;
-    let full = BenchDispatcher::new(Probe::default())
-        .with_queue(format!("{}.dead", mortal.queue))
+async fn a_request_refused_by_the_dead_letter_queue_is_dropped_with_a_fault() {
+    let mut killable = KillableService::new().await;
+    let full = SampleDispatcher::new(Probe::default())
+        .with_queue(format!("{}.dead", killable.queue))
         .with_queue_options(QueueOptions::classic().max_length(0));
-    let _full = start(&mortal.connection, full).await;
-    let call = tokio::spawn(mortal.bench.hold().into_future());
+    let _full = start(&killable.connection, full).await;
+    let call = tokio::spawn(killable.sample.hold().into_future());
     for begun in 1..=3 {
-        mortal.probe.until_begun(begun).await;
-        mortal.die_and_rise().await;
+        killable.probe.until_begun(begun).await;
+        killable.restart_server().await;
     }
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.to_string().contains("it was dropped"), "{error}");
-    assert_eq!(mortal.bench.add(1, 1).await.unwrap(), 2);
+    assert_eq!(killable.sample.add(1, 1).await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
+async fn deliveries_are_counted_although_the_queue_is_full() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("full");
     let probe = Probe::default();
     let serve = async || {
-        let dispatcher = BenchDispatcher::new(probe.clone())
+        let dispatcher = SampleDispatcher::new(probe.clone())
             .with_queue(&queue)
             .with_queue_options(QueueOptions::classic().max_length(1));
         let server = Server::builder(&connection).service(dispatcher);
         server.prefetch(1).build().start().await.unwrap()
     };
     let server = serve().await;
-    let bench = BenchClient::new(client(&connection)).with_queue(&queue);
-    let deadly = tokio::spawn(bench.hold().into_future());
+    let sample = SampleClient::new(client(&connection)).with_queue(&queue);
+    let deadly = tokio::spawn(sample.hold().into_future());
     probe.until_begun(1).await;
-    let waiting = tokio::spawn(bench.add(1, 1).into_future());
-    // Nothing tells that it is in the queue.
+    let waiting = tokio::spawn(sample.add(1, 1).into_future());
+    // No event tells that the request is in the queue.
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(server);
     let server = serve().await;
@@ -247,38 +247,38 @@ async fn a_full_queue_does_not_keep_deliveries_from_being_counted() {
 }
 
 #[tokio::test]
-async fn a_last_attempt_that_takes_long_does_not_hold_up_the_others() {
-    let mut mortal = Mortal::new().await;
-    let calls = [(), ()].map(|()| tokio::spawn(mortal.bench.hold().into_future()));
-    mortal.probe.until_begun(2).await;
-    mortal.die_and_rise().await;
-    mortal.probe.until_begun(4).await;
-    mortal.die_and_rise().await;
-    // One alone at first, then the other, although the first goes on.
-    mortal.probe.until_begun(5).await;
-    mortal.probe.until_begun(6).await;
-    mortal.probe.release(2);
+async fn a_slow_last_attempt_does_not_delay_other_calls() {
+    let mut killable = KillableService::new().await;
+    let calls = [(), ()].map(|()| tokio::spawn(killable.sample.hold().into_future()));
+    killable.probe.until_begun(2).await;
+    killable.restart_server().await;
+    killable.probe.until_begun(4).await;
+    killable.restart_server().await;
+    // First one alone, then the other, although the first still runs.
+    killable.probe.until_begun(5).await;
+    killable.probe.until_begun(6).await;
+    killable.probe.release(2);
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    assert_eq!(mortal.probe.deliveries()[4..], [2, 2]);
+    assert_eq!(killable.probe.deliveries()[4..], [2, 2]);
 }
 
 #[tokio::test]
-async fn what_shared_a_server_with_a_deadly_request_is_not_given_up_with_it() {
-    let mut mortal = Mortal::new().await;
+async fn requests_beside_a_poison_message_are_not_given_up() {
+    let mut killable = KillableService::new().await;
     let calls: Vec<_> = (0..5)
-        .map(|_| tokio::spawn(mortal.bench.hold().into_future()))
+        .map(|_| tokio::spawn(killable.sample.hold().into_future()))
         .collect();
-    // All five are lost with two servers; then each is alone with one, and the first of them dies with it.
-    mortal.probe.until_begun(5).await;
-    mortal.die_and_rise().await;
-    mortal.probe.until_begun(10).await;
-    mortal.die_and_rise().await;
-    mortal.probe.until_begun(11).await;
-    mortal.die_and_rise().await;
-    mortal.probe.until_begun(12).await;
-    mortal.probe.release(4);
+    // All five are lost with two servers. Then each runs alone on a server, and the first of them kills its server.
+    killable.probe.until_begun(5).await;
+    killable.restart_server().await;
+    killable.probe.until_begun(10).await;
+    killable.restart_server().await;
+    killable.probe.until_begun(11).await;
+    killable.restart_server().await;
+    killable.probe.until_begun(12).await;
+    killable.probe.release(4);
     let mut given_up = 0;
     for call in calls {
         match call.await.unwrap() {
@@ -293,92 +293,89 @@ async fn what_shared_a_server_with_a_deadly_request_is_not_given_up_with_it() {
 }
 
 #[tokio::test]
-async fn what_stopping_servers_give_back_was_not_delivered() {
-    const STOPS: usize = 4; // More than the limit of deliveries.
-    let mut mortal = Mortal::new().await;
-    mortal.server = None;
-    let mut server = mortal.serve(|server| server.concurrency(1)).await;
+async fn requests_returned_by_a_stopping_server_are_not_counted_as_delivered() {
+    const STOPS: usize = 4; // More than the delivery limit.
+    let mut killable = KillableService::new().await;
+    killable.server = None;
+    let mut server = killable.serve(|server| server.concurrency(1)).await;
     let calls: Vec<_> = (0..=STOPS)
-        .map(|_| tokio::spawn(mortal.bench.hold().into_future()))
+        .map(|_| tokio::spawn(killable.sample.hold().into_future()))
         .collect();
     for begun in 1..=STOPS {
-        mortal.probe.until_begun(begun).await;
+        killable.probe.until_begun(begun).await;
         let stopping = tokio::spawn(server.shutdown());
-        mortal.probe.release(1);
+        killable.probe.release(1);
         stopping.await.unwrap().unwrap();
-        server = mortal.serve(|server| server.concurrency(1)).await;
+        server = killable.serve(|server| server.concurrency(1)).await;
     }
-    mortal.probe.release(1);
+    killable.probe.release(1);
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    assert_eq!(mortal.probe.deliveries(), [0; STOPS + 1]);
-    assert_eq!(mortal.probe.redelivered(), 0);
+    assert_eq!(killable.probe.deliveries(), [0; STOPS + 1]);
+    assert_eq!(killable.probe.redelivered(), 0);
 }
 
 #[tokio::test]
-async fn a_limit_can_be_lifted() {
-    let mut mortal = Mortal::new().await;
-    mortal.server = None;
-    mortal.server = Some(mortal.serve(|server| server.delivery_limit(0)).await);
-    let call = tokio::spawn(mortal.bench.hold().into_future());
+async fn the_delivery_limit_can_be_removed() {
+    let mut killable = KillableService::new().await;
+    killable.server = None;
+    killable.server = Some(killable.serve(|server| server.delivery_limit(0)).await);
+    let call = tokio::spawn(killable.sample.hold().into_future());
     for begun in 1..=5 {
-        mortal.probe.until_begun(begun).await;
-        mortal.server = None;
-        mortal.server = Some(mortal.serve(|server| server.delivery_limit(0)).await);
+        killable.probe.until_begun(begun).await;
+        killable.server = None;
+        killable.server = Some(killable.serve(|server| server.delivery_limit(0)).await);
     }
-    mortal.probe.until_begun(6).await;
-    mortal.probe.release(1);
+    killable.probe.until_begun(6).await;
+    killable.probe.release(1);
     assert_eq!(call.await.unwrap().unwrap(), 6);
 }
 
 #[tokio::test]
-async fn an_at_most_once_request_is_not_run_again() {
-    let mut mortal = Mortal::new().await;
-    let call = tokio::spawn(mortal.bench.hold_once().into_future());
-    mortal.probe.until_begun(1).await;
-    // Nothing is left to be given back, so no server runs it again, and its caller is told nothing before its deadline.
-    mortal.die_and_rise().await;
-    assert_eq!(mortal.bench.add(1, 1).await.unwrap(), 2);
-    assert_eq!(mortal.probe.begun(), 1);
+async fn an_at_most_once_request_does_not_run_again() {
+    let mut killable = KillableService::new().await;
+    let call = tokio::spawn(killable.sample.hold_once().into_future());
+    killable.probe.until_begun(1).await;
+    // The request was acknowledged: no server runs it again, and its caller waits until the deadline.
+    killable.restart_server().await;
+    assert_eq!(killable.sample.add(1, 1).await.unwrap(), 2);
+    assert_eq!(killable.probe.begun(), 1);
     call.abort();
 }
 
 #[tokio::test]
-async fn an_at_most_once_request_that_a_dead_server_had_not_begun_is_given_up() {
-    let mut mortal = Mortal::new().await;
-    mortal.server = None;
-    mortal.server = Some(mortal.serve(|server| server.concurrency(1)).await);
-    let first = tokio::spawn(mortal.bench.hold_once().into_future());
-    mortal.probe.until_begun(1).await;
-    let second = tokio::spawn(mortal.bench.hold_once().into_future());
-    // Nothing tells that it has been delivered.
+async fn an_at_most_once_request_is_given_up_if_its_server_dies_before_the_start() {
+    let mut killable = KillableService::new().await;
+    killable.server = None;
+    killable.server = Some(killable.serve(|server| server.concurrency(1)).await);
+    let first = tokio::spawn(killable.sample.hold_once().into_future());
+    killable.probe.until_begun(1).await;
+    let second = tokio::spawn(killable.sample.hold_once().into_future());
+    // No event tells that the request was delivered.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    mortal.die_and_rise().await;
+    killable.restart_server().await;
     let error = second.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
-    assert!(
-        error.may_have_executed(),
-        "nobody can know that it has not begun"
-    );
-    assert_eq!(mortal.probe.begun(), 1);
+    assert!(error.may_have_executed(), "it may have started");
+    assert_eq!(killable.probe.begun(), 1);
     first.abort();
 }
 
 #[tokio::test]
-async fn at_most_once_requests_that_a_stopping_server_had_not_begun_are_run_by_the_next() {
-    let mortal = Mortal::new().await;
-    let Mortal {
-        bench,
+async fn at_most_once_requests_returned_by_a_stopping_server_run_on_the_next() {
+    let killable = KillableService::new().await;
+    let KillableService {
+        sample,
         probe,
         queue,
         connection,
         server,
-    } = mortal;
+    } = killable;
     server.unwrap().shutdown().await.unwrap();
     let server = serve(&connection, &queue, &probe, |server| server.concurrency(1)).await;
     let calls: Vec<_> = (0..5)
-        .map(|_| tokio::spawn(bench.hold_once().into_future()))
+        .map(|_| tokio::spawn(sample.hold_once().into_future()))
         .collect();
     probe.until_begun(1).await;
     let stopping = tokio::spawn(server.shutdown());

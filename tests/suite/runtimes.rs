@@ -1,4 +1,4 @@
-//! Connections that are used in another runtime than the one that opened them, or in none.
+//! Connections that are used outside of the runtime that opened them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use rpc_tests::unique_queue;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::{BenchClient, BenchDispatcher, Broker, Probe, client, client_builder, serve};
+use super::{Broker, Probe, SampleClient, SampleDispatcher, client, client_builder, serve};
 use crate::broker;
 
-/// Less than any deadline here.
+/// A limit far below all deadlines here.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 const ENDED: &str = "the runtime that opened the connection has ended";
@@ -30,7 +30,7 @@ fn runtime() -> Runtime {
 }
 
 impl Broker {
-    /// A connection that another runtime opens.
+    /// A connection opened by another runtime.
     async fn connect_in(&self, runtime: &Runtime) -> Connection {
         let url = self.url.clone();
         let opening = runtime.spawn(async move { Connection::open(&url).await });
@@ -38,7 +38,7 @@ impl Broker {
     }
 }
 
-/// Fails a call that waits for its deadline, and gives the error of one that does not.
+/// Returns the error of a call that fails at once, and panics if the call takes longer.
 async fn at_once<T>(call: impl Future<Output = Result<T, RpcError>>) -> RpcError {
     let answer = timeout(AT_ONCE, call).await.expect("at once");
     answer.err().expect("an error")
@@ -47,11 +47,11 @@ async fn at_once<T>(call: impl Future<Output = Result<T, RpcError>>) -> RpcError
 #[tokio::test]
 async fn several_runtimes_share_a_connection() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let first = runtime();
     let shared = broker.connect_in(&first).await;
-    let here = BenchClient::new(client(&shared)).with_queue(&setup.queue);
-    // The channels that the calls of the second runtime open outlive it.
+    let here = SampleClient::new(client(&shared)).with_queue(&setup.queue);
+    // The channels that calls of the second runtime open outlive that runtime.
     let second = runtime();
     let there = here.clone();
     let calls = second.spawn(async move {
@@ -69,11 +69,11 @@ async fn several_runtimes_share_a_connection() {
 }
 
 #[tokio::test]
-async fn calls_that_share_messages_go_on_when_the_runtime_of_the_first_has_ended() {
+async fn batched_calls_continue_when_the_runtime_of_the_first_has_ended() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let coalescing = client_builder(&setup.connection).coalesce(16).build();
-    let here = BenchClient::new(coalescing).with_queue(&setup.queue);
+    let here = SampleClient::new(coalescing).with_queue(&setup.queue);
     let second = runtime();
     let there = here.clone();
     let add = move |n| {
@@ -91,12 +91,12 @@ async fn calls_that_share_messages_go_on_when_the_runtime_of_the_first_has_ended
 #[tokio::test]
 async fn calls_fail_at_once_when_the_runtime_that_opened_the_connection_has_ended() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let other = runtime();
     let connection = broker.connect_in(&other).await;
     let mut state = connection.state();
-    let bench = BenchClient::new(connection.client()).with_queue(&setup.queue);
-    let held = tokio::spawn(bench.hold_once().into_future());
+    let sample = SampleClient::new(connection.client()).with_queue(&setup.queue);
+    let held = tokio::spawn(sample.hold_once().into_future());
     setup.probe.until_begun(1).await;
     other.shutdown_background();
     let error = at_once(async { held.await.unwrap() }).await;
@@ -108,7 +108,7 @@ async fn calls_fail_at_once_when_the_runtime_that_opened_the_connection_has_ende
     });
     closed.await.unwrap();
 
-    let error = at_once(bench.add(1, 2).into_future()).await;
+    let error = at_once(sample.add(1, 2).into_future()).await;
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(!error.may_have_executed());
     assert!(error.to_string().contains(ENDED), "{error}");
@@ -122,8 +122,8 @@ async fn an_unused_connection_whose_runtime_has_ended_fails_its_first_call() {
     let other = runtime();
     let connection = broker.connect_in(&other).await;
     other.shutdown_background();
-    let bench = BenchClient::new(connection.client()).with_queue(unique_queue("runtimes"));
-    let error = at_once(bench.add(1, 2).into_future()).await;
+    let sample = SampleClient::new(connection.client()).with_queue(unique_queue("runtimes"));
+    let error = at_once(sample.add(1, 2).into_future()).await;
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     assert!(error.to_string().contains(ENDED), "{error}");
 }
@@ -143,9 +143,9 @@ async fn a_server_ends_with_the_runtime_that_opened_its_connection() {
 }
 
 #[tokio::test]
-async fn a_call_through_a_runtime_that_stands_still_says_so_at_its_deadline() {
+async fn a_call_through_an_idle_runtime_names_the_cause_at_its_deadline() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let url = broker.url.clone();
     // Drives the runtime only until the connection is open.
     let opened = tokio::task::spawn_blocking(move || {
@@ -154,8 +154,8 @@ async fn a_call_through_a_runtime_that_stands_still_says_so_at_its_deadline() {
         (idle, connection)
     });
     let (idle, connection) = opened.await.unwrap();
-    let bench = BenchClient::new(connection.client()).with_queue(&setup.queue);
-    let call = bench.add(1, 2).timeout(Duration::from_millis(200));
+    let sample = SampleClient::new(connection.client()).with_queue(&setup.queue);
+    let call = sample.add(1, 2).timeout(Duration::from_millis(200));
     let error = at_once(call.into_future()).await;
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let cause = "the connection belongs to another runtime";
@@ -163,7 +163,7 @@ async fn a_call_through_a_runtime_that_stands_still_says_so_at_its_deadline() {
     idle.shutdown_background();
 }
 
-/// Drives a future outside of any runtime.
+/// Polls a future outside of any runtime.
 fn outside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -185,17 +185,17 @@ fn outside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_awaited_outside_of_a_runtime_says_so() {
+async fn awaiting_outside_of_a_runtime_is_an_error() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
 
-    let call = setup.bench.add(1, 2).into_future();
+    let call = setup.sample.add(1, 2).into_future();
     let error = outside(call).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(!error.may_have_executed());
     assert!(error.to_string().contains("a call needs a Tokio runtime"));
 
-    let direct = BenchClient::new(BenchDispatcher::new(Probe::default()));
+    let direct = SampleClient::new(SampleDispatcher::new(Probe::default()));
     let error = outside(direct.divide(1, 2).into_future()).unwrap_err();
     let CallError::Rpc(error) = error else {
         panic!("{error:?}");
@@ -207,12 +207,12 @@ async fn what_is_awaited_outside_of_a_runtime_says_so() {
     assert!(matches!(opened, Err(OpenError::NoRuntime)), "{opened:?}");
 
     let server = Server::builder(&setup.connection)
-        .service(BenchDispatcher::new(Probe::default()).with_queue(unique_queue("runtimes")))
+        .service(SampleDispatcher::new(Probe::default()).with_queue(unique_queue("runtimes")))
         .build();
     let started = outside(server.start());
     assert!(matches!(started, Err(ServeError::NoRuntime)), "{started:?}");
 
-    // These need no runtime of their own.
+    // These operations need no runtime.
     let handle = setup.server;
     outside(handle.shutdown()).unwrap();
     let connection = setup.connection;

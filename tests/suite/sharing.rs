@@ -1,10 +1,10 @@
-//! Several services in a server, several servers on a queue.
+//! Servers with several services, and queues with several servers.
 
 use rpc_core::{Server, rpc};
 use rpc_tests::unique_queue;
 use tokio::task::JoinSet;
 
-use super::{BenchClient, BenchDispatcher, Probe, client, serve};
+use super::{Probe, SampleClient, SampleDispatcher, client, serve};
 use crate::broker;
 
 #[rpc]
@@ -23,17 +23,17 @@ impl Greeter for Polite {
 #[tokio::test]
 async fn several_services_share_a_server() {
     let connection = broker().await.connect().await;
-    let (bench_queue, greeter_queue) = (unique_queue("bench"), unique_queue("greeter"));
+    let (sample_queue, greeter_queue) = (unique_queue("sample"), unique_queue("greeter"));
     let server = Server::builder(&connection)
-        .service(BenchDispatcher::new(Probe::default()).with_queue(&bench_queue))
+        .service(SampleDispatcher::new(Probe::default()).with_queue(&sample_queue))
         .service(GreeterDispatcher::new(Polite).with_queue(&greeter_queue))
         .build()
         .start()
         .await
         .unwrap();
-    let bench = BenchClient::new(client(&connection)).with_queue(&bench_queue);
+    let sample = SampleClient::new(client(&connection)).with_queue(&sample_queue);
     let greeter = GreeterClient::new(client(&connection)).with_queue(&greeter_queue);
-    assert_eq!(bench.add(1, 2).await.unwrap(), 3);
+    assert_eq!(sample.add(1, 2).await.unwrap(), 3);
     assert_eq!(
         greeter.greet("Ada".to_owned()).await.unwrap(),
         "Good day, Ada"
@@ -42,16 +42,16 @@ async fn several_services_share_a_server() {
 }
 
 #[tokio::test]
-async fn several_servers_share_the_load_of_a_queue() {
+async fn servers_of_a_queue_share_its_requests() {
     let broker = broker().await;
-    let setup = broker.bench_with(|server| server.prefetch(1)).await;
+    let setup = broker.sample_with(|server| server.prefetch(1)).await;
     let other = Probe::default();
     let _other = serve(&broker.connect().await, &setup.queue, &other, |server| {
         server.prefetch(1)
     })
     .await;
-    let calls = [(); 2].map(|()| tokio::spawn(setup.bench.hold().into_future()));
-    // With one request each they cannot both be at one server.
+    let calls = [(); 2].map(|()| tokio::spawn(setup.sample.hold().into_future()));
+    // With a prefetch of one each, two calls cannot be at the same server.
     setup.probe.until_begun(1).await;
     other.until_begun(1).await;
     setup.probe.release(1);
@@ -62,11 +62,14 @@ async fn several_servers_share_the_load_of_a_queue() {
 }
 
 #[tokio::test]
-async fn a_server_runs_no_more_handlers_than_its_prefetch() {
-    let setup = broker().await.bench_with(|server| server.prefetch(3)).await;
+async fn the_prefetch_limits_concurrent_handlers() {
+    let setup = broker()
+        .await
+        .sample_with(|server| server.prefetch(3))
+        .await;
     let mut calls = JoinSet::new();
     for _ in 0..12 {
-        calls.spawn(setup.bench.hold().into_future());
+        calls.spawn(setup.sample.hold().into_future());
     }
     setup.probe.until_begun(3).await;
     setup.probe.release(12);
@@ -78,9 +81,12 @@ async fn a_server_runs_no_more_handlers_than_its_prefetch() {
 }
 
 #[tokio::test]
-async fn a_prefetch_of_nothing_counts_as_one() {
-    let setup = broker().await.bench_with(|server| server.prefetch(0)).await;
-    let calls = [(); 2].map(|()| tokio::spawn(setup.bench.hold().into_future()));
+async fn a_prefetch_of_zero_counts_as_one() {
+    let setup = broker()
+        .await
+        .sample_with(|server| server.prefetch(0))
+        .await;
+    let calls = [(); 2].map(|()| tokio::spawn(setup.sample.hold().into_future()));
     setup.probe.until_begun(1).await;
     setup.probe.release(2);
     for call in calls {

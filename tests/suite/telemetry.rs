@@ -1,4 +1,4 @@
-//! What calls tell of themselves. Each test runs on one thread, which is its clients', its servers' and its listeners'.
+//! Spans and metrics of calls. Each test runs clients, servers and subscribers on one thread.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -21,19 +21,19 @@ use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
-use super::{BenchClient, Setup, client, client_builder, coalesce, serve, start, until_late};
+use super::{SampleClient, Setup, client, client_builder, coalesce, serve, start, until_late};
 use crate::broker;
 
-/// Hears what this thread tells.
+/// Subscribes to the spans and events of this thread.
 fn listen(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
-    // While there is but one subscriber, the first thread to reach a span decides for all whether anybody is interested.
+    // With a single subscriber, the first thread that reaches a callsite caches for all threads whether it is enabled.
     static OTHERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
     LazyLock::force(&OTHERS);
     set_default(Registry::default().with(layer))
 }
 
-/// Remembers the spans of calls and their fields.
+/// A subscriber that records the spans of calls and their fields.
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<Span>>>);
 
@@ -104,7 +104,7 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
         }
     }
 
-    /// What is told within a span is taken for a field of it.
+    /// Events within a span are recorded as fields of the span.
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut spans = self.0.lock().unwrap();
         let current = context.current_span();
@@ -118,18 +118,18 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
 }
 
 #[tokio::test]
-async fn a_call_has_a_span_on_either_side_and_the_servers_is_the_child() {
-    let setup = broker().await.bench().await;
+async fn the_server_span_of_a_call_is_the_child_of_its_client_span() {
+    let setup = broker().await.sample().await;
     let spans = Spans::default();
     let _listening = spans.listen();
-    setup.bench.add(1, 2).await.unwrap();
+    setup.sample.add(1, 2).await.unwrap();
     let (client, server) = (spans.only("rpc.client"), spans.only("rpc.server"));
     for (span, kind) in [(&client, "client"), (&server, "server")] {
-        assert_eq!(span.field("otel.name"), Some("Bench/add"));
+        assert_eq!(span.field("otel.name"), Some("Sample/add"));
         assert_eq!(span.field("otel.kind"), Some(kind));
         assert_eq!(span.field("otel.status_code"), None);
         assert_eq!(span.field("rpc.system.name"), Some("rpc-core"));
-        assert_eq!(span.field("rpc.method"), Some("Bench/add"));
+        assert_eq!(span.field("rpc.method"), Some("Sample/add"));
         assert_eq!(span.field("rpc.response.status_code"), Some("result"));
         assert_eq!(span.field("error.type"), None);
         assert_eq!(span.field("messaging.system"), Some("rabbitmq"));
@@ -149,8 +149,8 @@ async fn a_call_has_a_span_on_either_side_and_the_servers_is_the_child() {
 }
 
 #[tokio::test]
-async fn the_servers_log_says_why_a_handler_panicked() {
-    let setup = broker().await.bench().await;
+async fn the_server_logs_the_message_of_a_panic() {
+    let setup = broker().await.sample().await;
     let why = async |panics: Call<Result<(), RpcError>>| {
         let spans = Spans::default();
         let _listening = spans.listen();
@@ -159,24 +159,21 @@ async fn the_servers_log_says_why_a_handler_panicked() {
         assert_eq!(span.field("message"), Some("the handler panicked"));
         span.field("panic").unwrap().to_owned()
     };
-    assert_eq!(why(setup.bench.panic()).await, "as it was told to");
-    assert_eq!(
-        why(setup.bench.block_and_panic()).await,
-        "as it was told to"
-    );
+    assert_eq!(why(setup.sample.panic()).await, "as requested");
+    assert_eq!(why(setup.sample.block_and_panic()).await, "as requested");
 }
 
 #[tokio::test]
-async fn spans_say_how_a_call_ended() {
-    let setup = broker().await.bench().await;
+async fn spans_record_the_outcome_of_a_call() {
+    let setup = broker().await.sample().await;
     let status = async |call: &str| {
         let spans = Spans::default();
         let _listening = spans.listen();
         match call {
-            "the service's own error" => drop(setup.bench.divide(1, 0).await.unwrap_err()),
-            "a fault" => drop(setup.bench.panic().await.unwrap_err()),
+            "an application error" => drop(setup.sample.divide(1, 0).await.unwrap_err()),
+            "a fault" => drop(setup.sample.panic().await.unwrap_err()),
             _ => {
-                let late = setup.bench.hold().timeout(Duration::from_millis(50));
+                let late = setup.sample.hold().timeout(Duration::from_millis(50));
                 late.await.unwrap_err();
                 setup.probe.until_dropped(1).await;
             }
@@ -190,7 +187,7 @@ async fn spans_say_how_a_call_ended() {
     };
     let is = |kind: &str, status: &str| (kind.to_owned(), status.to_owned());
     assert_eq!(
-        status("the service's own error").await,
+        status("an application error").await,
         [is("error", "ERROR"), is("error", "")]
     );
     assert_eq!(
@@ -202,16 +199,16 @@ async fn spans_say_how_a_call_ended() {
 }
 
 #[tokio::test]
-async fn blocking_handlers_run_in_the_servers_span() {
-    let setup = broker().await.bench().await;
+async fn blocking_handlers_run_in_the_server_span() {
+    let setup = broker().await.sample().await;
     let spans = Spans::default();
     let _listening = spans.listen();
-    setup.bench.block(1).await.unwrap();
+    setup.sample.block(1).await.unwrap();
     assert_eq!(spans.only("rpc.client").threads.len(), 1);
     assert_eq!(spans.only("rpc.server").threads.len(), 2);
 }
 
-/// Serves a bench whose requests' `traceparent` is noted.
+/// Serves a sample service that records the `traceparent` of its requests.
 async fn noting() -> (Setup, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = seen.clone();
@@ -221,32 +218,35 @@ async fn noting() -> (Setup, Arc<Mutex<Vec<String>>>) {
         noted.lock().unwrap().push(value.to_owned());
         request
     });
-    let setup = broker().await.bench_with(|server| server.layer(note)).await;
+    let setup = broker()
+        .await
+        .sample_with(|server| server.layer(note))
+        .await;
     (setup, seen)
 }
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
 #[tokio::test]
-async fn without_a_listener_no_trace_is_begun_and_one_that_is_given_is_passed_on() {
+async fn without_a_subscriber_traces_are_not_started_but_passed_on() {
     let (setup, seen) = noting().await;
-    setup.bench.add(1, 2).await.unwrap();
-    let call = setup.bench.add(1, 2).header("traceparent", TRACEPARENT);
+    setup.sample.add(1, 2).await.unwrap();
+    let call = setup.sample.add(1, 2).header("traceparent", TRACEPARENT);
     call.await.unwrap();
     assert_eq!(*seen.lock().unwrap(), ["none", TRACEPARENT]);
 }
 
 #[tokio::test]
-async fn a_trace_that_is_given_goes_on() {
+async fn a_trace_given_as_a_header_continues() {
     let (setup, seen) = noting().await;
     let spans = Spans::default();
     let _listening = spans.listen();
-    let call = setup.bench.add(1, 2).header("traceparent", TRACEPARENT);
+    let call = setup.sample.add(1, 2).header("traceparent", TRACEPARENT);
     call.await.unwrap();
     let (client, server) = (spans.only("rpc.client"), spans.only("rpc.server"));
     assert_eq!(client.field("parent_span_id"), Some("00f067aa0ba902b7"));
     assert_eq!(server.field("parent_span_id"), client.field("span_id"));
-    // What the handler's own calls are children of, with the flags that came.
+    // The parent of the handler's own calls, with the incoming flags.
     let span_id = server.field("span_id").unwrap();
     let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{span_id}-00");
     assert_eq!(*seen.lock().unwrap(), [expected]);
@@ -258,7 +258,7 @@ trait Front {
     async fn sum(a: u64, b: u64) -> u64;
 }
 
-struct Asking(BenchClient);
+struct Asking(SampleClient);
 
 impl Front for Asking {
     async fn sum(&self, a: u64, b: u64) -> u64 {
@@ -267,11 +267,11 @@ impl Front for Asking {
 }
 
 #[tokio::test]
-async fn calls_of_a_handler_are_part_of_its_trace() {
+async fn nested_calls_belong_to_the_trace_of_their_handler() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let queue = unique_queue("front");
-    let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
+    let dispatcher = FrontDispatcher::new(Asking(setup.sample.clone())).with_queue(&queue);
     let _server = start(&setup.connection, dispatcher).await;
     let front = FrontClient::new(client(&setup.connection)).with_queue(&queue);
     let spans = Spans::default();
@@ -288,10 +288,10 @@ async fn calls_of_a_handler_are_part_of_its_trace() {
 #[tokio::test]
 async fn opentelemetry_sees_one_trace_across_services() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let connection = broker.connect().await;
     let queue = unique_queue("front");
-    let dispatcher = FrontDispatcher::new(Asking(setup.bench.clone())).with_queue(&queue);
+    let dispatcher = FrontDispatcher::new(Asking(setup.sample.clone())).with_queue(&queue);
     let _server = start(&connection, dispatcher).await;
     let front = FrontClient::new(client(&broker.connect().await)).with_queue(&queue);
 
@@ -302,7 +302,7 @@ async fn opentelemetry_sees_one_trace_across_services() {
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let listening = listen(layer);
     assert_eq!(front.sum(1, 2).await.unwrap(), 3);
-    assert_eq!(setup.bench.divide(6, 3).await.unwrap(), 2);
+    assert_eq!(setup.sample.divide(6, 3).await.unwrap(), 2);
     drop(listening);
 
     let spans = exporter.get_finished_spans().unwrap();
@@ -315,8 +315,8 @@ async fn opentelemetry_sees_one_trace_across_services() {
     let chain = [
         find("Front/sum", SpanKind::Client),
         find("Front/sum", SpanKind::Server),
-        find("Bench/add", SpanKind::Client),
-        find("Bench/add", SpanKind::Server),
+        find("Sample/add", SpanKind::Client),
+        find("Sample/add", SpanKind::Server),
     ];
     for pair in chain.windows(2) {
         let (parent, child) = (&pair[0].span_context, &pair[1].span_context);
@@ -325,7 +325,7 @@ async fn opentelemetry_sees_one_trace_across_services() {
     }
     assert!(chain[1].parent_span_is_remote);
     assert!(chain.iter().all(|span| span.status == Status::Unset));
-    let other = find("Bench/divide", SpanKind::Server);
+    let other = find("Sample/divide", SpanKind::Server);
     assert_ne!(
         other.span_context.trace_id(),
         chain[0].span_context.trace_id()
@@ -334,10 +334,10 @@ async fn opentelemetry_sees_one_trace_across_services() {
         .attributes
         .iter()
         .find(|attribute| attribute.key.as_str() == "rpc.method");
-    assert_eq!(attribute.unwrap().value.as_str(), "Bench/add");
+    assert_eq!(attribute.unwrap().value.as_str(), "Sample/add");
 }
 
-/// The numbers that were recorded on this thread since the last look; gauges as they stand.
+/// The values recorded on this thread since the last snapshot; gauges at their present value.
 struct Numbers(Snapshotter);
 
 impl Numbers {
@@ -350,7 +350,7 @@ impl Numbers {
                 .filter(|label| !matches!(label.key(), "rpc.system.name" | "rpc.service"))
                 .map(|label| label.value().to_owned())
                 .collect();
-            labels.dedup(); // The outcome is there twice when it is a failure.
+            labels.dedup(); // A failure has its outcome in two labels.
             labels.insert(0, key.key().name().to_owned());
             let number = match (key.kind(), value) {
                 (MetricKind::Counter, DebugValue::Counter(count)) => count as f64,
@@ -364,7 +364,7 @@ impl Numbers {
     }
 }
 
-/// Has everything on this thread recorded.
+/// Records all metrics of this thread.
 fn record() -> (Numbers, impl Sized) {
     let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
     let numbers = Numbers(recorder.snapshotter());
@@ -373,34 +373,34 @@ fn record() -> (Numbers, impl Sized) {
 
 #[tokio::test]
 async fn calls_are_counted_by_method_and_outcome() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let (numbers, _recording) = record();
-    setup.bench.add(1, 2).await.unwrap();
-    setup.bench.add(1, 2).await.unwrap();
-    setup.bench.divide(1, 0).await.unwrap_err();
-    setup.bench.panic().await.unwrap_err();
+    setup.sample.add(1, 2).await.unwrap();
+    setup.sample.add(1, 2).await.unwrap();
+    setup.sample.divide(1, 0).await.unwrap_err();
+    setup.sample.panic().await.unwrap_err();
     let numbers = numbers.take();
     for side in ["client", "server"] {
         let count = |what: &str| numbers.get(&format!("rpc.{side}.{what}")).copied();
-        assert_eq!(count("call.duration Bench/add result"), Some(2.0));
-        assert_eq!(count("call.duration Bench/divide error"), Some(1.0));
-        assert_eq!(count("call.duration Bench/panic panicked"), Some(1.0));
-        assert_eq!(count("active_calls Bench/add"), Some(0.0));
+        assert_eq!(count("call.duration Sample/add result"), Some(2.0));
+        assert_eq!(count("call.duration Sample/divide error"), Some(1.0));
+        assert_eq!(count("call.duration Sample/panic panicked"), Some(1.0));
+        assert_eq!(count("active_calls Sample/add"), Some(0.0));
     }
-    assert_eq!(numbers["rpc.server.queue.duration Bench/add"], 2.0);
-    assert_eq!(numbers.get("rpc.server.redeliveries Bench/add"), None);
+    assert_eq!(numbers["rpc.server.queue.duration Sample/add"], 2.0);
+    assert_eq!(numbers.get("rpc.server.redeliveries Sample/add"), None);
 }
 
-/// The bench service as a client knows it that is mistaken.
-#[rpc(name = "Bench")]
+/// The sample service in a client's mistaken version.
+#[rpc(name = "Sample")]
 trait Misread {
     async fn add(a: u64, b: u64) -> String;
     async fn divide(dividend: i64, divisor: i64) -> i64;
 }
 
 #[tokio::test]
-async fn a_reply_that_cannot_be_read_is_no_result() {
-    let setup = broker().await.bench().await;
+async fn an_undecodable_reply_is_counted_as_bad_reply() {
+    let setup = broker().await.sample().await;
     let misread = MisreadClient::new(client(&setup.connection)).with_queue(&setup.queue);
     let (numbers, _recording) = record();
     for error in [
@@ -411,25 +411,25 @@ async fn a_reply_that_cannot_be_read_is_no_result() {
     }
     let numbers = numbers.take();
     for method in ["add", "divide"] {
-        let of_client = format!("rpc.client.call.duration Bench/{method} bad_reply");
+        let of_client = format!("rpc.client.call.duration Sample/{method} bad_reply");
         assert_eq!(numbers.get(&of_client), Some(&1.0), "{numbers:?}");
     }
 }
 
 #[tokio::test]
 async fn calls_in_flight_and_dropped_calls_are_counted() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let (numbers, _recording) = record();
-    let call = tokio::spawn(setup.bench.hold().into_future());
+    let call = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     let during = numbers.take();
-    assert_eq!(during["rpc.client.active_calls Bench/hold"], 1.0);
-    assert_eq!(during["rpc.server.active_calls Bench/hold"], 1.0);
+    assert_eq!(during["rpc.client.active_calls Sample/hold"], 1.0);
+    assert_eq!(during["rpc.server.active_calls Sample/hold"], 1.0);
     call.abort();
     setup.probe.until_dropped(1).await;
     rpc_tests::eventually("both sides have ended", async || {
         let after = numbers.take();
-        let level = |side: &str| after[&format!("rpc.{side}.active_calls Bench/hold")];
+        let level = |side: &str| after[&format!("rpc.{side}.active_calls Sample/hold")];
         (level("client") + level("server") == 0.0).then_some(())
     })
     .await;
@@ -437,13 +437,13 @@ async fn calls_in_flight_and_dropped_calls_are_counted() {
 
 #[tokio::test]
 async fn dropped_replies_are_counted() {
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let client = client_builder(&setup.connection)
         .cancellation(false)
         .build();
-    let bench = BenchClient::new(client.clone()).with_queue(&setup.queue);
+    let sample = SampleClient::new(client.clone()).with_queue(&setup.queue);
     let (numbers, _recording) = record();
-    let call = tokio::spawn(bench.hold().into_future());
+    let call = tokio::spawn(sample.hold().into_future());
     setup.probe.until_begun(1).await;
     call.abort();
     call.await.unwrap_err();
@@ -451,15 +451,15 @@ async fn dropped_replies_are_counted() {
     until_late(&client, 1).await;
     let numbers = numbers.take();
     assert_eq!(numbers["rpc.client.dropped_replies late"], 1.0);
-    assert_eq!(numbers["rpc.client.call.duration Bench/hold dropped"], 1.0);
+    assert_eq!(numbers["rpc.client.call.duration Sample/hold dropped"], 1.0);
 }
 
 #[tokio::test]
 async fn redeliveries_are_counted() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let (numbers, _recording) = record();
-    let call = tokio::spawn(setup.bench.hold().into_future());
+    let call = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     drop(setup.server);
     let other = broker.connect().await;
@@ -467,16 +467,16 @@ async fn redeliveries_are_counted() {
     setup.probe.until_begun(2).await;
     setup.probe.release(1);
     call.await.unwrap().unwrap();
-    assert_eq!(numbers.take()["rpc.server.redeliveries Bench/hold"], 1.0);
+    assert_eq!(numbers.take()["rpc.server.redeliveries Sample/hold"], 1.0);
 }
 
 #[tokio::test]
-async fn what_is_given_up_is_counted() {
+async fn given_up_requests_are_counted() {
     let broker = broker().await;
-    let setup = broker.bench().await;
+    let setup = broker.sample().await;
     let (numbers, _recording) = record();
     let limited = |server: ServerBuilder| server.delivery_limit(1);
-    let call = tokio::spawn(setup.bench.hold().into_future());
+    let call = tokio::spawn(setup.sample.hold().into_future());
     setup.probe.until_begun(1).await;
     drop(setup.server);
     let other = broker.connect().await;
@@ -485,12 +485,12 @@ async fn what_is_given_up_is_counted() {
     assert_eq!(error.kind(), ErrorKind::Panicked);
     let numbers = numbers.take();
     assert_eq!(
-        numbers["rpc.server.given_up Bench/hold delivery-limit"],
+        numbers["rpc.server.given_up Sample/hold delivery-limit"],
         1.0
     );
 }
 
-/// A service that is too busy.
+/// A service that is always too busy.
 #[rpc]
 trait Busy {
     #[rpc(idempotent)]
@@ -531,7 +531,7 @@ async fn retries_are_counted() {
 }
 
 #[tokio::test]
-async fn calls_that_share_a_message_say_so() {
+async fn spans_of_batched_calls_record_the_batch_size() {
     const CALLS: usize = 40;
     let connection = broker().await.connect().await;
     let queue = unique_queue("busy");
@@ -559,11 +559,11 @@ async fn calls_that_share_a_message_say_so() {
 }
 
 #[tokio::test]
-async fn calls_share_messages_as_the_run_says() {
+async fn calls_share_messages_as_configured() {
     const CALLS: usize = 40;
-    let setup = broker().await.bench().await;
+    let setup = broker().await.sample().await;
     let (numbers, _recording) = record();
-    let calls = (0..CALLS).map(|_| setup.bench.add(1, 2).into_future());
+    let calls = (0..CALLS).map(|_| setup.sample.add(1, 2).into_future());
     for answer in futures_util::future::join_all(calls).await {
         answer.unwrap();
     }

@@ -14,7 +14,7 @@ use crate::broker;
 #[rpc]
 trait Census {
     async fn who(#[ctx] context: Context) -> Option<String>;
-    /// The same, if it is not the first time.
+    /// The same, for a redelivered request.
     async fn who_at_last(#[ctx] context: Context) -> Option<String>;
 }
 
@@ -55,11 +55,11 @@ fn census(connection: &Connection, queue: &str) -> CensusClient {
 }
 
 #[tokio::test]
-async fn a_handler_sees_the_user_of_a_connection_that_states_it() {
+async fn a_handler_sees_the_user_id_of_its_caller() {
     let broker = broker().await;
     let (stating, silent) = (stating(&broker.url).await, broker.connect().await);
     let queue = unique_queue("census");
-    // Its replies, alone and in batches, state its user, too.
+    // Single replies and batches of replies state the server's user, too.
     let _server = serve(&stating, &queue, &Clerk::default()).await;
     let (stated, unstated) = (census(&stating, &queue), census(&silent, &queue));
     assert_eq!(stated.who().await.unwrap().as_deref(), Some("guest"));
@@ -70,7 +70,7 @@ async fn a_handler_sees_the_user_of_a_connection_that_states_it() {
 }
 
 #[tokio::test]
-async fn a_server_does_not_state_itself_as_the_author_of_a_request_that_it_publishes_anew() {
+async fn a_republished_request_does_not_state_the_servers_user() {
     let broker = broker().await;
     let connection = stating(&broker.url).await;
     let queue = unique_queue("census");

@@ -1,4 +1,4 @@
-//! Values of every shape, in every content type.
+//! Values of every shape in every content type.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -18,7 +18,7 @@ trait Mirror<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
     async fn reflect(value: T) -> T;
 }
 
-/// A service of its own, since a plain request names no method.
+/// A service with a single method, since a plain request names no method.
 #[rpc]
 trait Critic<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
     async fn refuse(value: T) -> Result<(), T>;
@@ -38,14 +38,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Critic<T> for Glas
     }
 }
 
-/// A value that was sent to a service and back.
+/// The result of sending a value to a service and back.
 #[derive(Debug)]
 struct Reflected<T> {
     result: Result<T, RpcError>,
     error: Result<(), CallError<T>>,
 }
 
-/// The answers in MessagePack, in JSON and to a plain message, of a service that returns what it is sent, and fails with it.
+/// The responses in MessagePack, in JSON and to a plain request of services that return their argument as value and as error.
 async fn reflect<T>(value: T) -> [Reflected<T>; 3]
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -77,7 +77,7 @@ where
     reflected
 }
 
-/// Makes sure that a value arrives as an argument, as a result and as the service's own error, in every content type.
+/// Asserts that a value arrives as an argument, as a result and as an application error in every content type.
 async fn arrives<T>(value: T)
 where
     T: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Send + Sync + 'static,
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// Makes sure that a value is refused where it would be sent from, for a reason.
+/// Asserts that a value is refused by its sender for a reason.
 fn is_not_sent<T: Debug>(reflected: &Reflected<T>, reason: &str) {
     let Reflected {
         result: Err(result),
@@ -198,7 +198,7 @@ async fn values_of_every_shape_arrive_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn floating_point_numbers_arrive_to_the_last_bit() {
+async fn floating_point_numbers_arrive_bit_by_bit() {
     let mut random = fastrand::Rng::with_seed(7);
     let mut numbers = vec![117.633_311_394_000_17, 0.1, -0.0, 5e-324, f64::MAX];
     numbers.extend(std::iter::repeat_with(|| f64::from_bits(random.u64(..))).take(2_000));
@@ -218,7 +218,7 @@ async fn floating_point_numbers_arrive_to_the_last_bit() {
     arrives(narrow).await;
 }
 
-/// Types of which serde has one form for people and one for machines.
+/// Types with one serde form for people and one for machines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Session {
     ip: IpAddr,
@@ -303,7 +303,7 @@ async fn addresses_ids_and_times_arrive_in_tagged_untagged_and_flattened_types()
 }
 
 #[tokio::test]
-async fn a_none_within_some_is_written_as_none() {
+async fn some_of_none_arrives_as_none() {
     for reflected in reflect(Some(None::<u8>)).await {
         assert_eq!(reflected.result.unwrap(), None);
     }
@@ -313,7 +313,7 @@ async fn a_none_within_some_is_written_as_none() {
 }
 
 #[tokio::test]
-async fn what_json_cannot_hold_is_not_sent() {
+async fn values_that_json_cannot_represent_are_not_sent() {
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let [message_pack, json, plain] = reflect(Some(number)).await;
         let arrived = message_pack.result.unwrap().unwrap();
@@ -328,7 +328,7 @@ async fn what_json_cannot_hold_is_not_sent() {
     is_not_sent(&plain, "JSON has only texts as the keys of maps");
 }
 
-/// Nested as deep as one likes, with nothing but variants.
+/// A type that nests to any depth, with nothing but variants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Chain {
     End,
@@ -371,7 +371,7 @@ impl Source for Spring {
 
 #[tokio::test]
 async fn an_argument_nested_too_deep_is_not_sent() {
-    // The arguments themselves are a level.
+    // The arguments themselves are one level.
     arrives(Chain::of(127)).await;
     for levels in [128, 1_000] {
         for reflected in reflect(Chain::of(levels)).await {
@@ -381,7 +381,7 @@ async fn an_argument_nested_too_deep_is_not_sent() {
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_sent_is_a_fault_that_says_why() {
+async fn an_invalid_result_is_a_fault_with_the_reason() {
     let connection = broker().await.connect().await;
     let queue = unique_queue("source");
     let server = start(

@@ -1,4 +1,4 @@
-//! A contender's server or client as a process of its own; `round_trip.rs` starts them.
+//! Server or client of a contender, as a process of its own. `round_trip.rs` starts it.
 //!
 //! ```text
 //! contender server <spec> --url <url> --queue <name> [--services <n>]
@@ -6,7 +6,7 @@
 //!                  [--window <ms>] [--clients <n>] [--services <n>] [--server-pid <pid>]… [--broker-pid <pid>]
 //! ```
 //!
-//! A server prints `ready` and serves until it is killed, a client prints its report as JSON.
+//! A server prints `ready` and serves until it is killed. A client prints its report as JSON.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn main() -> Outcome {
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
-        other => Err(format!("'{other}' is neither server nor client").into()),
+        other => Err(format!("expected 'server' or 'client', not '{other}'").into()),
     }
 }
 
@@ -70,7 +70,8 @@ fn options() -> Outcome<Options> {
             _ => return Err(argument.unexpected().into()),
         }
     }
-    let [side, spec] = <[String; 2]>::try_from(words).map_err(|_| "give a side and a contender")?;
+    let [side, spec] =
+        <[String; 2]>::try_from(words).map_err(|_| "expected a side and a contender")?;
     Ok(Options {
         side,
         spec: spec.parse()?,
@@ -105,7 +106,9 @@ async fn serve(options: &Options) -> Outcome {
         Contender::Engineer => engineer::serve(url, queue, ready).await,
         Contender::Same => same::serve(url, queue, spec.traffic, ready).await,
         Contender::Fastest => fastest::serve(url, queue, ready).await,
-        Contender::Embedded | Contender::Direct => Err("it has no server of its own".into()),
+        Contender::Embedded | Contender::Direct => {
+            Err("this contender has no separate server".into())
+        }
     }
 }
 

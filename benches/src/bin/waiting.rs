@@ -1,11 +1,11 @@
-//! What a waiting call costs in memory: many calls on one client, to a server that answers none of them.
+//! Memory of a waiting call: many calls on one client, to a server that answers none of them.
 //!
 //! ```text
 //! waiting <url> [<calls>]
 //! ```
 //!
-//! Counts what a call and its task have allocated, and by how much the process has grown, which includes what the allocator
-//! and lapin keep for themselves.
+//! Counts the allocations of a call and its task, and the growth of the process. The growth includes memory that the allocator
+//! and lapin keep.
 
 use std::alloc::System;
 use std::fs;
@@ -20,7 +20,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Answers nobody.
+/// Handler that never returns.
 struct Silent;
 
 impl Echo for Silent {
@@ -36,13 +36,13 @@ impl Echo for Silent {
 #[tokio::main]
 async fn main() -> Outcome {
     let mut arguments = std::env::args().skip(1);
-    let url = arguments.next().ok_or("give the URL of a broker")?;
+    let url = arguments.next().ok_or("expected the URL of a broker")?;
     let calls = match arguments.next() {
         Some(number) => number.parse()?,
         None => 100_000,
     };
 
-    // Its requests stay in the queue but for those it holds; on a connection of its own, which is small change.
+    // Most requests stay in the queue. The server has a connection of its own, whose memory does not matter here.
     let serving = Connection::open(&url).await?;
     let dispatcher = EchoDispatcher::new(Silent).with_queue("waiting");
     let _server = Server::builder(&serving)
@@ -86,13 +86,13 @@ async fn main() -> Outcome {
     Ok(())
 }
 
-/// Waits until no more is allocated or freed: every request has been written.
+/// Waits until allocations stop, because every request has been written.
 async fn settle() {
     let mut last = ALLOCATOR.stats();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let stats = ALLOCATOR.stats();
-        // Heartbeats and timers go on.
+        // Heartbeats and timers continue.
         if stats.allocations - last.allocations < 1000 {
             return;
         }
@@ -100,7 +100,7 @@ async fn settle() {
     }
 }
 
-/// In bytes.
+/// Returns the resident memory of this process in bytes.
 struct Memory {
     allocated: usize,
     resident: usize,

@@ -1,4 +1,4 @@
-//! lapin as a good engineer writes it: a task for each request, a table of waiting calls, timeouts, everything awaited.
+//! lapin as a good engineer writes it: one task per request, a table of waiting calls, timeouts, everything awaited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

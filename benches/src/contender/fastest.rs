@@ -1,7 +1,7 @@
-//! The fastest lapin: nothing is promised, and nothing is done that an echo does not need.
+//! The fastest lapin: no guarantees, and only the work that an echo needs.
 //!
-//! No acknowledgements, no limit, two properties; publishes are queued and not awaited; one task does all the work where it
-//! arrives; the correlation id is the number of a slot.
+//! No acknowledgements, no limit, two properties. Publishes are queued and not awaited. One task does all the work as it
+//! arrives. The correlation id is the number of a slot.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub async fn serve(url: &str, queue: &str, ready: impl FnOnce()) -> Outcome {
             .unwrap_or_default();
         let properties = BasicProperties::default().with_correlation_id(id);
         let options = BasicPublishOptions::default();
-        // Queued on the first poll.
+        // The first poll queues the publish.
         let reply = channel.basic_publish("".into(), reply_to, options, &delivery.data, properties);
         reply.now_or_never().transpose()?;
     }

@@ -1,4 +1,4 @@
-//! The contenders, by name.
+//! Contenders, by name.
 
 pub mod engineer;
 pub mod fastest;
@@ -13,10 +13,10 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 
-/// What a benchmark program ends with when something goes wrong, which is not measured.
+/// Result of a benchmark program. Errors end the program and are not measured.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Who competes.
+/// Implementations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// rpc-core.
@@ -31,35 +31,35 @@ pub enum Contender {
     Fastest,
     /// rpc-core on the embedded broker, all in one process.
     Embedded,
-    /// rpc-core with the client around the dispatcher.
+    /// rpc-core with the client around the dispatcher, without a broker.
     Direct,
 }
 
-/// What a contender asks of the broker. The defaults are rpc-core's own.
+/// Broker features that a contender uses. The defaults are rpc-core's.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools)] // Each can be told from the others at a glance, which is all they are for.
 pub struct Traffic {
-    /// Unroutable requests come back.
+    /// The broker returns unroutable requests.
     pub mandatory: bool,
     /// Requests expire in the queue.
     pub expiration: bool,
-    /// `type`, `content_type` and `app_id`.
+    /// Messages have `type`, `content_type` and `app_id`.
     pub metadata: bool,
-    /// The header with the deadline.
+    /// Requests have the deadline in a header.
     pub deadline: bool,
-    /// A header of the user's.
+    /// Requests have a header of the user.
     pub header: bool,
-    /// Requests are confirmed.
+    /// The broker confirms requests.
     pub confirms: bool,
     /// Requests survive a restart of the broker.
     pub persistent: bool,
     /// The queue is a quorum queue.
     pub quorum: bool,
-    /// Requests are acknowledged.
+    /// Servers acknowledge requests.
     pub acks: bool,
     /// Replies may share messages.
     pub batches: bool,
-    /// Requests may, too.
+    /// Requests may share messages.
     pub coalesce: bool,
 }
 
@@ -100,23 +100,23 @@ impl Traffic {
     }
 }
 
-/// The tokio runtime of a process.
+/// Tokio runtime of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// `current_thread`: lapin's own thread does the I/O, this one the rest.
+    /// `current_thread`: lapin's own thread does the I/O, and this thread does the rest.
     Single,
-    /// What `#[tokio::main]` gives.
+    /// The default of `#[tokio::main]`.
     Multi,
 }
 
-/// A contender and its variations, written `name`, `name+flag-flag` or `name@single`.
+/// Contender and its variations, written `name`, `name+flag-flag` or `name@single`.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Who it is.
+    /// The implementation.
     pub contender: Contender,
-    /// What it asks of the broker.
+    /// The broker features.
     pub traffic: Traffic,
-    /// What it runs on.
+    /// The runtime.
     pub threads: Threads,
 }
 
@@ -157,17 +157,17 @@ impl FromStr for Spec {
     }
 }
 
-/// What rpc-core grants a server unless told otherwise; the hand-written ones do the same.
+/// Default prefetch of rpc-core. The hand-written contenders use the same.
 const PREFETCH: u16 = 64;
 
-/// A connection of lapin's and a channel.
+/// Opens a lapin connection and a channel.
 async fn channel(url: &str) -> Outcome<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     Ok((connection, channel))
 }
 
-/// Declares a request queue and reads it; without a prefetch limit it is read without acknowledgements.
+/// Declares and consumes a request queue. Without a prefetch limit, consumes it without acknowledgements.
 async fn serve_queue(
     channel: &Channel,
     queue: &str,
@@ -196,7 +196,7 @@ async fn serve_queue(
     consume(channel, queue.into(), prefetch.is_none()).await
 }
 
-/// Makes an exclusive queue for replies and reads it.
+/// Declares and consumes an exclusive reply queue.
 async fn reply_queue(channel: &Channel) -> Outcome<(ShortString, Consumer)> {
     let options = QueueDeclareOptions {
         exclusive: true,

@@ -1,4 +1,4 @@
-//! rpc-core, as its documentation says to use it.
+//! rpc-core, used as its documentation recommends.
 
 use bytes::Bytes;
 use rpc_core::{Connection, Server, ServerHandle, rpc};
@@ -6,21 +6,21 @@ use rpc_core::{Connection, Server, ServerHandle, rpc};
 use super::{Outcome, Traffic};
 use crate::load::{Load, Samples, Window};
 
-/// Gives back what it is given.
+/// Returns its argument.
 #[rpc]
 pub trait Echo {
-    /// Gives it back.
+    /// Returns `body`.
     async fn echo(body: Bytes) -> Bytes;
-    /// The same, by a method that may be run twice.
+    /// Returns `body`, as an idempotent method.
     #[rpc(idempotent)]
     async fn echo_again(body: Bytes) -> Bytes;
 }
 
-/// How many requests share a message at most, and a prefetch with which servers take as many.
+/// Limit of requests per message, and a prefetch for servers that accept this number.
 const TOGETHER: usize = 256;
 const PREFETCH_TOGETHER: u16 = 1024;
 
-/// The handler: all that is measured is what is around it.
+/// Handler that does nothing: only the work around it is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Echoing;
 
@@ -34,12 +34,12 @@ impl Echo for Echoing {
     }
 }
 
-/// The queue of the n-th of several services.
+/// Queue of the n-th of several services.
 fn nth_queue(queue: &str, index: usize) -> String {
     format!("{queue}-{index}")
 }
 
-/// Serves so many services, each with a queue of its own.
+/// Serves a number of services, each with a queue of its own.
 pub async fn serve(
     connection: &Connection,
     queue: &str,
@@ -56,7 +56,7 @@ pub async fn serve(
     Ok(server.build().start().await?)
 }
 
-/// Calls through so many clients of a connection, evenly over so many services.
+/// Calls through a number of clients of a connection, evenly over a number of services.
 pub async fn call(
     connection: &Connection,
     queue: &str,

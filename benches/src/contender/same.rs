@@ -1,9 +1,9 @@
-//! The fastest lapin with rpc-core's own traffic: what its features cost when nothing else is in the way.
+//! The fastest lapin with rpc-core's own traffic: the lowest cost of its features.
 //!
-//! Every message has the properties, headers, flags and the body that rpc-core sends, every request is acknowledged after its
-//! reply was written. For speed: one task does all the work where it arrives, no publish is awaited but the last of what
-//! arrived together (lapin writes in order), one acknowledgement stands for all of these, nothing is decoded, no deadline is
-//! watched, what is constant is made once.
+//! Every message has rpc-core's properties, headers, flags and body, and every request is acknowledged after its reply was
+//! written. For speed, one task does all the work as it arrives. Of the messages that arrived together, only the last publish
+//! is awaited (lapin writes in order), and one acknowledgement covers all. Nothing is decoded, deadlines have no timers, and
+//! constant values are made once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{Outcome, PREFETCH, Traffic, channel, reply_queue, serve_queue};
 use crate::load::{Load, Next, Samples, Window};
 
-/// What `rmp_serde` puts before the bytes of `{"body": …}`, up to their own header.
+/// Bytes that `rmp_serde` writes for `{"body": …}` before the header of the binary.
 const ARGUMENTS: &[u8] = b"\x81\xa4body";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -41,7 +41,7 @@ pub async fn serve(url: &str, queue: &str, traffic: Traffic, ready: impl FnOnce(
         }
         if let Some((last, others)) = arrived.split_last() {
             for delivery in others {
-                // Queued on the first poll; written before the last one.
+                // The first poll queues the publish. lapin writes it before the last one.
                 if let Some(Err(error)) = reply(&channel, &usual, delivery).now_or_never() {
                     return Err(error);
                 }
@@ -134,7 +134,7 @@ pub async fn call(
     }
 }
 
-/// What is the same in every call.
+/// Values that are the same in every call.
 struct Caller {
     channel: Channel,
     queue: ShortString,
@@ -177,7 +177,7 @@ impl Caller {
         }
     }
 
-    /// Queues a request; with confirms, gives what becomes of it.
+    /// Queues a request. With confirms, returns a future of the confirm.
     fn publish(&self, id: ShortString) -> Outcome<Option<Confirmed>> {
         let mut properties = self.usual.clone().with_correlation_id(id);
         let mut headers = FieldTable::default();
@@ -225,7 +225,7 @@ fn deadline() -> i64 {
     i64::try_from((now + TIMEOUT).as_millis()).unwrap_or(i64::MAX)
 }
 
-/// How MessagePack announces so many bytes.
+/// MessagePack's header of a binary.
 fn bytes_header(length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     match length {

@@ -1,7 +1,7 @@
 //! lapin as RabbitMQ's RPC tutorial writes it: <https://github.com/rabbitmq/rabbitmq-tutorials/tree/main/rust-lapin>.
 //!
-//! The server works on one request at a time and awaits everything. The tutorial's client has one call in flight, and
-//! is therefore [`engineer`](super::engineer)'s, which differs in nothing else.
+//! The server works on one request at a time and awaits everything. The client is that of [`engineer`](super::engineer): with
+//! one call in flight it does the same as the tutorial's client.
 
 use futures_util::StreamExt;
 use lapin::BasicProperties;

@@ -9,33 +9,34 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::Journey;
-use crate::Client;
+use super::layers::through_layers;
+use super::service::Client;
 use crate::context::Context;
+use crate::deadline::LayeredDeadline;
 use crate::error::RpcError;
 use crate::headers::{HeaderValue, Headers};
-use crate::message::{Request, Response, deadline_after};
+use crate::message::{Request, Response};
 use crate::service::{self, RpcService};
 use crate::telemetry::Observed;
 
-/// A call of a remote method: set what is special about it, then `.await` it.
+/// A call of a remote method: a future with setters for its options.
 ///
-/// `R` is what awaiting gives: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
+/// Awaiting a call gives an `R`: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
 ///
-/// A call is a future, which is `Send` and `Unpin`: it can be spawned, joined and selected on as it is. Nothing happens before the
-/// first poll, and its time counts from there. The setters come before that; afterwards they change nothing, since the request is on
-/// its way. It ends by its deadline, whatever happens: the call's own
-/// [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the method's or the trait's `timeout`, else the
-/// client's, which is 30 seconds unless set.
+/// The future is `Send` and `Unpin`, so it can be spawned, joined and selected on as it is. Nothing happens before the first poll, and the
+/// timeout counts from there. Setters come before the first poll; later they change nothing, because the request is already on its way.
+///
+/// A call always ends by its deadline: its own [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the `timeout` of the
+/// method or the trait, else the client's, which is 30 seconds unless set.
 ///
 /// # Panics
 ///
-/// A call that is polled again after it has given its answer panics, as futures do.
+/// Panics if the call is polled again after its completion, like most futures.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future abandons the call: its reply will be discarded, and servers are told to stop working on it, see
-/// [`ClientBuilder::cancellation`](crate::ClientBuilder::cancellation). What has been done by then is not undone.
+/// Dropping the future abandons the call: its reply is discarded, and servers are told to stop working on it, see
+/// [`ClientBuilder::cancellation`](crate::ClientBuilder::cancellation). Work that the server has done by then is not undone.
 ///
 /// # Examples
 ///
@@ -58,7 +59,7 @@ use crate::telemetry::Observed;
 /// let n = fib.fib(1).timeout(Duration::from_secs(2)).header("tenant", "a").await?;
 /// # assert_eq!(n, 1);
 ///
-/// // Two at once, one of them in a task of its own.
+/// // Two calls at once, one of them in a task of its own.
 /// let other = tokio::spawn(fib.fib(2));
 /// assert_eq!(fib.fib(3).await?, 3);
 /// assert_eq!(other.await??, 2);
@@ -68,26 +69,26 @@ use crate::telemetry::Observed;
 #[must_use = "a call does nothing unless it is awaited"]
 pub struct Call<R, S = Client>(State<R, R, S>);
 
-/// The future of a [`Call`] that gives the headers of the reply, too; see [`Call::with_headers`].
+/// A [`Call`] that also gives the headers of the reply; see [`Call::with_headers`].
 #[must_use = "a call does nothing unless it is awaited"]
 pub struct CallWithHeaders<R, S = Client>(State<R, (R, Headers), S>);
 
-/// The state of a call whose answer is decoded as an `R` and given as a `T`.
+/// State of a call whose response is decoded as an `R` and given as a `T`.
 enum State<R, T, S> {
-    /// Until the first poll.
-    Made(Made<R, S>),
+    Unsent(Unsent<R, S>),
     Sent(Pin<Box<dyn Future<Output = T> + Send>>),
 }
 
-/// A call before it is sent. The request holds its time limit, and the call in whose handler it was made.
-struct Made<R, S> {
+/// A call before its first poll.
+struct Unsent<R, S> {
     service: S,
-    request: Result<Request, RpcError>,
+    /// The request, and the context in which the call was made. The pair takes no more room than the request alone.
+    request: Result<(Request, Option<Context>), RpcError>,
     decode: Decode<R>,
 }
 
-/// The function that turns an answer into what awaiting gives.
-pub(super) type Decode<R> = fn(Result<Response, RpcError>, &mut bool) -> R;
+/// Function that turns the response into the value that awaiting a call gives. It sets the flag if the response cannot be read.
+pub(crate) type Decode<R> = fn(Result<Response, RpcError>, &mut bool) -> R;
 
 impl<R, S> Call<R, S> {
     pub(crate) fn new(
@@ -96,20 +97,17 @@ impl<R, S> Call<R, S> {
         timeout: Option<Duration>,
         decode: Decode<R>,
     ) -> Self {
-        let made = Made {
+        let unsent = Unsent {
             service,
-            request,
+            request: request.map(|request| (request, Context::current())),
             decode,
         };
-        Self(State::Made(made)).change(|request| {
-            request.0.timeout = timeout;
-            request.0.parent = Context::current();
-        })
+        Self(State::Unsent(unsent)).change(|request| request.0.deadline.set_timeout(timeout))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Request)) -> Self {
-        if let State::Made(Made {
-            request: Ok(request),
+        if let State::Unsent(Unsent {
+            request: Ok((request, _)),
             ..
         }) = &mut self.0
         {
@@ -118,32 +116,31 @@ impl<R, S> Call<R, S> {
         self
     }
 
-    /// Waits at most this long, counted from the first poll; replaces every default, and an earlier deadline. In a handler the
-    /// call ends with the handler's own time in any case, see [`Context`](crate::Context#what-nested-calls-inherit).
+    /// Sets the timeout of the call, counted from the first poll. Replaces every default, and an earlier deadline. In a handler the
+    /// call ends with the handler's own deadline in any case, see [`Context`](crate::Context#inheritance-by-nested-calls).
     ///
-    /// Zero fails at once with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and sends nothing. The broker and the server are told, so a
-    /// request that nobody waits for any more is not run. Longer than 30 years is cut to 30 years.
+    /// With zero the call fails at once with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and sends nothing. The broker and the server
+    /// learn the deadline, so a request is not run after its caller has stopped waiting. Longer than 30 years is cut to 30 years.
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.change(|request| (request.0.timeout, request.0.deadline) = (Some(timeout), None))
+        self.change(|request| request.0.deadline.set_timeout(Some(timeout)))
     }
 
-    /// Waits until this moment, like [`timeout`](Self::timeout).
+    /// Sets the moment at which the call ends. Otherwise this setter works like [`timeout`](Self::timeout).
     pub fn deadline(self, deadline: Instant) -> Self {
-        self.change(|request| {
-            (request.0.timeout, request.0.deadline) = (None, Some(deadline.into()));
-        })
+        self.change(|request| request.0.deadline.set_moment(deadline.into()))
     }
 
-    /// Sends a header with the request; the handler reads it with [`Context::header`](crate::Context::header).
+    /// Sends a header with the request. The handler reads it with [`Context::header`](crate::Context::header).
     ///
-    /// See [`Headers`] for the limits of names and values. Beyond them the call fails with
-    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode), or [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and nothing is sent.
+    /// [`Headers`] describes the limits of names and values. Beyond them the call fails with
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) or [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and nothing is sent.
     pub fn header(self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.change(|request| request.set_header(name.into(), value.into()))
     }
 
-    /// Sends a header, like [`header`](Self::header), that the calls which the handler makes send on, and their handlers'
-    /// calls, to the end of the chain: a tenant, a request id. Secrets are better given to each call that needs them.
+    /// Sends a header, like [`header`](Self::header), that propagates: the handler's own calls send the header on, and so do the calls of
+    /// their handlers, to the end of the chain. Typical headers are a tenant and a request id. Pass secrets to each call that needs them
+    /// instead.
     pub fn propagating_header(
         self,
         name: impl Into<String>,
@@ -156,23 +153,23 @@ impl<R, S> Call<R, S> {
         })
     }
 
-    /// Sends the request with this priority; it matters where the queue was declared with priorities
+    /// Sets the priority of the request. It has an effect in a queue that was declared with priorities
     /// (<https://www.rabbitmq.com/docs/priority>). Default: the method's, else none, which counts as 0.
     pub fn priority(self, priority: u8) -> Self {
         self.change(|request| request.0.priority = Some(priority))
     }
 
-    /// Lets the request survive a restart of the broker (delivery mode 2, confirmed), until its deadline: after that it is not
-    /// run, as any other. Default: the method's, else not.
+    /// Makes the request survive a restart of the broker (delivery mode 2, confirmed). After its deadline it is not run, like any other
+    /// request. Default: the method's setting, else not persistent.
     pub fn persistent(self) -> Self {
         self.change(|request| request.0.persistent = true)
     }
 }
 
 impl<R: 'static, S: RpcService> Call<R, S> {
-    /// Gives the headers of the reply, too, which the handler set with
-    /// [`Context::set_reply_header`](crate::Context::set_reply_header). They come with the service's own error as with a value;
-    /// with an [`RpcError`] there are none. It comes after the other setters.
+    /// Gives the headers of the reply along with the result. The handler sets them with
+    /// [`Context::set_reply_header`](crate::Context::set_reply_header). Values and the service's own errors come with headers; an
+    /// [`RpcError`] comes without. Call this method after the setters.
     ///
     /// # Examples
     ///
@@ -202,28 +199,28 @@ impl<R: 'static, S: RpcService> Call<R, S> {
     /// ```
     pub fn with_headers(self) -> CallWithHeaders<R, S> {
         CallWithHeaders(match self.0 {
-            State::Made(made) => State::Made(made),
-            // The setters come before the first poll. This one cannot change what the other gives.
-            State::Sent(sent) => State::Sent(sent.map(|answer| (answer, Headers::new())).boxed()),
+            State::Unsent(unsent) => State::Unsent(unsent),
+            // The output of a call is fixed at its first poll, so this call gives no headers.
+            State::Sent(sent) => State::Sent(sent.map(|result| (result, Headers::new())).boxed()),
         })
     }
 }
 
 impl<R: 'static, T: 'static, S: RpcService> State<R, T, S> {
-    /// Begins the call if this is the first poll.
+    /// Starts the call if this is the first poll.
     fn poll(
         &mut self,
         cx: &mut task::Context<'_>,
-        finish: impl Fn(Decode<R>, Answer, &mut bool) -> T + Copy + Send + 'static,
+        finish: impl Fn(Decode<R>, Result<Response, RpcError>, &mut bool) -> T + Copy + Send + 'static,
     ) -> Poll<T> {
         loop {
             match self {
                 Self::Sent(sent) => return sent.as_mut().poll(cx),
-                Self::Made(_) => {
-                    // A future without a size, so that nothing is allocated for it.
-                    let made = std::mem::replace(self, Self::Sent(Box::pin(pending())));
-                    if let Self::Made(made) = made {
-                        *self = Self::Sent(Box::pin(made.send(finish)));
+                Self::Unsent(_) => {
+                    // A future without a size needs no allocation.
+                    let unsent = std::mem::replace(self, Self::Sent(Box::pin(pending())));
+                    if let Self::Unsent(unsent) = unsent {
+                        *self = Self::Sent(unsent.send(finish));
                     }
                 }
             }
@@ -231,69 +228,65 @@ impl<R: 'static, T: 'static, S: RpcService> State<R, T, S> {
     }
 }
 
-type Answer = Result<Response, RpcError>;
-
-impl<R: 'static, S: RpcService> Made<R, S> {
-    /// Sends the request when it is polled. Its time counts from there, and it is part of the call that is handled there.
+impl<R: 'static, S: RpcService> Unsent<R, S> {
+    /// Starts the call: the timeout counts from now, and the call inherits from the current context.
     fn send<T: 'static>(
         self,
-        finish: impl FnOnce(Decode<R>, Answer, &mut bool) -> T + Send + 'static,
-    ) -> impl Future<Output = T> + Send + 'static {
+        finish: impl FnOnce(Decode<R>, Result<Response, RpcError>, &mut bool) -> T + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = T> + Send>> {
         let Self {
             service,
             request,
             decode,
         } = self;
+        let (mut request, parent) = match request {
+            Ok(request) => request,
+            Err(error) => {
+                return async move { finish(decode, Err(error), &mut false) }.boxed();
+            }
+        };
+        // The scope of the first poll comes before the scope in which the call was made.
+        let parent = Context::current().or(parent);
+        request.0.deadline.start();
+        if let Some(parent) = &parent {
+            parent.hand_on(&mut request);
+        }
+        let layered = has_layers::<S>().then(|| request.0.deadline.enter_layers());
+        let observed = Observed::by_client(&mut request);
+        if parent.is_none() && layered.is_none() && observed.is_none() {
+            // Most calls: a future of their own keeps a waiting call small.
+            return async move {
+                let result = service::call(service, request).await;
+                finish(decode, result, &mut false)
+            }
+            .boxed();
+        }
+        let calling = surrounded(service, request, parent, layered);
         async move {
             let mut unreadable = false;
-            let mut request = match request {
-                Ok(request) => request,
-                Err(error) => return finish(decode, Err(error), &mut unreadable),
+            let Some(mut observed) = observed else {
+                return finish(decode, calling.await, &mut unreadable);
             };
-            // A client alone keeps its deadline itself.
-            begin(&mut request, TypeId::of::<S>() != TypeId::of::<Client>());
-            let mut observed = Observed::by_client(&mut request);
-            let is_alone = request.0.journey.is_none() && request.0.parent.is_none();
-            let answer = if is_alone && observed.is_none() {
-                service::call(service, request).await
-            } else {
-                // Boxed, so that it takes no room in the others.
-                let answer = surrounded(service, request);
-                match &mut observed {
-                    Some(observed) => observed.follow(answer).boxed().await,
-                    None => answer.boxed().await,
-                }
-            };
-            let answer = finish(decode, answer, &mut unreadable);
-            if let Some(observed) = &mut observed
-                && unreadable
-            {
+            let output = finish(decode, observed.follow(calling).await, &mut unreadable);
+            if unreadable {
                 observed.unreadable();
             }
-            answer
+            output
         }
+        .boxed()
     }
 }
 
-/// Fixes the deadline of a call, and the call of which it is part.
-fn begin(request: &mut Request, has_layers: bool) {
-    if let Some(timeout) = request.0.timeout.take() {
-        request.0.deadline = Some(deadline_after(timeout));
-    }
-    if has_layers {
-        request.0.journey = Some(Journey::begin());
-    }
-    // One that was made elsewhere may be run inside of a scope.
-    if let Some(parent) = Context::current().or_else(|| request.0.parent.take()) {
-        parent.hand_on(request);
-    }
+/// Returns `true` unless the service is a client, which ends the call at the deadline itself.
+fn has_layers<S: 'static>() -> bool {
+    TypeId::of::<S>() != TypeId::of::<Client>()
 }
 
 impl<R: 'static, S: RpcService> Future for Call<R, S> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<R> {
-        let finish = |decode: Decode<R>, answer, unreadable: &mut bool| decode(answer, unreadable);
+        let finish = |decode: Decode<R>, result, unreadable: &mut bool| decode(result, unreadable);
         self.0.poll(cx, finish)
     }
 }
@@ -302,41 +295,46 @@ impl<R: 'static, S: RpcService> Future for CallWithHeaders<R, S> {
     type Output = (R, Headers);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<(R, Headers)> {
-        let finish = |decode: Decode<R>, mut answer: Answer, unreadable: &mut bool| {
-            let headers = match &mut answer {
-                Ok(response) => std::mem::take(&mut response.headers),
-                Err(_) => Headers::new(),
+        let finish =
+            |decode: Decode<R>, mut result: Result<Response, RpcError>, unreadable: &mut bool| {
+                let headers = match &mut result {
+                    Ok(response) => std::mem::take(&mut response.headers),
+                    Err(_) => Headers::new(),
+                };
+                (decode(result, unreadable), headers)
             };
-            (decode(answer, unreadable), headers)
-        };
         self.0.poll(cx, finish)
     }
 }
 
-// Nothing in a call is pinned but what is in its box.
+// Only the future in the box is pinned.
 impl<R, S> Unpin for Call<R, S> {}
 impl<R, S> Unpin for CallWithHeaders<R, S> {}
 
-/// Calls through layers, as part of another call, or for those who listen.
-async fn surrounded<S: RpcService>(service: S, request: Request) -> Answer {
-    let (parent, own) = (request.0.parent.clone(), request.0.deadline);
-    let journey = request.0.journey.clone();
-    let answer = async {
-        match journey {
+/// Makes a call through layers, or as part of another call.
+async fn surrounded<S: RpcService>(
+    service: S,
+    request: Request,
+    parent: Option<Context>,
+    layered: Option<LayeredDeadline>,
+) -> Result<Response, RpcError> {
+    let is_inherited = request.0.deadline.is_inherited();
+    let calling = async {
+        match layered {
             None => service::call(service, request).await,
-            Some(journey) => journey.through_layers(service, request).await,
+            Some(layered) => through_layers(layered, service, request).await,
         }
     };
     match parent {
-        None => answer.await,
-        Some(parent) => parent.within(own, answer).await,
+        None => calling.await,
+        Some(parent) => parent.within(is_inherited, calling).await,
     }
 }
 
 impl<R, T, S> fmt::Debug for State<R, T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Made(made) => f.debug_tuple("Made").field(&made.request).finish(),
+            Self::Unsent(unsent) => f.debug_tuple("Unsent").field(&unsent.request).finish(),
             Self::Sent(_) => f.write_str("Sent"),
         }
     }
@@ -368,15 +366,16 @@ mod tests {
     const SERVICE: &Service = &Service::new("Shelf", "rpc.Shelf", &[GET]);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The part of a call that its service tells of: the time left, and a header.
+    /// The time left and a header, as the service sees them.
     type Seen = (Option<Duration>, Option<String>);
 
-    /// A call whose service answers with what it sees.
+    /// A call whose response tells the time left and a header.
     fn call() -> Call<Seen, impl RpcService> {
         let service = service_fn(|request: Request| async move {
             let left = request
                 .0
                 .deadline
+                .moment()
                 .map(|deadline| deadline.duration_since(tokio::time::Instant::now()));
             let tenant: Option<&str> = request.headers().get_as("tenant");
             let seen = codec::encode(&(left, tenant), ContentType::MessagePack)?;
@@ -387,13 +386,13 @@ mod tests {
             ))
         });
         let request = Request::new(SERVICE, GET, "rpc.Shelf", &());
-        Call::new(service, request, None, |answer, _| {
-            answer.and_then(|response| response.decode()).unwrap()
+        Call::new(service, request, None, |result, _| {
+            result.and_then(|response| response.decode()).unwrap()
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_of_a_call_counts_from_its_first_poll() {
+    async fn the_timeout_of_a_call_counts_from_its_first_poll() {
         let made = [
             call(),
             call().timeout(SECOND),
@@ -417,8 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_is_part_of_the_one_in_which_it_is_polled_or_else_of_the_one_in_which_it_was_made()
-     {
+    async fn a_call_belongs_to_the_scope_of_its_poll_or_else_of_its_construction() {
         let made = || context("a").sync_scope(call);
         assert_eq!(made().await.1.as_deref(), Some("a"));
         assert_eq!(tokio::spawn(made()).await.unwrap().1.as_deref(), Some("a"));
@@ -429,13 +427,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_takes_little_room() {
+    fn a_call_before_its_first_poll_is_small() {
         assert!(size_of::<Call<Seen>>() <= 4 * size_of::<usize>());
     }
 
     #[tokio::test]
     #[should_panic(expected = "resumed after completion")]
-    async fn a_call_that_has_given_its_answer_is_not_polled_again() {
+    async fn polling_a_completed_call_panics() {
         let mut call = call();
         (&mut call).await;
         (&mut call).await;

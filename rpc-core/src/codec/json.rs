@@ -7,15 +7,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::sending::Rules;
-use super::{MAX_DEPTH, TOO_DEEP, count};
+use super::buffer;
+use super::checked::Rules;
+use super::nesting::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-    super::write(|body| serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(unwritable))
+    buffer::write(|body| serde_json::to_writer(body, &Rules::JSON.check(value)).map_err(unwritable))
 }
 
-/// Says more about a value that cannot be written. The keys of maps are all that `serde_json` refuses by itself.
+/// Explains why a value cannot be written. Keys of maps are the only values that `serde_json` itself refuses.
 fn unwritable(error: serde_json::Error) -> BoxError {
     match error.is_syntax() {
         true => format!(
@@ -32,9 +33,9 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
     Ok(serde_json::from_slice(body)?)
 }
 
-/// Refuses what is nested too deep. `serde_json` has the same limit, but none for what is skipped or kept as text.
+/// Refuses values that are nested too deep. `serde_json` has the same limit, but none for values that it skips or keeps as text.
 fn check_depth(body: &[u8]) -> Result<(), BoxError> {
-    // Hardly ever are there as many brackets at all, and to count them costs next to nothing.
+    // Few bodies have that many brackets, and counting them is cheap.
     let may_open = |byte| matches!(byte, b'[' | b'{');
     if body.len() < MAX_DEPTH || count(body, may_open) < MAX_DEPTH {
         return Ok(());
@@ -55,7 +56,7 @@ fn check_depth(body: &[u8]) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Goes on to the end of a text, from behind its beginning.
+/// Skips the rest of a text, including its closing quote.
 fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
     while let Some(byte) = bytes.next() {
         match byte {
@@ -68,14 +69,14 @@ fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// The value of a one-field struct, without the field's name.
+/// Encodes the value of a struct's only field, without the field's name.
 pub(super) fn encode_bare<A: Serialize>(arguments: &A) -> Result<Bytes, BoxError> {
-    // The text itself is kept: `serde_json::Value` would write some numbers otherwise, and holds none of 128 bits.
+    // The JSON text is kept, because `serde_json::Value` would write some numbers differently and has no numbers of 128 bits.
     let body = encode(arguments)?;
     let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&body)?;
     match fields.into_values().collect::<Vec<_>>()[..] {
         [argument] => Ok(body.slice_ref(argument.get().as_bytes())),
-        _ => Err("a plain request needs its one argument".into()),
+        _ => Err("a plain request must have exactly one argument".into()),
     }
 }
 
@@ -84,8 +85,8 @@ pub(super) fn decode_bare<A: DeserializeOwned>(
     arguments: usize,
 ) -> Result<A, BoxError> {
     match arguments {
-        // An array of one is read like any arguments in declaration order. No body can smuggle in a second
-        // element: the reader refuses arrays of the wrong length and whatever follows them.
+        // In brackets, the bare argument is an array of arguments in declaration order. A body cannot add a second element: arrays of
+        // the wrong length and bytes after an array are refused.
         1 => decode(&[b"[", body, b"]"].concat()),
         _ if body.is_empty() => decode(b"{}"),
         _ => decode(body),

@@ -7,12 +7,13 @@ use rmp_serde::decode::{Error, ReadRefReader};
 use serde::de::{Deserialize, DeserializeOwned};
 use serde::ser::Serialize;
 
-use super::sending::Rules;
-use super::{MAX_DEPTH, TOO_DEEP, count};
+use super::buffer;
+use super::checked::Rules;
+use super::nesting::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
-/// MessagePack that is being read.
-pub(crate) struct MessagePack<'a>(Reader<'a>);
+/// Reader of MessagePack.
+pub(super) struct MessagePack<'a>(Reader<'a>);
 
 type Reader<'a> =
     rmp_serde::Deserializer<ReadRefReader<'a, [u8]>, HumanReadableConfig<DefaultConfig>>;
@@ -24,20 +25,20 @@ impl<'a> MessagePack<'a> {
         Self(reader)
     }
 
-    /// Reads the values inside a map or an array, and all that follows it.
-    pub(crate) fn inside(rest: &'a [u8]) -> Result<Self, BoxError> {
+    /// Creates a reader of the values inside a map or an array, and of the bytes after it.
+    pub(super) fn inside(rest: &'a [u8]) -> Result<Self, BoxError> {
         check_depth(rest, MAX_DEPTH - 1)?;
         Ok(Self::new(rest, MAX_DEPTH - 1))
     }
 
-    /// The next value.
-    pub(crate) fn value(&mut self) -> &mut Reader<'a> {
+    /// Returns a deserializer of the next value.
+    pub(super) fn value(&mut self) -> &mut Reader<'a> {
         &mut self.0
     }
 
-    /// Makes sure that there is no other.
-    pub(crate) fn end(mut self) -> Result<(), BoxError> {
-        // A `bool` is a marker and nothing else, so only the end of the body fails to give one.
+    /// Checks that no bytes are left.
+    pub(super) fn end(mut self) -> Result<(), BoxError> {
+        // A `bool` consists of its marker only, so reading the marker fails only at the end of the body.
         match bool::deserialize(&mut self.0) {
             Err(Error::InvalidMarkerRead(_)) => Ok(()),
             _ => Err("there are bytes after the value".into()),
@@ -45,9 +46,9 @@ impl<'a> MessagePack<'a> {
     }
 }
 
-/// Writes a value: structs as maps, and what serde writes for people, as in JSON.
+/// Encodes a value: structs as maps, in serde's human-readable form, as in JSON.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, BoxError> {
-    super::write(|body| {
+    buffer::write(|body| {
         let mut writer = rmp_serde::Serializer::new(body)
             .with_struct_map()
             .with_human_readable();
@@ -61,7 +62,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BoxError> {
     decode_own(body)
 }
 
-/// Decodes a value of the protocol's own, which may borrow from the body.
+/// Decodes a value of one of the protocol's own types, which may borrow from the body.
 pub(crate) fn decode_own<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BoxError> {
     let mut body = MessagePack::new(body, MAX_DEPTH);
     let value = T::deserialize(body.value())?;
@@ -69,17 +70,17 @@ pub(crate) fn decode_own<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Bo
     Ok(value)
 }
 
-/// Refuses values that are nested too deep. `rmp_serde` has the same limit, but does not count the maps that are variants of enums.
+/// Refuses values that are nested too deep. `rmp_serde` has the same limit, but does not count maps that are variants of enums.
 fn check_depth(body: &[u8], max_depth: usize) -> Result<(), BoxError> {
     let may_open = |byte| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf);
     if body.len() < max_depth || count(body, may_open) < max_depth {
         return Ok(());
     }
-    // The number of values that are left: in the body, for which there is no limit, and in each array or map that is open.
+    // The numbers of values that are left: in the body, without a limit, and in each open array or map.
     let mut left = [u64::MAX; MAX_DEPTH];
     let mut depth = 0;
     let mut rest = body;
-    // Bytes that cannot be read are left to their reader.
+    // Malformed bytes are left to the decoder, which refuses them.
     while let Some((content, after)) = next(rest) {
         rest = after;
         left[depth] -= 1;
@@ -97,7 +98,8 @@ fn check_depth(body: &[u8], max_depth: usize) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Skips what is before the next value, and tells how many values there are inside if this was the beginning of an array or a map.
+/// Skips a value, or only the marker and length of an array or map, and returns the rest of the body. The first item is the number of
+/// values inside the array or map.
 fn next(body: &[u8]) -> Option<(Option<u64>, &[u8])> {
     let (marker, rest) = body.split_first()?;
     let number = |bytes| {
@@ -115,7 +117,7 @@ fn next(body: &[u8]) -> Option<(Option<u64>, &[u8])> {
         Marker::Str8 | Marker::Bin8 => (1 + number(1)?, None),
         Marker::Str16 | Marker::Bin16 => (2 + number(2)?, None),
         Marker::Str32 | Marker::Bin32 => (4 + number(4)?, None),
-        // Read as an array.
+        // `rmp_serde` reads extensions as arrays.
         Marker::FixExt1 => (2, Some(0)),
         Marker::FixExt2 => (3, Some(0)),
         Marker::FixExt4 => (5, Some(0)),
@@ -136,10 +138,11 @@ fn next(body: &[u8]) -> Option<(Option<u64>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde::de::IgnoredAny;
 
-    /// A value for each marker that holds no others.
+    use super::*;
+
+    /// A value for each marker of a scalar.
     fn scalars() -> Vec<Vec<u8>> {
         // Bytes that would open arrays, if they were read as markers.
         let of = |marker: &[u8], len: usize| [marker, &vec![0xdd; len]].concat();
@@ -169,7 +172,7 @@ mod tests {
         scalars
     }
 
-    /// The beginnings of arrays and maps with one value after another, in which the last one goes on.
+    /// Beginnings of arrays and maps, up to their last value.
     fn openings() -> Vec<Vec<u8>> {
         let mut openings: Vec<Vec<u8>> = [
             &[0x91][..],
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_counted_as_it_is_read() {
+    fn nesting_is_counted_like_the_decoder_counts_it() {
         let openings = openings();
         for levels in [1, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, 1_000] {
             for first in 0..openings.len() {
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn values_beside_each_other_are_not_nested() {
+    fn sibling_values_do_not_count_as_nesting() {
         let pair = [0x92, 0x81, 1, 0x90, 7];
         let body = [&[0xdc, 3, 0xe8][..], &pair.repeat(1_000)].concat();
         check_depth(&body, MAX_DEPTH).unwrap();
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_left_to_its_reader() {
+    fn truncated_body_is_left_to_the_decoder() {
         for opening in openings() {
             let body = opening.repeat(MAX_DEPTH - 1);
             for len in 0..=body.len() {

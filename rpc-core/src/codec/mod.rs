@@ -1,107 +1,27 @@
-//! Bodies: MessagePack or JSON, chosen by the message's content type.
+//! Encoding and decoding of bodies: MessagePack or JSON, chosen by the message's content type.
 //!
-//! Values go through serde, in one form for both: the one that serde calls human-readable, in which addresses, UUIDs and times
-//! are text. MessagePack is written with names (`rmp_serde`'s "named" form), so that arguments can be added and reordered; what
-//! is read may hold maps or arrays. Nothing may follow a value, and nesting is limited.
+//! Both formats share one data model, serde's human-readable form, in which addresses, UUIDs and times are text. MessagePack is
+//! written with the names of fields (`rmp_serde`'s "named" form), so that arguments can be added and reordered, and read from maps
+//! or arrays. Bytes after a value are refused, and nesting is limited.
 
+mod arguments;
+mod buffer;
+mod checked;
+mod content_type;
 #[cfg(feature = "json")]
 mod json;
 mod message_pack;
-mod sending;
+mod nesting;
 #[cfg(test)]
 mod values;
 
-use std::cell::Cell;
-use std::fmt;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use self::message_pack::{MessagePack, decode_own};
-use crate::arguments;
+pub use self::content_type::ContentType;
+pub(crate) use self::message_pack::decode_own;
 use crate::error::BoxError;
-
-/// The deepest nesting of values, a value that holds no other included.
-const MAX_DEPTH: usize = 128;
-
-/// The refusal of a value that is nested deeper than [`MAX_DEPTH`].
-const TOO_DEEP: &str = "a value is nested deeper than 128 levels, the limit: send it flat, such as a list whose items name each other";
-
-/// Up to how many bytes a body is copied to where others are, which costs less than to allocate it.
-const SMALL: usize = 256;
-
-/// How many bytes are allocated at once for such. Whoever keeps one of them keeps its neighbours' memory, too.
-const CHUNK: usize = 1 << 10;
-
-thread_local! {
-    static ROOM: Cell<Room> = Cell::default();
-}
-
-/// Where bodies are written.
-#[derive(Default)]
-struct Room {
-    body: Vec<u8>,
-    /// For small ones.
-    chunk: BytesMut,
-}
-
-/// What the bytes of a body are.
-///
-/// Values have one form in all of them, serde's human-readable one: addresses, UUIDs and times are text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ContentType {
-    /// `application/msgpack`: the default between this crate's own clients and servers.
-    MessagePack,
-    /// `application/json`: arguments as an object.
-    Json,
-    /// No content type, or `text/plain`, as the clients and servers of RabbitMQ's RPC tutorial have it: JSON, and the bare
-    /// argument where a method has exactly one.
-    Plain,
-}
-
-impl ContentType {
-    /// Recognises a message's content type; parameters such as `; charset=utf-8` are ignored.
-    pub(crate) fn parse(text: Option<&str>) -> Option<Self> {
-        let Some(text) = text else {
-            return Some(Self::Plain);
-        };
-        if text == "application/msgpack" {
-            return Some(Self::MessagePack); // Nearly always.
-        }
-        let essence = text.split(';').next().unwrap_or_default().trim();
-        [
-            ("application/msgpack", Self::MessagePack),
-            ("application/json", Self::Json),
-            ("text/plain", Self::Plain),
-            ("", Self::Plain),
-        ]
-        .into_iter()
-        .find(|(name, _)| essence.eq_ignore_ascii_case(name))
-        .map(|(_, content_type)| content_type)
-    }
-
-    /// The property to send; plain messages have none.
-    pub(crate) fn as_property(self) -> Option<&'static str> {
-        match self {
-            Self::MessagePack => Some("application/msgpack"),
-            Self::Json => Some("application/json"),
-            Self::Plain => None,
-        }
-    }
-
-    /// Whether this build can read and write it.
-    pub(crate) fn is_supported(self) -> bool {
-        self == Self::MessagePack || cfg!(feature = "json")
-    }
-}
-
-impl fmt::Display for ContentType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_property().unwrap_or("text/plain"))
-    }
-}
 
 /// Encodes a value: a result, an error, or arguments as a map of their names.
 pub(crate) fn encode<T: Serialize>(
@@ -114,28 +34,7 @@ pub(crate) fn encode<T: Serialize>(
     }
 }
 
-/// A body that somebody writes.
-fn write(write: impl FnOnce(&mut Vec<u8>) -> Result<(), BoxError>) -> Result<Bytes, BoxError> {
-    // Taken, because what writes may call whatever it likes.
-    let mut room = ROOM.take();
-    room.body.reserve(SMALL);
-    write(&mut room.body)?;
-    let len = room.body.len();
-    let body = if len > SMALL {
-        std::mem::take(&mut room.body).into()
-    } else {
-        if room.chunk.capacity() < len {
-            room.chunk.reserve(CHUNK);
-        }
-        room.chunk.extend_from_slice(&room.body);
-        room.body.clear();
-        room.chunk.split().freeze()
-    };
-    ROOM.set(room);
-    Ok(body)
-}
-
-/// Decodes a value; bytes left over after it are an error.
+/// Decodes a value. Bytes after the value are an error.
 pub(crate) fn decode<T: DeserializeOwned>(
     body: &[u8],
     content_type: ContentType,
@@ -159,10 +58,10 @@ pub(crate) fn decode_arguments<A: DeserializeOwned>(
     }
 }
 
-/// Turns arguments that were encoded as MessagePack into another content type.
+/// Converts arguments from MessagePack to another content type.
 ///
-/// The stub always writes MessagePack, which costs nothing for clients that send it. A client that speaks JSON re-encodes,
-/// through the arguments' own type: MessagePack does not tell a number of 128 bits from bytes.
+/// The stub always encodes MessagePack, so that clients that send MessagePack, the default, encode only once. A client that sends JSON
+/// decodes the arguments as their own type and encodes them again: MessagePack does not distinguish a number of 128 bits from bytes.
 pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     body: &[u8],
     content_type: ContentType,
@@ -175,14 +74,7 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     }
 }
 
-/// Counts bytes of a kind, many at once: the compiler does so where each sum fits into a byte.
-fn count(body: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
-    let of_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(is_counted(*byte))).sum();
-    let chunks = body.chunks(u8::MAX.into());
-    chunks.map(of_chunk).map(|sum: u8| usize::from(sum)).sum()
-}
-
-/// Without the feature nothing decodes as JSON; requests are refused earlier, by [`ContentType::is_supported`].
+/// Stands in for JSON without the feature `json`. Requests in JSON are refused earlier, by [`ContentType::is_supported`].
 #[cfg(not(feature = "json"))]
 mod json {
     use bytes::Bytes;
@@ -210,9 +102,12 @@ mod json {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde::Deserialize;
     use serde::de::IgnoredAny;
+
+    use super::buffer::CHUNK;
+    use super::nesting::{MAX_DEPTH, TOO_DEEP};
+    use super::*;
 
     #[derive(Serialize, Deserialize, Debug, PartialEq)]
     struct Add {
@@ -229,12 +124,12 @@ mod tests {
     const ADD: Add = Add { a: 1, b: 2 };
 
     #[test]
-    fn message_pack_arguments_are_a_map_of_names() {
+    fn message_pack_arguments_are_encoded_as_a_map() {
         let body = encode(&Fib { n: 30 }, ContentType::MessagePack).unwrap();
         assert_eq!(&body[..], [0x81, 0xa1, b'n', 30]);
     }
 
-    /// Writes another body before its own.
+    /// A value that encodes another body while it is encoded.
     struct Nested(String);
 
     impl Serialize for Nested {
@@ -244,7 +139,7 @@ mod tests {
         }
     }
 
-    /// Fails after a part of it was written.
+    /// A value that fails after a part of it was written.
     struct Broken;
 
     impl Serialize for Broken {
@@ -256,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_share_memory_keep_apart() {
+    fn bodies_that_share_memory_do_not_overlap() {
         let texts: Vec<String> = (0..2 * CHUNK).map(|len| "x".repeat(len % 400)).collect();
         let written = texts.iter().map(|text| {
             encode(&Broken, ContentType::MessagePack).unwrap_err();
@@ -270,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_arguments_may_be_an_array_in_declaration_order() {
+    fn message_pack_arguments_are_read_from_an_array_in_declaration_order() {
         let add: Add = decode(&[0x92, 1, 2], ContentType::MessagePack).unwrap();
         assert_eq!(add, ADD);
         decode::<Add>(&[0x93, 1, 2, 3], ContentType::MessagePack).expect_err("one too many");
@@ -294,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_message_pack_neither_allocates_nor_overflows() {
+    fn hostile_message_pack_is_refused_without_allocation_or_overflow() {
         decode::<Vec<u64>>(&[0xdd, 0xff, 0xff, 0xff, 0xff], ContentType::MessagePack)
             .expect_err("4 G elements");
         decode::<String>(&[0xdb, 0xff, 0xff, 0xff, 0xff], ContentType::MessagePack)
@@ -306,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_is_nested_as_deep_as_json() {
+    fn message_pack_has_the_nesting_limit_of_json() {
         let nested = |depth| [vec![0x91; depth], vec![7]].concat();
         let read = |body: &[u8]| decode::<IgnoredAny>(body, ContentType::MessagePack);
         read(&nested(MAX_DEPTH - 1)).unwrap();
@@ -317,7 +212,7 @@ mod tests {
         read(&argument(MAX_DEPTH - 1)).unwrap_err();
     }
 
-    /// A type whose values are nested as deep as they like, each level in another way.
+    /// A recursive type that can nest in every way that serde has.
     #[derive(Serialize, Deserialize)]
     enum Tree {
         Leaf,
@@ -330,20 +225,20 @@ mod tests {
     }
 
     impl Tree {
-        /// A value of that many levels, the innermost one included.
+        /// Creates a value of `levels` levels, including the innermost one.
         fn nested(levels: usize, level: impl Fn(Box<Tree>) -> Tree, levels_each: usize) -> Self {
             (0..(levels - 1) / levels_each).fold(Self::Leaf, |inner, _| level(Box::new(inner)))
         }
     }
 
-    /// The formats that this build has.
+    /// The formats of this build.
     fn formats() -> impl Iterator<Item = ContentType> {
         let all = [ContentType::MessagePack, ContentType::Json];
         all.into_iter().filter(|format| format.is_supported())
     }
 
     #[test]
-    fn values_nested_too_deep_are_refused_by_their_sender() {
+    fn sender_refuses_values_nested_too_deep() {
         type Level = fn(Box<Tree>) -> Tree;
         let ways: [(Level, usize); 6] = [
             (Tree::Variant, 1),
@@ -359,7 +254,7 @@ mod tests {
                 let body = encode(&tree(MAX_DEPTH), format).unwrap();
                 decode::<Tree>(&body, format).unwrap_or_else(|error| panic!("{way}: {error}"));
                 for levels in [MAX_DEPTH + levels_each, 100_000] {
-                    // To drop it would take as much stack as to write it.
+                    // Dropping the value would recurse as deep as writing it.
                     let tree = std::mem::ManuallyDrop::new(tree(levels));
                     let error = encode(&*tree, format).unwrap_err();
                     assert_eq!(error.to_string(), TOO_DEEP, "{way}");
@@ -369,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn variants_nested_too_deep_are_refused_by_their_receiver() {
+    fn receiver_refuses_variants_nested_too_deep() {
         let nested = |variant: &[u8], levels| [variant.repeat(levels), vec![0xc0]].concat();
         for variant in [
             &b"\x81\xa7Variant"[..],
@@ -399,20 +294,6 @@ mod tests {
         arguments::decode::<(Tree,)>(&body).unwrap();
     }
 
-    #[test]
-    fn content_types_are_recognised_with_parameters_and_in_any_case() {
-        assert_eq!(ContentType::parse(None), Some(ContentType::Plain));
-        assert_eq!(
-            ContentType::parse(Some("Application/JSON; charset=utf-8")),
-            Some(ContentType::Json)
-        );
-        assert_eq!(
-            ContentType::parse(Some("application/msgpack")),
-            Some(ContentType::MessagePack)
-        );
-        assert_eq!(ContentType::parse(Some("text/html")), None);
-    }
-
     #[cfg(feature = "json")]
     mod json {
         use super::*;
@@ -422,7 +303,7 @@ mod tests {
             n: T,
         }
 
-        /// The body of a plain request with this argument.
+        /// Encodes a plain request with one argument.
         fn plain<T: Serialize + DeserializeOwned>(n: T) -> String {
             let body = encode(&One { n }, ContentType::MessagePack).unwrap();
             let plain = recode_arguments::<One<T>>(&body, ContentType::Plain, &["n"]).unwrap();
@@ -430,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn a_plain_request_is_the_bare_argument() {
+        fn plain_request_is_the_bare_argument() {
             let fib: Fib = decode_arguments(b"30", ContentType::Plain, &["n"]).unwrap();
             assert_eq!(fib, Fib { n: 30 });
             assert_eq!(plain(30_u64), "30");
@@ -452,7 +333,7 @@ mod tests {
         }
 
         #[test]
-        fn a_plain_argument_is_written_as_in_other_json() {
+        fn plain_argument_is_written_like_other_json() {
             assert_eq!(plain(7_i128), "7");
             assert_eq!(plain(i128::MIN), i128::MIN.to_string());
             assert_eq!(plain(0.1_f32), "0.1");
@@ -460,7 +341,7 @@ mod tests {
         }
 
         #[test]
-        fn a_plain_request_for_several_arguments_is_an_object_or_an_array() {
+        fn plain_request_with_several_arguments_is_an_object_or_an_array() {
             for body in [&b"{\"a\":1,\"b\":2}"[..], b"[1,2]"] {
                 let add: Add = decode_arguments(body, ContentType::Plain, &["a", "b"]).unwrap();
                 assert_eq!(add, ADD);
@@ -471,14 +352,14 @@ mod tests {
         }
 
         #[test]
-        fn a_plain_body_cannot_escape_its_brackets() {
+        fn plain_body_cannot_add_a_second_argument() {
             for body in ["1, 2", "1], [2", "1]", "", "]", "[", "1 2"] {
                 decode_arguments::<Fib>(body.as_bytes(), ContentType::Plain, &["n"])
                     .expect_err(body);
             }
         }
 
-        /// Arrays in each other, as the argument that is read, beside it, and kept as text.
+        /// Returns `true` for each way to read nested arrays that succeeds: as an argument that is decoded, skipped, or kept as text.
         fn nested(depth: usize) -> [bool; 6] {
             type Raw = Box<serde_json::value::RawValue>;
             let value = format!("{}7{}", "[".repeat(depth), "]".repeat(depth));
@@ -503,8 +384,8 @@ mod tests {
         }
 
         #[test]
-        fn nesting_is_limited_in_whatever_is_read_skipped_or_kept() {
-            // The arguments themselves are one level, what is innermost another.
+        fn nesting_is_limited_in_decoded_skipped_and_raw_values() {
+            // The arguments and the innermost value are a level each.
             for depth in [1, 100, MAX_DEPTH - 2] {
                 assert_eq!(nested(depth), [true; 6], "{depth}");
             }
@@ -514,7 +395,7 @@ mod tests {
         }
 
         #[test]
-        fn brackets_that_open_nothing_are_not_nested() {
+        fn brackets_in_text_and_empty_arrays_do_not_count_as_nesting() {
             let text = "[{\\\"\\\\".repeat(1_000);
             let body = format!("[\"{text}\",{}]", "[[]],".repeat(1_000) + "[]");
             decode::<IgnoredAny>(body.as_bytes(), ContentType::Json).unwrap();

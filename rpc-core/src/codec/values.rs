@@ -1,4 +1,4 @@
-//! Arbitrary values of many types, in every place of a message and in both formats.
+//! Tests with arbitrary values of many types, in every place of a message and in both formats.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, LinkedList, VecDeque};
@@ -20,7 +20,7 @@ use serde_bytes::ByteBuf;
 
 use super::*;
 
-/// A list as pairs in pairs, which proptest has no limit for.
+/// A list as nested pairs. Proptest limits the length of tuples, not the nesting of pairs.
 macro_rules! pairs {
     ($end:expr;) => { $end };
     ($end:expr; $first:expr, $($rest:tt)*) => { ($first, pairs!($end; $($rest)*)).boxed() };
@@ -175,7 +175,7 @@ many! {
 }
 
 many! {
-    // Types that do not arrive in tagged, untagged and flattened ones.
+    // Types that do not arrive inside tagged, untagged and flattened types.
     Direct {
         marker: Marker = Just(Marker),
         wide: (i128, u128) = any::<(i128, u128)>(),
@@ -251,7 +251,7 @@ struct FlatVariant<T> {
     variant: Internal<T>,
 }
 
-/// A value in all places in which serde does not have to keep it until it knows its type.
+/// A value in all places that serde decodes directly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound(deserialize = "T: Clone + Deserialize<'de>"))]
 struct Places<T: Clone + 'static> {
@@ -308,10 +308,10 @@ impl<T: Clone + 'static> Places<T> {
     }
 }
 
-/// A value in the places in which serde keeps it until it knows its type.
+/// A value in the places where serde buffers it until the type is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound(deserialize = "T: Clone + Deserialize<'de>"))]
-struct KeptPlaces<T: Clone + 'static> {
+struct BufferedPlaces<T: Clone + 'static> {
     internal: [Internal<T>; 3],
     untagged: [Untagged<T>; 4],
     flat: Flat<T>,
@@ -320,7 +320,7 @@ struct KeptPlaces<T: Clone + 'static> {
     places: Internal<Places<T>>,
 }
 
-impl<T: Clone + 'static> KeptPlaces<T> {
+impl<T: Clone + 'static> BufferedPlaces<T> {
     fn of(value: &T) -> Self {
         let places = Places::of(value);
         let value = || value.clone();
@@ -358,7 +358,7 @@ impl<T: Clone + 'static> KeptPlaces<T> {
     }
 }
 
-/// The arguments of a method, as its client has them.
+/// Arguments of a method, as its client declares them.
 #[derive(Serialize, Deserialize, Debug)]
 struct Arguments<T> {
     first: T,
@@ -367,13 +367,13 @@ struct Arguments<T> {
     last: u8,
 }
 
-/// The arguments of a method with one.
+/// Arguments of a method with one argument.
 #[derive(Serialize, Deserialize, Debug)]
 struct One<T> {
     n: T,
 }
 
-/// The same method after a change: arguments in another order, some that are new, and one that is gone.
+/// Arguments of the same method after a change: reordered, with a new argument, and without an old one.
 #[derive(Serialize, Deserialize, Debug)]
 struct Changed<T> {
     last: u8,
@@ -381,7 +381,7 @@ struct Changed<T> {
     first: T,
 }
 
-/// Makes sure that a value is the other one to the bit: `==` does not see the sign of zero.
+/// Checks that two values are equal to the bit: `==` ignores the sign of zero.
 fn same<T: Debug>(read: Result<T, BoxError>, sent: &T, place: &str) -> Result<(), TestCaseError> {
     let read = read.map_err(|error| TestCaseError::fail(format!("{place}: {error}")))?;
     let (read, sent) = (format!("{read:?}"), format!("{sent:?}"));
@@ -389,7 +389,7 @@ fn same<T: Debug>(read: Result<T, BoxError>, sent: &T, place: &str) -> Result<()
     Ok(())
 }
 
-/// Sends arguments as a client of the format does.
+/// Encodes arguments like a client that uses the format.
 fn send<A: Serialize + DeserializeOwned>(
     arguments: &A,
     format: ContentType,
@@ -402,7 +402,7 @@ fn send<A: Serialize + DeserializeOwned>(
     }
 }
 
-/// Sends a value as a result, and as an argument in all forms that servers take.
+/// Sends a value as a result, and as an argument in all forms that servers accept.
 fn arrives<T>(value: &T, format: ContentType) -> Result<(), TestCaseError>
 where
     T: Serialize + DeserializeOwned + Clone + Debug,
@@ -447,7 +447,7 @@ fn fail(error: BoxError) -> TestCaseError {
     TestCaseError::fail(error.to_string())
 }
 
-/// The formats that a build can send, plain messages included.
+/// The formats of this build, plain messages included.
 fn formats() -> impl Iterator<Item = ContentType> {
     let all = [
         ContentType::MessagePack,
@@ -470,7 +470,7 @@ proptest! {
     #[test]
     fn values_arrive_in_tagged_untagged_and_flattened_types(value in Anywhere::any().prop_map(Box::new)) {
         for format in formats() {
-            arrives(&KeptPlaces::of(&value), format)?;
+            arrives(&BufferedPlaces::of(&value), format)?;
         }
     }
 }
@@ -502,12 +502,12 @@ proptest! {
     }
 }
 
-/// The values that PROTOCOL.md lists, because serde or a format does not let them arrive.
+/// The exceptions that PROTOCOL.md lists: values that do not arrive because of serde or a format.
 mod exceptions {
     use super::*;
 
-    /// Reads a value as a result, and says how far it came.
-    fn answer<T: Serialize + DeserializeOwned>(
+    /// Sends a value as a result. An error begins with the side that refused the value.
+    fn transmit<T: Serialize + DeserializeOwned>(
         value: &T,
         format: ContentType,
     ) -> Result<T, String> {
@@ -516,24 +516,24 @@ mod exceptions {
     }
 
     fn is_refused_by<T: Serialize + DeserializeOwned>(side: &str, value: &T, format: ContentType) {
-        let error = answer(value, format).err().expect("refused");
+        let error = transmit(value, format).err().expect("refused");
         assert!(error.starts_with(side), "{error}");
     }
 
     #[test]
-    fn an_option_does_not_tell_nothing_from_something_that_is_written_as_nothing() {
+    fn option_of_a_value_encoded_as_null_arrives_as_none() {
         for format in formats() {
-            assert_eq!(answer(&Some(None::<u8>), format).unwrap(), None);
-            assert_eq!(answer(&Some(()), format).unwrap(), None);
-            let marker = answer(&Some(Marker), format).unwrap();
+            assert_eq!(transmit(&Some(None::<u8>), format).unwrap(), None);
+            assert_eq!(transmit(&Some(()), format).unwrap(), None);
+            let marker = transmit(&Some(Marker), format).unwrap();
             let is_nothing_in_json = format != ContentType::MessagePack;
             assert_eq!(marker.is_none(), is_nothing_in_json);
         }
     }
 
-    /// A field that is absent, null or a value: the usual form of a change. It is why `Some(None)` is not refused.
+    /// A field that is absent, null or a value is the usual form of a patch. For this reason, `Some(None)` is not refused.
     #[test]
-    fn an_option_in_an_option_arrives_if_its_type_says_how() {
+    fn nested_option_arrives_with_a_custom_deserializer() {
         fn present<'de, D: serde::Deserializer<'de>>(
             deserializer: D,
         ) -> Result<Option<Option<u8>>, D::Error> {
@@ -553,13 +553,13 @@ mod exceptions {
         for limit in [None, Some(None), Some(Some(7))] {
             for format in formats() {
                 let change = Change { limit };
-                assert_eq!(answer(&change, format).unwrap(), change);
+                assert_eq!(transmit(&change, format).unwrap(), change);
             }
         }
     }
 
     #[test]
-    fn serde_does_not_keep_integers_of_128_bits_until_it_knows_their_type() {
+    fn serde_does_not_buffer_integers_of_128_bits() {
         for format in formats() {
             let sent = Internal::Struct { value: u128::MAX };
             is_refused_by("receiver", &sent, format);
@@ -568,7 +568,7 @@ mod exceptions {
     }
 
     #[test]
-    fn serde_reads_kept_keys_as_json_has_them() {
+    fn serde_reads_buffered_keys_of_json_as_text() {
         let numbers = BTreeMap::from([(1, 2)]);
         let flags = BTreeMap::from([(true, 2)]);
         for format in formats() {
@@ -576,9 +576,9 @@ mod exceptions {
                 let sent = Internal::Struct {
                     value: numbers.clone(),
                 };
-                assert_eq!(answer(&sent, format).unwrap(), sent);
+                assert_eq!(transmit(&sent, format).unwrap(), sent);
                 let sent = Untagged::New(flags.clone());
-                assert_eq!(answer(&sent, format).unwrap(), sent);
+                assert_eq!(transmit(&sent, format).unwrap(), sent);
             } else {
                 let sent = Internal::Struct {
                     value: numbers.clone(),
@@ -590,44 +590,44 @@ mod exceptions {
     }
 
     #[test]
-    fn serde_does_not_read_an_empty_array_as_a_kept_unit_struct() {
+    fn serde_does_not_read_an_empty_array_as_a_buffered_unit_struct() {
         for format in formats() {
             let sent = Untagged::Struct { field: Marker };
             if format == ContentType::MessagePack {
                 is_refused_by("receiver", &sent, format);
             } else {
-                assert_eq!(answer(&sent, format).unwrap(), sent);
+                assert_eq!(transmit(&sent, format).unwrap(), sent);
             }
         }
     }
 
     #[test]
-    fn the_sender_refuses_what_a_format_lacks() {
+    fn sender_refuses_values_that_a_format_lacks() {
         let tuples = BTreeMap::from([((1, 2), 3)]);
         let nothing = BTreeMap::from([(None::<u8>, 3)]);
         let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         for format in formats() {
             is_refused_by("sender", &early, format);
             if format == ContentType::MessagePack {
-                assert_eq!(answer(&tuples, format).unwrap(), tuples);
-                assert_eq!(answer(&nothing, format).unwrap(), nothing);
-                assert!(answer(&f64::NAN, format).unwrap().is_nan());
-                assert_eq!(answer(&f32::INFINITY, format).unwrap(), f32::INFINITY);
+                assert_eq!(transmit(&tuples, format).unwrap(), tuples);
+                assert_eq!(transmit(&nothing, format).unwrap(), nothing);
+                assert!(transmit(&f64::NAN, format).unwrap().is_nan());
+                assert_eq!(transmit(&f32::INFINITY, format).unwrap(), f32::INFINITY);
                 continue;
             }
             for keys in [
-                answer(&tuples, format).err(),
-                answer(&nothing, format).err(),
+                transmit(&tuples, format).err(),
+                transmit(&nothing, format).err(),
             ] {
                 let error = keys.expect("keys that JSON lacks");
                 assert!(error.starts_with("sender: JSON has only texts"), "{error}");
             }
             for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 for error in [
-                    answer(&number, format).err(),
-                    answer(&(number as f32), format).err(),
-                    answer(&Some(vec![number]), format).err(),
-                    answer(
+                    transmit(&number, format).err(),
+                    transmit(&(number as f32), format).err(),
+                    transmit(&Some(vec![number]), format).err(),
+                    transmit(
                         &Flat {
                             first: 1,
                             rest: Named { value: number },
@@ -636,7 +636,7 @@ mod exceptions {
                         format,
                     )
                     .err(),
-                    answer(&Internal::New(Named { value: number }), format).err(),
+                    transmit(&Internal::New(Named { value: number }), format).err(),
                     send(&One { n: number }, format, &["n"])
                         .err()
                         .map(|error| format!("sender: {error}")),

@@ -1,4 +1,4 @@
-//! Options of a connection, and opening it.
+//! Options of a connection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::transport::Transport;
 use crate::transport::amqp;
 use crate::transport::memory::{Broker, MemoryTransport};
 
-/// The largest body, unless set: what RabbitMQ 4 accepts unless it is configured otherwise.
+/// The default of [`ConnectionBuilder::max_message_size`]: RabbitMQ 4's own default limit.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
 /// Options of a [`Connection`].
@@ -27,7 +27,7 @@ pub struct ConnectionBuilder {
     urls: Vec<String>,
     name: Option<String>,
     wait: Duration,
-    /// The options of RabbitMQ alone.
+    /// Options that apply to RabbitMQ only.
     #[cfg(feature = "amqp")]
     amqp: amqp::Options,
     states_user_id: bool,
@@ -47,51 +47,56 @@ impl ConnectionBuilder {
         }
     }
 
-    /// Names the connection; at most 255 bytes. Default: the name of the running program.
+    /// Sets the name of the connection, at most 255 bytes. Default: the file name of the running program, without its extension.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Adds another address of the same broker, usually another node of a RabbitMQ cluster. Attempts to connect try each in
-    /// turn, the last one that worked first. All must be `amqp` URLs. Default: none.
+    /// Adds another address of the same broker, usually another node of a RabbitMQ cluster. An attempt to connect tries the addresses
+    /// in turn, starting with the one that worked last. All of them must be `amqp` URLs. Default: none.
     ///
-    /// If none works, the error is that of the first one that refuses the connection, before those of nodes that cannot be reached; the
-    /// log tells each refusal at WARN.
+    /// If every address fails, [`open`](Self::open) returns the first refusal, or, without a refusal, the error of a node that cannot
+    /// be reached. Each refusal is logged at WARN.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
     }
 
-    /// Waits this long for a broker that is not up yet, and for a [`credentials`](Self::credentials) callback that fails, for programs
-    /// that are started together with them. Refusals, such as of a wrong password, still fail at once. Default: zero, one attempt.
+    /// Sets the time during which [`open`](Self::open) tries again while the broker cannot be reached or a
+    /// [`credentials`](Self::credentials) callback fails. Refusals, such as that of a wrong password, still fail at once.
+    /// Default: zero, which means one attempt.
+    ///
+    /// Set this time in programs that start together with their broker.
     pub fn wait_for_broker(mut self, limit: Duration) -> Self {
         self.wait = limit;
         self
     }
 
-    /// Trusts these certificate authorities too, for `amqps` URLs of brokers with certificates of your own: the text of a PEM file, with
-    /// one certificate or several. Default: those that the platform trusts, on Linux usually the package `ca-certificates`. (The
-    /// variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.)
+    /// Adds trusted certificate authorities for `amqps` URLs, beside those of the platform: the text of a PEM file with one or more
+    /// certificates. Needed for brokers whose certificates come from a private authority. Default: the platform's authorities only,
+    /// on Linux usually the package `ca-certificates`. (The variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.)
     ///
-    /// [`open`](Self::open) fails with [`OpenError::InvalidCertificate`] if the text has no certificate or a damaged one.
+    /// [`open`](Self::open) fails with [`OpenError::InvalidCertificate`] if the text holds no certificate or a damaged one.
     #[cfg(all(feature = "amqp", feature = "tls"))]
     pub fn root_certificates(mut self, pem: impl Into<String>) -> Self {
         self.amqp.root_certificates = Some(pem.into());
         self
     }
 
-    /// Shows a client certificate to brokers that ask for one (<https://www.rabbitmq.com/docs/ssl#peer-verification>): the texts of two
-    /// PEM files, the first with the certificate and those that lead to its authority, in this order, the second with its
-    /// private key, without a passphrase. For `amqps` URLs. Default: none.
+    /// Sets the client certificate for brokers that ask for one (<https://www.rabbitmq.com/docs/ssl#peer-verification>), with `amqps`
+    /// URLs. Default: none.
     ///
-    /// The certificate is the login, in place of a user and a password, if the URL says `auth_mechanism=external` and the broker has the
-    /// plugin `rabbitmq_auth_mechanism_ssl` (<https://www.rabbitmq.com/docs/access-control#certificate-authentication>).
+    /// `certificate_pem` is the text of a PEM file with the certificate, followed by the certificates that lead to its authority.
+    /// `key_pem` is the text of a PEM file with the private key, without a passphrase.
     ///
-    /// The certificate is that of the connection for good, later attempts to connect included: before it expires, open another
-    /// connection.
+    /// The certificate takes the place of user and password as the login if the URL says `auth_mechanism=external` and the broker has
+    /// the plugin `rabbitmq_auth_mechanism_ssl` (<https://www.rabbitmq.com/docs/access-control#certificate-authentication>).
     ///
-    /// [`open`](Self::open) fails with [`OpenError::InvalidCertificate`] if they are no PEM or if the key is not the certificate's.
+    /// A connection keeps its certificate when it reconnects. Open another connection before the certificate expires.
+    ///
+    /// [`open`](Self::open) fails with [`OpenError::InvalidCertificate`] if the texts are not PEM or the key does not belong to the
+    /// certificate.
     #[cfg(all(feature = "amqp", feature = "tls"))]
     pub fn identity(
         mut self,
@@ -102,22 +107,23 @@ impl ConnectionBuilder {
         self
     }
 
-    /// Asks a callback for the user and the password, in place of those in the URLs: an `async` closure, or another function that
-    /// returns a future, of [`Credentials`](crate::Credentials) or of a `Result` of them with any error. Default: none. No effect on
-    /// `memory:`.
+    /// Sets a callback that returns the user and the password, in place of those in the URLs. Default: none. No effect on `memory:`.
     ///
-    /// It is asked before each connection is made, the first one included, and so after a loss; servers have further connections of
-    /// their own for replies to direct reply-to addresses. Where the credentials expire
-    /// ([`Credentials::valid_for`](crate::Credentials::valid_for)), it is asked again after 80 % of their time, and the broker is told
-    /// the new password on the connection that there is (AMQP's `connection.update-secret`,
-    /// <https://www.rabbitmq.com/docs/oauth2#token-expiration>). If the new credentials are another user's, another connection takes
-    /// the place of the old one: new calls and servers go there, calls and handlers under way end on the old one.
+    /// The callback is an `async` closure, or another function that returns a future. Its output is
+    /// [`Credentials`](crate::Credentials), or a `Result` of them with any error.
     ///
-    /// A callback that fails, panics or does not answer within the URL's `connection_timeout` (default 10 seconds) fails
-    /// [`open`](Self::open) with [`OpenError::CredentialsUnavailable`], unless [`wait_for_broker`](Self::wait_for_broker) is set. Later
-    /// on it is asked again, with growing pauses, and the log says so; the old connection goes on meanwhile.
+    /// The library calls the callback before each attempt to connect, the first one included. (Servers open further connections for replies to
+    /// direct reply-to addresses.) If the credentials expire ([`Credentials::valid_for`](crate::Credentials::valid_for)), the library
+    /// calls it again after 80 % of their time and sends the new password to the broker on the existing connection (AMQP's
+    /// `connection.update-secret`, <https://www.rabbitmq.com/docs/oauth2#token-expiration>). If the new credentials belong to another
+    /// user, another connection replaces the existing one: new calls and servers use the new connection, calls and handlers in
+    /// progress finish on the old one.
     ///
-    /// The closure is cloned for each question, so share what it captures, in an `Arc` for instance. The
+    /// If the callback fails, panics or does not return within the URL's `connection_timeout` (default 10 seconds),
+    /// [`open`](Self::open) fails with [`OpenError::CredentialsUnavailable`], unless [`wait_for_broker`](Self::wait_for_broker) is set.
+    /// After `open`, the library logs such a failure and calls again, with growing pauses; an existing connection stays in use.
+    ///
+    /// The closure is cloned for each call. Share its captured state, for instance in an `Arc`. The
     /// [guide](crate::guide::credentials) shows how to rotate passwords.
     ///
     /// # Examples
@@ -148,24 +154,24 @@ impl ConnectionBuilder {
         self
     }
 
-    /// States the user of the connection's login in AMQP's `user_id` of all its messages: requests, replies and notices of dropped
-    /// calls. RabbitMQ accepts no other name there (<https://www.rabbitmq.com/docs/validated-user-id>), so a receiver can rely on it:
-    /// [`Context::user_id`](crate::Context::user_id). Default: not stated.
+    /// Sets AMQP's property `user_id` of all messages of the connection (requests, replies and cancel notices) to the user that logged
+    /// in. RabbitMQ refuses any other name (<https://www.rabbitmq.com/docs/validated-user-id>), so a receiver can rely on
+    /// [`Context::user_id`](crate::Context::user_id). Default: messages state no user.
     ///
-    /// The name is that of the URL or of [`credentials`](Self::credentials), whichever the connection was opened with. Requests that a
-    /// server publishes anew, for another attempt or as dead letters, state none, because another user made them. On `memory:`,
-    /// everyone is the user `guest`.
+    /// The name comes from [`credentials`](Self::credentials) if set, otherwise from the URL. Requests that a server republishes, for
+    /// another attempt or as dead letters, state no user, because another user published them first. On `memory:`, every connection is
+    /// the user `guest`.
     ///
-    /// [`open`](Self::open) fails with [`OpenError::UnknownUser`] if the broker alone knows the name, as with
-    /// `auth_mechanism=external`. With OAuth 2, let the callback return the name that the broker reads from the token; RabbitMQ closes
+    /// [`open`](Self::open) fails with [`OpenError::UnknownUser`] if only the broker knows the name, as with
+    /// `auth_mechanism=external`. With OAuth 2, let the callback return the name that the broker reads from the token: RabbitMQ closes
     /// the channels of a connection that states another.
     pub fn state_user_id(mut self) -> Self {
         self.states_user_id = true;
         self
     }
 
-    /// Hides the value of this header in the `Debug` output of [`Headers`](crate::Headers), beside those that are hidden by default. The
-    /// name is not case-sensitive. Call it once for each name. Default: none.
+    /// Hides the value of a header in the `Debug` output of [`Headers`](crate::Headers), in addition to the headers hidden by default.
+    /// The name is not case-sensitive. Call this setter once for each name. Default: none.
     ///
     /// Applies to the whole process from this call on, and cannot be undone.
     pub fn secret_header(self, name: impl AsRef<str>) -> Self {
@@ -174,26 +180,26 @@ impl ConnectionBuilder {
     }
 
     /// Sets the heartbeat interval (<https://www.rabbitmq.com/docs/heartbeats>), rounded up to whole seconds, at most 65,535. The broker's
-    /// own interval applies if it is shorter. A connection is lost after two intervals without data, which is noticed at most half an
-    /// interval later. Overrides `heartbeat` in the URL. No effect on `memory:`.
+    /// own interval applies if it is shorter. A connection counts as lost after two intervals without data, and the loss is detected at
+    /// most half an interval later. Overrides `heartbeat` in the URL. No effect on `memory:`.
     ///
-    /// Zero uses the broker's interval. If the broker wants no heartbeats either, a connection that a firewall has forgotten looks like
-    /// an idle one, and a server on it receives no requests until it is restarted.
+    /// Zero uses the broker's interval. If the broker has heartbeats switched off too, a connection that a firewall has dropped looks
+    /// like an idle one, and a server on it receives no requests until it is restarted.
     ///
-    /// Default: 30 seconds, so that a dead connection is noticed within 75 seconds, or the URL's `heartbeat`, in seconds. There, 0
-    /// means the default, and more than 45 means 45: a dead connection is noticed within 2 minutes.
+    /// Default: the URL's `heartbeat`, else 30 seconds, with which a dead connection is detected within 75 seconds. In the URL, 0 means
+    /// the default and more than 45 means 45, with which a dead connection is detected within 2 minutes.
     #[cfg(feature = "amqp")]
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.amqp.heartbeat = Some(interval);
         self
     }
 
-    /// The largest body, in bytes, of a request or a reply sent on this connection. Default: 16 MiB, RabbitMQ 4's own limit
-    /// (`max_message_size`, <https://www.rabbitmq.com/docs/configure>).
+    /// Sets the maximum size, in bytes, of the body of a request or a reply sent on this connection. Default: 16 MiB, RabbitMQ 4's own
+    /// default (`max_message_size`, <https://www.rabbitmq.com/docs/configure>).
     ///
-    /// A larger request fails with [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) and is not sent; in place of a larger
-    /// reply its caller gets that fault. A broker closes the channel of a publisher that exceeds the broker's own limit, which
-    /// fails all calls in flight, so do not set this one higher.
+    /// A larger request fails with [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) and is not sent. The caller of a larger reply gets
+    /// the fault `TooLarge` in its place. Do not exceed the broker's limit: the broker closes the channel of a publisher that does,
+    /// which fails all calls in flight.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
@@ -203,7 +209,7 @@ impl ConnectionBuilder {
     ///
     /// # Errors
     ///
-    /// As [`Connection::open`].
+    /// Returns the errors of [`Connection::open`], and the errors that the setters name.
     ///
     /// # Cancel safety
     ///
@@ -235,7 +241,7 @@ impl ConnectionBuilder {
         ))
     }
 
-    /// The transport that the URLs name, and how to print it.
+    /// Returns the transport that the URLs name, and the broker's addresses for people to read.
     fn transport(&self, name: &str) -> Result<(Arc<dyn Transport>, String), OpenError> {
         if let [url] = &self.urls[..]
             && let Some(broker) = url.strip_prefix("memory:")
@@ -252,7 +258,7 @@ impl ConnectionBuilder {
         Ok((Arc::new(transport), place))
     }
 
-    /// Names the missing feature.
+    /// Returns an error that names the missing feature.
     #[cfg(not(feature = "amqp"))]
     fn amqp_transport(&self, _name: &str) -> Result<(Arc<dyn Transport>, String), OpenError> {
         let reason = "amqp:// and amqps:// need the feature `amqp` of rpc-core; without it, a connection has one URL, memory: or memory:name";
@@ -282,7 +288,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn without_amqp_a_url_of_rabbitmq_names_the_missing_feature() {
+    async fn amqp_url_without_the_feature_names_the_feature() {
         for url in ["amqp://localhost", "amqps://ada:s3cret@broker/%2f"] {
             let error = Connection::open(url).await.expect_err(url).to_string();
             assert!(error.contains("need the feature `amqp`"), "{error}");

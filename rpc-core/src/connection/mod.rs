@@ -5,47 +5,59 @@ mod state;
 mod supervisor;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-pub use self::builder::ConnectionBuilder;
-pub use self::state::{ConnectionState, StateWatch};
-use self::supervisor::{Closed, Supervisor};
-use crate::client::{Client, ClientBuilder, DropCounter, Requester};
-use crate::error::{OpenError, RpcError};
-use crate::task::{self, Shared};
-use crate::transport::{Link, Transport};
+use parking_lot::{Mutex, MutexGuard};
 use smol_str::SmolStr;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// A connection to a broker: RabbitMQ, or the embedded one.
+pub use self::builder::ConnectionBuilder;
+use self::state::CloseReason;
+pub use self::state::{ConnectionState, StateWatch};
+use self::supervisor::Supervisor;
+use crate::error::{OpenError, RpcError};
+use crate::requester::{DropCounter, Requester};
+use crate::task::{self, SingleFlight};
+use crate::transport::{Link, Transport};
+
+/// A connection to a broker: RabbitMQ, or the embedded broker.
 ///
-/// It is a cheap handle: clones, clients and servers share one connection, which is closed when the last of them is
-/// dropped. Close it with [`close`](Self::close) to be sure that the broker knows before the process ends.
+/// `Connection` is a cheap handle. Its clones, clients and servers share one connection, which is closed when the last of them is
+/// dropped. Call [`close`](Self::close) before the process ends to be sure that the broker has seen the end of the connection.
 ///
 /// | URL | broker |
 /// |---|---|
 /// | `amqp://user:password@host:port/vhost` | RabbitMQ; port 5672, user and password `guest`, virtual host `/` (written `%2f`) unless given |
 /// | `amqps://…` | the same through TLS, port 5671 (feature `tls`) |
 /// | `memory:` | a new broker inside this process |
-/// | `memory:name` | the broker of that name inside this process, made when it is first opened |
+/// | `memory:name` | the broker of that name inside this process, created when it is first opened |
 ///
-/// A lost connection is made again, for as long as it takes, with pauses between attempts that double from 0.1 to 1 second
-/// and are lengthened at random, to twice that at most. Calls in flight fail at once, new ones wait within their deadlines, servers go on afterwards;
-/// [`state`](Self::state) tells.
+/// URLs follow <https://www.rabbitmq.com/docs/uri-spec>. In a user name or a password, the characters `# % / ? @` are written
+/// `%23 %25 %2f %3f %40`. An `amqp` URL may end in options, such as `?heartbeat=10&connection_timeout=5000`:
 ///
-/// A connection belongs to the Tokio runtime that opens it, and ends with that runtime. Calls and servers in other runtimes may use the
-/// connection meanwhile; afterwards calls fail at once with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+/// | option | value |
+/// |---|---|
+/// | `heartbeat` | in seconds, at most 45; default 30: see [`ConnectionBuilder::heartbeat`] |
+/// | `connection_timeout` | in milliseconds, for connecting and logging in together; default 10,000 |
+/// | `frame_max` | in bytes, at least 4,096; default the broker's |
+/// | `channel_max` | at least 8; default the broker's |
+/// | `auth_mechanism` | `plain` (the default), `amqplain`, `external` or `anonymous` |
 ///
-/// An `amqp` URL may end in options, `?heartbeat=10&connection_timeout=5000`: `heartbeat` in seconds (default 30, at
-/// most 45, see [`ConnectionBuilder::heartbeat`]), `connection_timeout` in milliseconds for connecting and logging in together
-/// (default 10,000), `frame_max` in bytes (at least 4,096, default the broker's), `channel_max` (at least 8, default the broker's),
-/// `auth_mechanism` (`plain`, the default, `amqplain`, `external` or `anonymous`). URLs follow <https://www.rabbitmq.com/docs/uri-spec>:
-/// in a user's name or a password, the characters `# % / ? @` are written `%23 %25 %2f %3f %40`.
+/// # Reconnecting
+///
+/// After a loss, the library connects again until an attempt succeeds. The pauses between attempts double from 0.1 to 1 second, and
+/// each is lengthened at random, to less than twice its length. Calls in flight fail at once, new calls wait within their deadlines,
+/// and servers continue once the connection is back. [`state`](Self::state) reports losses and reconnects.
+///
+/// # Runtimes
+///
+/// A connection belongs to the Tokio runtime that opened it, and ends with that runtime. Calls and servers in other runtimes may use
+/// the connection until then. Afterwards, calls fail at once with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
 #[derive(Clone)]
 pub struct Connection(Arc<Inner>);
 
-/// The settings that a connection was opened with.
+/// Settings of an open connection.
 struct Settings {
     name: SmolStr,
     /// The broker's addresses, without secrets.
@@ -57,10 +69,10 @@ struct Settings {
 struct Inner {
     settings: Settings,
     supervisor: Supervisor,
-    /// What the clients of the connection share; made by the first call.
+    /// Shared by the clients of the connection; opened by the first call.
     requester: Mutex<Option<Arc<Requester>>>,
     dropped: Arc<DropCounter>,
-    opening: Shared<Result<Arc<Requester>, RpcError>>,
+    opening: SingleFlight<Result<Arc<Requester>, RpcError>>,
     /// The runtime that opened the connection.
     runtime: Handle,
 }
@@ -70,8 +82,9 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Fails at once with an [`OpenError`] that says what to do: the URL is wrong, there is no broker, or it refuses the
-    /// credentials or the virtual host.
+    /// Returns an [`OpenError`], which says what to do, if the URL is wrong, the broker cannot be reached, or the broker refuses the
+    /// credentials or the virtual host. `open` makes one attempt; [`ConnectionBuilder::wait_for_broker`] allows
+    /// more.
     ///
     /// # Cancel safety
     ///
@@ -90,7 +103,7 @@ impl Connection {
         Self::builder(url).open().await
     }
 
-    /// Sets options before connecting.
+    /// Returns a builder to set options before connecting.
     pub fn builder(url: impl Into<String>) -> ConnectionBuilder {
         ConnectionBuilder::new(url.into())
     }
@@ -98,43 +111,33 @@ impl Connection {
     fn start(settings: Settings, transport: Arc<dyn Transport>, link: Arc<dyn Link>) -> Self {
         Self(Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = inner.clone();
-            let moved = move || {
-                // Calls under way keep the old one until they end.
+            let on_handover = move || {
+                // Calls in flight keep the old requester until they end.
                 if let Some(inner) = inner.upgrade() {
                     Self(inner).lock_requester().take();
                 }
             };
             Inner {
                 settings,
-                supervisor: Supervisor::start(transport, link, moved),
+                supervisor: Supervisor::start(transport, link, on_handover),
                 requester: Mutex::new(None),
                 dropped: Arc::default(),
-                opening: Shared::new(),
+                opening: SingleFlight::new(),
                 runtime: Handle::current(),
             }
         }))
     }
 
-    /// A client with the default options. Cheap: all clients of a connection share a channel and a reply queue.
-    pub fn client(&self) -> Client {
-        self.client_builder().build()
-    }
-
-    /// Sets options before making a client.
-    pub fn client_builder(&self) -> ClientBuilder {
-        ClientBuilder::new(self.clone())
-    }
-
     /// Closes the connection for all its clients and servers.
     ///
-    /// Calls in flight and later ones fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed); servers stop without
-    /// finishing their work, which the broker hands to others. Does nothing the second time.
+    /// Calls in flight and later calls fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed). Servers stop without finishing their
+    /// requests, which the broker delivers to other servers. A second call has no effect.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the connection closing.
+    /// The connection closes even if the future is dropped after its first poll.
     pub async fn close(&self) {
-        let link = self.0.supervisor.close();
+        let link = self.0.supervisor.state.close(CloseReason::ByProgram);
         let requester = self.lock_requester().take();
         if let Some(requester) = requester {
             requester.close();
@@ -146,11 +149,11 @@ impl Connection {
             link.close().await;
         } else {
             let closing = async move { link.close().await };
-            let _ = self.0.runtime.spawn(closing).await; // It has ended with the runtime, otherwise.
+            let _ = self.0.runtime.spawn(closing).await; // Fails if the runtime, and the link with it, has ended.
         }
     }
 
-    /// Watches whether the connection works.
+    /// Returns a watch on the state of the connection.
     ///
     /// # Examples
     ///
@@ -167,20 +170,20 @@ impl Connection {
     /// # }
     /// ```
     pub fn state(&self) -> StateWatch {
-        StateWatch(self.0.supervisor.subscribe())
+        self.0.supervisor.state.watch()
     }
 
-    /// The connection's name: what `app_id` says in its messages, and what the broker's management shows.
+    /// Returns the connection's name, which its messages carry as `app_id` and the broker's management UI shows.
     pub fn name(&self) -> &str {
         &self.0.settings.name
     }
 
-    /// The name, for a message.
+    /// Returns the name for the property `app_id` of a message.
     pub(crate) fn app_id(&self) -> SmolStr {
         self.0.settings.name.clone()
     }
 
-    /// The user of a link, if messages are to state it.
+    /// Returns the user of a link if messages are to state their user.
     pub(crate) fn user_id_on(&self, link: &dyn Link) -> Option<SmolStr> {
         link.user().filter(|_| self.0.settings.states_user_id)
     }
@@ -189,42 +192,42 @@ impl Connection {
         self.0.settings.max_message_size
     }
 
-    /// Tells code in one of several runtimes that the connection belongs to another.
+    /// Returns `true` in a runtime other than the one that opened the connection.
     pub(crate) fn is_of_another_runtime(&self) -> bool {
         Handle::try_current().is_ok_and(|current| current.id() != self.0.runtime.id())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.supervisor.is_closed()
+        self.0.supervisor.state.is_closed()
     }
 
     pub(crate) fn state_now(&self) -> ConnectionState {
-        self.0.supervisor.state()
+        self.0.supervisor.state.current()
     }
 
-    /// The link, as soon as there is one.
-    pub(crate) async fn link(&self) -> Result<Arc<dyn Link>, Closed> {
-        self.0.supervisor.link().await
+    /// Waits for a link and returns it.
+    pub(crate) async fn link(&self) -> Result<Arc<dyn Link>, CloseReason> {
+        self.0.supervisor.state.link().await
     }
 
-    /// Sees when new work is to leave a link whose channels do not tell so: another link has taken its place, or the connection has ended
-    /// with its runtime.
-    pub(crate) fn moves(&self) -> watch::Receiver<()> {
-        self.0.supervisor.moves()
+    /// Notifies when new work must leave a link whose channels do not report that: another link has replaced it, or the runtime of the
+    /// connection has ended.
+    pub(crate) fn handovers(&self) -> watch::Receiver<()> {
+        self.0.supervisor.handovers()
     }
 
-    /// What sends requests and receives replies: the existing one as long as it works, else a new one. Waits for the link.
+    /// Returns the requester of the connection's clients, while it works. Otherwise waits for a link and opens another requester.
     pub(crate) async fn requester(&self) -> Result<Arc<Requester>, RpcError> {
         if let Some(requester) = self.live_requester() {
             return Ok(requester);
         }
         let link = self.link().await?;
-        // On its own, so that it gets done even if every caller that waits for it gives up.
+        // In a task of its own, which finishes even if every caller stops waiting.
         let opened = self.0.opening.run(
             || self.live_requester().map(Ok),
             || self.clone().open_requester(link),
         );
-        // No outcome: the runtime has ended, the supervisor perhaps not yet.
+        // Without an outcome, the runtime has ended; the state may not show that yet.
         opened
             .await
             .unwrap_or_else(|| Err(RpcError::runtime_ended()))
@@ -232,22 +235,20 @@ impl Connection {
 
     async fn open_requester(self, link: Arc<dyn Link>) -> Result<Arc<Requester>, RpcError> {
         let user_id = self.user_id_on(&*link);
-        let requester = Requester::open(link.clone(), user_id, self.drop_counter()).await?;
+        let requester =
+            Requester::open(link.clone(), self.app_id(), user_id, self.drop_counter()).await?;
         *self.lock_requester() = Some(requester.clone());
-        // In these cases it came too late to be seen.
+        // A close or a handover during the opening did not see this requester.
         if self.is_closed() {
             requester.close();
-        } else if !self.0.supervisor.is_current(&link) {
+        } else if !self.0.supervisor.state.is_current(&link) {
             self.lock_requester().take();
         }
         Ok(requester)
     }
 
     fn lock_requester(&self) -> MutexGuard<'_, Option<Arc<Requester>>> {
-        self.0
-            .requester
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.requester.lock()
     }
 
     pub(crate) fn drop_counter(&self) -> Arc<DropCounter> {

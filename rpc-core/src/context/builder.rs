@@ -1,4 +1,4 @@
-//! A context that is put together by hand.
+//! Contexts that tests build by hand.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use smol_str::SmolStr;
 
 use super::{Context, Inner};
+use crate::deadline;
 use crate::headers::HeaderValue;
-use crate::message::deadline_after;
 
-/// Puts a [`Context`] together, for tests that call a handler directly.
+/// Builds a [`Context`], for tests that call a handler directly.
 ///
-/// What is not set is as for a request that says nothing of it: no deadline, no headers, delivered for the first time. Calls that
+/// The defaults are those of a bare request: no deadline, no headers, delivered for the first time. Calls that
 /// the handler makes inherit from the context only in its scope: `cx.scope(shop.place(item, cx.clone()))`.
 ///
 /// # Examples
@@ -29,7 +29,7 @@ use crate::message::deadline_after;
 /// struct Shop;
 /// impl Orders for Shop {
 ///     async fn place(&self, item: String, cx: Context) -> Result<u64, String> {
-///         let tenant: &str = cx.header_as("tenant").ok_or("whose order?")?;
+///         let tenant: &str = cx.header_as("tenant").ok_or("no tenant")?;
 ///         cx.set_reply_header("placed-for", tenant);
 ///         Ok(1)
 ///     }
@@ -62,24 +62,24 @@ impl ContextBuilder {
         self
     }
 
-    /// The caller waits until then. Default: for ever. A moment that has passed makes a context that is cancelled.
+    /// Sets the deadline of the caller. Default: none. With a moment in the past the context is cancelled.
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.0.deadline = Some(deadline);
         self
     }
 
-    /// The caller waits this long from now; more than 30 years count as 30 years. Default: for ever.
+    /// Sets the deadline of the caller, counted from now; more than 30 years count as 30 years. Default: none.
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.deadline(deadline_after(timeout).into_std())
+        self.deadline(deadline::after(timeout).into_std())
     }
 
-    /// The caller sent this header. Default: none.
+    /// Adds a header of the caller. Default: none.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
         self.0.headers.insert(name, value);
         self
     }
 
-    /// The caller sent this header, and calls made with this context send it on. Default: none.
+    /// Adds a header of the caller that propagates to calls made with this context. Default: none.
     pub fn propagating_header(
         mut self,
         name: impl Into<String>,
@@ -90,38 +90,38 @@ impl ContextBuilder {
         self.header(name, value)
     }
 
-    /// The caller gave the call this id. Default: none.
+    /// Sets the correlation id that the caller gave the call. Default: none.
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.0.delivery.correlation_id = Some(SmolStr::new(id.into()));
         self
     }
 
-    /// The caller calls itself this. Default: nothing.
+    /// Sets the name that the caller states for itself. Default: none.
     pub fn app_id(mut self, name: impl Into<String>) -> Self {
         self.0.delivery.app_id = Some(SmolStr::new(name.into()));
         self
     }
 
-    /// The broker's user that published the request. Default: not stated.
+    /// Sets the broker's user that published the request. Default: not stated.
     pub fn user_id(mut self, name: impl Into<String>) -> Self {
         self.0.delivery.user_id = Some(SmolStr::new(name.into()));
         self
     }
 
-    /// The request was delivered that often before; more than 0 makes it a redelivery. Default: 0.
+    /// Sets the number of deliveries before this one; more than 0 makes the request a redelivery. Default: 0.
     pub fn delivery_count(mut self, deliveries: u32) -> Self {
         self.0.delivery.deliveries = deliveries;
         self.0.delivery.redelivered = deliveries > 0;
         self
     }
 
-    /// The caller has dropped the call. Default: it waits.
+    /// Marks the call as dropped by its caller. Default: the caller waits.
     pub fn cancelled(self) -> Self {
         self.0.delivery.cancellation.cancel();
         self
     }
 
-    /// The context.
+    /// Builds the context.
     #[must_use]
     pub fn build(self) -> Context {
         Context(Arc::new(self.0))

@@ -1,52 +1,56 @@
-//! What a handler can know of its call, and what the calls that it makes inherit of it.
+//! The context of the call that a handler works on, and the parts of it that nested calls inherit.
 
 mod builder;
+mod execution;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::RefUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::futures::TaskLocalFuture;
 
 pub use self::builder::ContextBuilder;
+pub(crate) use self::execution::{ExecutionLimit, catching_panics, panic_fault};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
-use crate::message::{Delivery, Request};
-use crate::telemetry::TRACE_HEADERS;
+use crate::message::{DeliveryInfo, Request};
+use crate::names::TRACE_HEADERS;
 
 tokio::task_local! {
-    /// Of the call that the running code handles.
+    /// Context of the call that the running code handles.
     static CURRENT: Context;
 }
 
-/// The circumstances of a call, for the handler: an argument marked `#[ctx]` receives it.
+/// Context of a call, for the handler: an argument marked `#[ctx]` receives it.
 ///
-/// Cloning is cheap, and clones are one: a reply header set on any of them is sent. `Context::default()` is that of a call
+/// Cloning is cheap, and clones share their state: a reply header set on any of them is sent. `Context::default()` is the context of a call
 /// without deadline or headers; [`Context::builder`] makes others, for tests that call a handler directly.
 ///
-/// # What nested calls inherit
+/// # Inheritance by nested calls
 ///
 /// While a handler runs, its context is [current](Self::current), and every call it makes through a generated client
 /// inherits from it, whether over a broker or direct:
 ///
-/// - **the deadline**: the call ends at its own, or when the time for the handler is up, whichever is earlier. With no time
-///   left it fails at once with [`ErrorKind::Timeout`] and nothing is sent.
-/// - **the cancellation**: when the caller drops its call, the handler is dropped and its nested calls with it. Those of a
+/// - **the deadline**: the call ends at its own deadline or at the handler's, whichever is earlier. With no time
+///   left the call fails at once with [`ErrorKind::Timeout`], and nothing is sent.
+/// - **the cancellation**: when the caller drops its call, the handler is dropped and its nested calls with it. Nested calls of a
 ///   `blocking` handler or of a [scope](Self::scope) end with [`ErrorKind::Cancelled`].
-/// - **the headers that propagate**: those that the caller marked ([`Call::propagating_header`](crate::Call::propagating_header)),
+/// - **the headers that propagate**: headers that the caller marked ([`Call::propagating_header`](crate::Call::propagating_header)),
 ///   or the server ([`ServerBuilder::propagate_header`](crate::ServerBuilder::propagate_header)). They stay marked, so they
-///   reach the end of the chain. A header of that name that the call sets itself takes the place of the value.
+///   reach the end of the chain. A header that the nested call sets itself replaces an inherited one of the same name.
 ///
-/// What a caller marks goes to services that the caller cannot reach itself. If those trust a header, remove it in a layer of
-/// the server that faces untrusted callers.
+/// A header that a caller marks reaches services that the caller cannot reach itself. If those services trust a header, remove the header in a
+/// layer of the server that faces untrusted callers.
 ///
-/// A call belongs to the handler that polls it first; one that is polled where no call is handled belongs to the handler that made
-/// it. So `tokio::spawn(stock.reserve(item))` inherits. **A task that makes the call itself does not**: after
+/// A call belongs to the handler that polls it first. A call that is polled outside of a handler belongs to the handler that made
+/// it, so `tokio::spawn(stock.reserve(item))` inherits. **A task that makes the call itself does not inherit**: after
 /// `tokio::spawn(async move { stock.reserve(item).await })` the call has no tenant, no trace and no deadline of the handler's, and
-/// no error says so. [`scope`](Self::scope) brings the context there:
+/// no error says so. [`scope`](Self::scope) carries the context into the task:
 ///
 /// ```
 /// # use rpc_core::{Context, RpcError, rpc};
@@ -66,7 +70,7 @@ tokio::task_local! {
 ///         let mut reservations = tokio::task::JoinSet::new();
 ///         for item in items {
 ///             let stock = self.stock.clone();
-///             // Without `scope` these would go on when the caller has gone, for up to 30 seconds.
+///             // Without `scope` these calls would go on after the caller has gone, for up to 30 seconds.
 ///             reservations.spawn(cx.scope(async move { stock.reserve(item).await }));
 ///         }
 ///         reservations.join_all().await.into_iter().all(|reserved| reserved.unwrap_or(false))
@@ -87,7 +91,7 @@ tokio::task_local! {
 /// # }
 /// ```
 ///
-/// A call that is to inherit nothing is made in the scope of an empty context: `Context::default().scope(call).await`.
+/// A call in the scope of an empty context inherits nothing: `Context::default().scope(call).await`.
 #[derive(Clone, Debug, Default)]
 pub struct Context(Arc<Inner>);
 
@@ -97,15 +101,17 @@ struct Inner {
     method: Cow<'static, str>,
     deadline: Option<Instant>,
     headers: Headers,
-    /// The names of those headers that nested calls send on.
+    /// Names of the headers that nested calls send on.
     propagating: BTreeSet<String>,
-    delivery: Box<Delivery>,
+    delivery: Box<DeliveryInfo>,
     reply_headers: Mutex<Headers>,
 }
 
+/// A panic leaves no headers half changed. (The lock itself does not implement this trait.)
+impl RefUnwindSafe for Inner {}
+
 impl Context {
-    /// Takes the metadata out of a request for a method, which its server, or its caller in this process, stops at
-    /// `deadline`.
+    /// Takes the metadata out of a request for a method. The server, or the caller in this process, stops the handler at `deadline`.
     pub(crate) fn of(
         request: &mut Request,
         method: &'static str,
@@ -122,122 +128,124 @@ impl Context {
         }))
     }
 
-    /// Puts a context together by hand, for tests that call a handler directly.
+    /// Builds a context by hand, for tests that call a handler directly.
     pub fn builder() -> ContextBuilder {
         ContextBuilder(Inner::default())
     }
 
-    /// The context of the call that the running code handles: in a handler, in what it calls, and in a
-    /// [scope](Self::scope). `None` elsewhere, tasks that a handler spawns included.
+    /// Returns the context of the call that the running code handles: in a handler, in functions that the handler calls, and in a
+    /// [scope](Self::scope). Returns `None` elsewhere, which includes tasks that a handler spawns.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
 
-    /// Makes this the [current](Self::current) context of a future or a [`Call`](crate::Call), in whatever task it is run.
+    /// Makes this the [current](Self::current) context of a future or a [`Call`](crate::Call), in any task that runs it.
     ///
-    /// Every `tokio::spawn` in a handler needs it, if the spawned code makes calls: `tokio::spawn(cx.scope(async move { … }))`.
-    /// Without it, those calls silently lose the headers that propagate, such as a tenant, and the handler's trace, deadline and
+    /// Every `tokio::spawn` in a handler needs a scope if the spawned code makes calls: `tokio::spawn(cx.scope(async move { … }))`.
+    /// Without a scope, those calls silently lose the headers that propagate, such as a tenant, and the handler's trace, deadline and
     /// cancellation.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future that this returns drops the one that it was given.
+    /// Dropping the returned future drops the given one.
     pub fn scope<F: IntoFuture>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         CURRENT.scope(self.clone(), async move { future.await })
     }
 
-    /// As [`scope`](Self::scope), for a future that needs not be made inside.
+    /// Like [`scope`](Self::scope), for a value that is a future already.
     pub(crate) fn scope_future<F: Future>(&self, future: F) -> TaskLocalFuture<Self, F> {
         CURRENT.scope(self.clone(), future)
     }
 
-    /// Makes this the [current](Self::current) context while a closure runs, on a thread of the blocking pool for instance.
+    /// Makes this the [current](Self::current) context while a closure runs, for example on a thread of the blocking pool.
     pub fn sync_scope<T>(&self, run: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(self.clone(), run)
     }
 
-    /// The service's name.
+    /// Returns the service's name.
     pub fn service(&self) -> &str {
         &self.0.service
     }
 
-    /// The method's name on the wire.
+    /// Returns the method's name on the wire.
     pub fn method(&self) -> &str {
         &self.0.method
     }
 
-    /// When the caller stops waiting. A handler that is still running then is stopped, unless it is `blocking`.
+    /// Returns the moment at which the caller stops waiting, if there is one. A handler that is still running then is stopped, unless it is
+    /// `blocking`.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline
     }
 
-    /// The time left until the deadline; zero when it has passed.
+    /// Returns the time left until the deadline, zero after the deadline; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline().map(|deadline| {
             deadline.saturating_duration_since(tokio::time::Instant::now().into_std())
         })
     }
 
-    /// The id that the caller gave the call, in whatever form.
+    /// Returns the id that the caller gave the call, in any form.
     pub fn correlation_id(&self) -> Option<&str> {
         self.0.delivery.correlation_id.as_deref()
     }
 
-    /// A header that the caller set.
+    /// Returns a header that the caller set.
     pub fn header(&self, name: &str) -> Option<&HeaderValue> {
         self.0.headers.get(name)
     }
 
-    /// A header as a `T`: `&str`, `String`, `bool`, an integer, `f64`, `Bytes`, or a type of your own that implements
-    /// `TryFrom<&HeaderValue>`. `None` if there is no such header, or it is none of that type.
+    /// Returns a header as a `T`: `&str`, `String`, `bool`, an integer, `f64`, `Bytes`, or a type of your own that implements
+    /// `TryFrom<&HeaderValue>`. Returns `None` if there is no such header, or if its value has another type.
     pub fn header_as<'a, T: TryFrom<&'a HeaderValue>>(&'a self, name: &str) -> Option<T> {
         self.0.headers.get_as(name)
     }
 
-    /// All headers that the caller set.
+    /// Returns all headers that the caller set.
     pub fn headers(&self) -> &Headers {
         &self.0.headers
     }
 
-    /// Whether calls that the handler makes send this header on.
+    /// Returns `true` if calls that the handler makes send this header on.
     pub fn is_propagating(&self, name: &str) -> bool {
         self.0.propagating.contains(name) && self.header(name).is_some()
     }
 
-    /// Sends a header with the reply, be it a value or the service's own error; the caller reads it through
-    /// [`Call::with_headers`](crate::Call::with_headers). A later one of that name takes its place.
+    /// Sends a header with the reply, for a value and for the service's own error. The caller reads the header through
+    /// [`Call::with_headers`](crate::Call::with_headers). A later header of the same name replaces an earlier one.
     ///
-    /// See [`Headers`] for the limits of names and values. Beyond them the caller of a server gets the fault
-    /// [`ErrorKind::BadReply`], or [`ErrorKind::TooLarge`], in place of the reply. What is set after the handler has returned is not sent, and neither are
-    /// the headers of a handler that panics or is stopped.
+    /// See [`Headers`] for the limits of names and values. If a header exceeds them, the caller gets the fault
+    /// [`ErrorKind::BadReply`] or [`ErrorKind::TooLarge`] in place of the response. Headers that are set after the handler has returned are not
+    /// sent; neither are the headers of a handler that panics or is stopped.
     pub fn set_reply_header(&self, name: impl Into<String>, value: impl Into<HeaderValue>) {
         self.lock_reply_headers().insert(name, value);
     }
 
-    /// The reply's headers, as far as they are set: for tests.
+    /// Returns the reply headers that have been set, for tests.
     pub fn reply_headers(&self) -> Headers {
         self.lock_reply_headers().clone()
     }
 
-    /// Returns `true` if the request may have run already: the broker handed it out before, to a server that did not finish it, or it was
-    /// moved back from a dead-letter queue.
+    /// Returns `true` if the request may have run already: the broker delivered it before, to a server that did not finish it, or it was moved
+    /// back from a dead-letter queue.
     pub fn redelivered(&self) -> bool {
         self.0.delivery.redelivered
     }
 
-    /// The number of deliveries before this one, to servers that did not finish it: 0 for a new one, and for one that was
-    /// moved back from a dead-letter queue.
+    /// Returns the number of deliveries before this one, to servers that did not finish the request: 0 for a new request, and for a request that
+    /// was moved back from a dead-letter queue.
     ///
-    /// What a stopping server gives back unrun does not count, but for requests that were on their way from a quorum queue of
-    /// RabbitMQ 3 when the server stopped to read it.
+    /// A request that a stopping server requeues without running it is not counted, unless the request was on its way from a quorum
+    /// queue of RabbitMQ 3 when the server stopped reading the queue.
     pub fn delivery_count(&self) -> u32 {
         self.0.delivery.deliveries
     }
 
-    /// Whether nobody waits for the answer any more: the caller dropped the call, its deadline has passed, or the server
-    /// stops without waiting longer. What a `blocking` handler asks from time to time; an `async` one is dropped then.
+    /// Returns `true` if the result is no longer wanted: the caller dropped the call, its deadline has passed, or the server
+    /// stops without waiting longer. A `blocking` handler should check this from time to time. An `async` handler is dropped
+    /// at that moment.
     ///
-    /// That a caller dropped its call is told by a notice, which may come late or, when a connection is lost, not at all.
+    /// A notice tells the server that a caller dropped its call. The notice may come late or, when a connection is lost, not at all.
     pub fn is_cancelled(&self) -> bool {
         self.0.delivery.cancellation.is_cancelled()
             || self
@@ -245,7 +253,7 @@ impl Context {
                 .is_some_and(|remaining| remaining.is_zero())
     }
 
-    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true: for tasks that a handler starts.
+    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true, for tasks that a handler starts.
     ///
     /// # Cancel safety
     ///
@@ -254,23 +262,23 @@ impl Context {
         let cancelled = self.0.delivery.cancellation.cancelled();
         match self.deadline() {
             None => cancelled.await,
-            // An error is the deadline, which is one reason of the two.
+            // An error is the deadline, one of the two reasons to resolve.
             Some(deadline) => {
                 let _ = tokio::time::timeout_at(deadline.into(), cancelled).await;
             }
         }
     }
 
-    /// The name by which the caller calls itself, which is not verified.
+    /// Returns the name that the caller states for itself, which is not verified.
     pub fn app_id(&self) -> Option<&str> {
         self.0.delivery.app_id.as_deref()
     }
 
-    /// The broker's user that published the request, if the caller stated it: RabbitMQ refuses a `user_id` that is not
+    /// Returns the broker's user that published the request, if the caller stated the user: RabbitMQ refuses a `user_id` that is not
     /// the publisher's own (<https://www.rabbitmq.com/docs/validated-user-id>).
     ///
-    /// `None` as well for a request that a server has published anew, which may state no other user: one of a classic queue that is
-    /// delivered again, or one that comes from a dead-letter queue.
+    /// Returns `None` as well for a request that a server has republished, because a server may not state another user: a redelivered request
+    /// of a classic queue, or a request from a dead-letter queue.
     pub fn user_id(&self) -> Option<&str> {
         self.0.delivery.user_id.as_deref()
     }
@@ -280,17 +288,13 @@ impl Context {
     }
 
     fn lock_reply_headers(&self) -> MutexGuard<'_, Headers> {
-        // Nothing under the lock leaves the headers half changed.
-        self.0
-            .reply_headers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.reply_headers.lock()
     }
 }
 
-/// What nested calls inherit.
+/// Inheritance by nested calls.
 impl Context {
-    /// Gives a request what it inherits.
+    /// Gives the request of a nested call the inherited headers, trace and deadline.
     pub(crate) fn hand_on(&self, request: &mut Request) {
         for name in &self.0.propagating {
             if let Some(value) = self.0.headers.get(name) {
@@ -300,7 +304,7 @@ impl Context {
                 request.0.propagating.insert(name.clone());
             }
         }
-        // Both or none: a state belongs to its trace.
+        // The two headers are inherited together: a `tracestate` belongs to its `traceparent`.
         if request.0.headers.get(TRACE_HEADERS[0]).is_none() {
             for name in TRACE_HEADERS {
                 if let Some(value) = self.0.headers.get(name) {
@@ -308,13 +312,14 @@ impl Context {
                 }
             }
         }
-        request.0.parent = Some(self.clone());
+        let deadline = self.0.deadline.map(tokio::time::Instant::from);
+        request.0.deadline.inherit(deadline);
     }
 
-    /// Runs a nested call, whose own deadline is given, for as long as somebody waits for what it is part of.
+    /// Runs a nested call until the caller drops this call. `inherited` is true if the nested call ends by this call's deadline.
     pub(crate) async fn within<T>(
         &self,
-        own: Option<tokio::time::Instant>,
+        inherited: bool,
         call: impl Future<Output = Result<T, RpcError>>,
     ) -> Result<T, RpcError> {
         if self.0.delivery.cancellation.is_cancelled() && !self.has_passed() {
@@ -322,7 +327,7 @@ impl Context {
         }
         tokio::select! {
             biased;
-            answer = call => answer.map_err(|error| self.explained(own, error)),
+            answer = call => answer.map_err(|error| self.explained(inherited, error)),
             () = self.dropped() => Err(self.abandoned()),
         }
     }
@@ -332,7 +337,7 @@ impl Context {
             .is_some_and(|remaining| remaining.is_zero())
     }
 
-    /// Resolves when the caller has dropped the call. When the deadline has passed, nested calls see that for themselves.
+    /// Resolves when the caller has dropped the call. Nested calls end at the deadline by themselves.
     async fn dropped(&self) {
         self.0.delivery.cancellation.cancelled().await;
         if self.has_passed() {
@@ -340,25 +345,19 @@ impl Context {
         }
     }
 
-    /// The error of a nested call when the caller of this one has gone.
+    /// Error of a nested call after the caller has dropped this call.
     fn abandoned(&self) -> RpcError {
         RpcError::new(
             ErrorKind::Cancelled,
-            format!(
-                "the call{} of which this one is part was cancelled",
-                self.shown()
-            ),
+            format!("the call{} that made this one was cancelled", self.shown()),
         )
     }
 
-    /// The error of a nested call; says so if the inherited deadline ended it and not its own.
-    fn explained(&self, own: Option<tokio::time::Instant>, error: RpcError) -> RpcError {
-        let is_inherited = self
-            .deadline()
-            .is_some_and(|inherited| own.is_none_or(|own| inherited < own.into_std()));
-        if error.kind() == ErrorKind::Timeout && is_inherited && self.has_passed() {
+    /// Explains the error of a nested call that the inherited deadline ended.
+    fn explained(&self, inherited: bool, error: RpcError) -> RpcError {
+        if error.kind() == ErrorKind::Timeout && inherited && self.has_passed() {
             error.with_note(&format!(
-                " (the deadline is that of the call{} of which this one is part)",
+                " (the deadline is inherited from the call{} that made this one)",
                 self.shown()
             ))
         } else {
@@ -366,7 +365,7 @@ impl Context {
         }
     }
 
-    /// The name of the method, behind a space, if it is known.
+    /// Shows the name of the method, if it is known, for the middle of a sentence.
     fn shown(&self) -> String {
         if self.method().is_empty() {
             String::new()

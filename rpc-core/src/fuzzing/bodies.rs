@@ -1,4 +1,4 @@
-//! Bodies as values of all kinds of types.
+//! Fuzz targets for bodies, decoded as values of many types.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,10 +7,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::nesting;
-use crate::arguments;
 use crate::codec::{self, ContentType};
 
-/// The deepest nesting of a body that is accepted.
+/// The maximum nesting of a body.
 const MAX_DEPTH: usize = 128;
 
 #[derive(Serialize, Deserialize)]
@@ -89,12 +88,12 @@ struct Account {
     address: Option<std::net::IpAddr>,
 }
 
-/// MessagePack as a value of any type.
+/// Decodes MessagePack as a value of each type.
 pub fn codec_message_pack(body: &[u8]) {
     values(body, ContentType::MessagePack);
 }
 
-/// JSON as a value of any type.
+/// Decodes JSON as a value of each type.
 pub fn codec_json(body: &[u8]) {
     values(body, ContentType::Json);
 }
@@ -111,32 +110,34 @@ fn values(body: &[u8], content_type: ContentType) {
         Untagged, Flat, Tree, Chain, Nothing, Numbers, Account,
     ];
     if content_type == ContentType::MessagePack {
-        // serde_json reads numbers that are too large for it as infinite, and writes those as null.
+        // serde_json reads numbers that exceed `f32` as infinite, and writes infinity as null.
         value::<f32>(body, content_type);
     }
     if codec::decode::<IgnoredAny>(body, content_type).is_ok() {
-        is_well_formed(body, content_type);
+        check_well_formed(body, content_type);
     }
 }
 
-/// A value that is decoded is encoded and decoded as the same.
+/// Checks that a decoded value is encoded and decoded again as the same value.
 fn value<T: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType) {
     let Ok(value) = codec::decode::<T>(body, content_type) else {
         return;
     };
-    is_well_formed(body, content_type);
+    check_well_formed(body, content_type);
     let name = std::any::type_name::<T>();
     let encoded = codec::encode(&value, content_type)
         .unwrap_or_else(|error| panic!("{name} cannot be encoded: {error}"));
     let again = codec::decode::<T>(&encoded, content_type)
-        .unwrap_or_else(|error| panic!("{name} is not decoded as encoded: {error}: {encoded:?}"));
-    let again = codec::encode(&again, content_type).expect("it was encoded before");
+        .unwrap_or_else(|error| panic!("{name} cannot be decoded again: {error}: {encoded:?}"));
+    let again = codec::encode(&again, content_type).expect("an equal value was encoded before");
     assert_eq!(again, encoded, "{name}");
 }
 
-fn is_well_formed(body: &[u8], content_type: ContentType) {
+fn check_well_formed(body: &[u8], content_type: ContentType) {
     let depth = match content_type {
-        ContentType::MessagePack => nesting::of_message_pack(body).expect("one value is accepted"),
+        ContentType::MessagePack => {
+            nesting::of_message_pack(body).expect("only single values are accepted")
+        }
         ContentType::Json | ContentType::Plain => nesting::of_json(body),
     };
     assert!(depth <= MAX_DEPTH, "{depth} deep");
@@ -163,17 +164,17 @@ struct Mixed {
     wide: i128,
 }
 
-/// MessagePack as the arguments of a request.
+/// Decodes MessagePack as the arguments of a request.
 pub fn arguments_message_pack(body: &[u8]) {
     arguments(body, ContentType::MessagePack);
 }
 
-/// JSON as the arguments of a request.
+/// Decodes JSON as the arguments of a request.
 pub fn arguments_json(body: &[u8]) {
     arguments(body, ContentType::Json);
 }
 
-/// JSON as the arguments of a plain request.
+/// Decodes JSON as the arguments of a plain request.
 pub fn arguments_plain(body: &[u8]) {
     arguments(body, ContentType::Plain);
 }
@@ -192,14 +193,14 @@ struct Deep {
     tree: Tree,
 }
 
-/// Arguments that are decoded are the same in every content type.
+/// Checks that decoded arguments are the same in every content type.
 fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType, names: &[&str]) {
     let Ok(decoded) = codec::decode_arguments::<A>(body, content_type, names) else {
         return;
     };
     if content_type == ContentType::MessagePack {
-        is_well_formed(body, content_type);
-        // The reader that all methods share accepts the same bodies as serde's own code, as far as texts are names.
+        check_well_formed(body, content_type);
+        // The shared reader of arguments accepts the same bodies as serde's own code, if all keys are text.
         let own = codec::decode::<A>(body, content_type);
         if !nesting::has_other_keys_than_texts(body) {
             let own = own.unwrap_or_else(|error| panic!("{names:?}: {error}"));
@@ -208,11 +209,11 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
     } else {
         let is_left_out = content_type == ContentType::Plain && body.is_empty();
         assert!(is_left_out || codec::decode::<IgnoredAny>(body, content_type).is_ok());
-        is_well_formed(body, content_type);
+        check_well_formed(body, content_type);
     }
     let encoded = message_pack(&decoded);
-    // Near their limits the formats do not count alike.
-    if nesting::of_message_pack(&encoded).expect("it is one value") > MAX_DEPTH - 8 {
+    // Near the limit, the formats count levels differently.
+    if nesting::of_message_pack(&encoded).expect("one value was encoded") > MAX_DEPTH - 8 {
         return;
     }
     for other in [
@@ -238,12 +239,13 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
     let mut writer = rmp_serde::Serializer::new(&mut array).with_human_readable();
     decoded
         .serialize(&mut writer)
-        .expect("it was written with names");
-    let again = arguments::decode::<A>(&array)
+        .expect("the arguments were encoded with names before");
+    let again = codec::decode_arguments::<A>(&array, ContentType::MessagePack, names)
         .unwrap_or_else(|error| panic!("{names:?} as an array: {error}: {array:?}"));
     assert_eq!(message_pack(&again), encoded, "{names:?} as an array");
 }
 
 fn message_pack<A: Serialize>(arguments: &A) -> bytes::Bytes {
-    codec::encode(arguments, ContentType::MessagePack).expect("all of these can be encoded")
+    codec::encode(arguments, ContentType::MessagePack)
+        .expect("arguments of all these types can be encoded")
 }

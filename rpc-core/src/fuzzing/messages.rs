@@ -1,29 +1,30 @@
-//! Messages: what servers and clients take from their queues, and what they make of it.
+//! Fuzz targets for messages that servers and clients receive.
 
 use bytes::Bytes;
 use smol_str::SmolStr;
 
+use crate::batching::format::{Batch, requests_of};
+use crate::batching::{is_batch, replies_of, unpack};
 use crate::error::RpcError;
 use crate::headers::{HeaderValue, Headers};
 use crate::telemetry;
 use crate::transport::amqp::fuzzing as amqp;
 use crate::transport::{Content, Message};
 use crate::wire::{
-    Arrived, Batch, CancelNotice, History, Ran, answer_from_batch, answer_from_message,
-    dead_letter, is_batch, is_expired, message_from_answer, redirected, replies_of,
-    request_from_message, requests_of,
+    CancelNotice, DeliveryFacts, Execution, History, dead_letter, is_expired, redirected,
+    reply_from_result, request_from_message, result_from_reply,
 };
 
-/// The most calls that PROTOCOL.md allows in a batch.
+/// The maximum number of calls in a batch, as in PROTOCOL.md.
 const MAX_CALLS: usize = 1024;
 
-/// The longest fault, without the text that it quotes.
+/// The maximum length of a fault, without the text that it quotes.
 const MAX_WORDS: usize = 512;
 
-/// The most bytes that one byte becomes when it is quoted and written as JSON.
+/// The maximum number of bytes for one byte that is quoted and written as JSON.
 const MAX_ESCAPE: usize = 12;
 
-/// The body of a batch: requests and replies come out of it as they go into another.
+/// Decodes the body of a batch, and checks that its requests and replies are the same after another encoding.
 pub fn batch(body: &[u8]) {
     let body = Bytes::copy_from_slice(body);
     let message = Message::from(Content {
@@ -37,23 +38,23 @@ pub fn batch(body: &[u8]) {
     let requests = requests_of(&message);
     if let Ok(requests) = &requests {
         assert!((1..=MAX_CALLS).contains(&requests.len()));
-        comes_out_as_it_goes_in(requests);
+        check_round_trip(requests);
         for request in requests {
-            received(request.clone());
+            process(request.clone());
         }
     }
     if let Ok((_, replies)) = replies_of(&body) {
         let mut count = 0;
         for reply in replies {
             assert!(body.len() >= reply.body.len() + reply.correlation_id.len());
-            let _ = answer_from_batch(reply);
+            let _ = reply.into_result();
             count += 1;
         }
         assert!((1..=MAX_CALLS).contains(&count));
     }
 }
 
-fn comes_out_as_it_goes_in(requests: &[Message]) {
+fn check_round_trip(requests: &[Message]) {
     let (mut batch, mut sent) = (Batch::new(0, requests.len()), Vec::new());
     for request in requests {
         if Batch::is_for(request) {
@@ -71,8 +72,8 @@ fn comes_out_as_it_goes_in(requests: &[Message]) {
     assert_eq!(format!("{received:?}"), format!("{sent:?}"));
 }
 
-/// Treats a request as a server does, up to the handler.
-fn received(mut request: Message) {
+/// Processes a request like a server, up to the handler.
+fn process(mut request: Message) {
     let history = History::of(&request, true, false);
     let _ = is_expired(&request);
     let moved = redirected(request.clone(), history.deliveries);
@@ -89,40 +90,44 @@ fn received(mut request: Message) {
     assert_eq!(letter.expiration, None);
     amqp::published(moved);
     amqp::published(letter);
-    let arrived = Arrived {
+    let facts = DeliveryFacts {
         redelivered: true,
         deliveries: history.deliveries,
-        ..Arrived::default()
+        ..DeliveryFacts::default()
     };
-    if let Err(error) = request_from_message("Service", "queue".into(), &mut request, arrived) {
-        answered(error, request);
+    let read = match is_batch(&request) {
+        true => unpack(&request, 1, history.deliveries).err(),
+        false => request_from_message("Service", "queue".into(), &mut request, facts).err(),
+    };
+    if let Some(error) = read {
+        check_fault(error, request);
     }
 }
 
-/// A fault arrives as the error that it was, and is not much longer than what it is about.
-fn answered(error: RpcError, about: Message) {
-    let (kind, said) = (error.kind(), error.message().to_owned());
+/// Checks that a fault is decoded as the error that was encoded, and that its length is bounded by that of the request or reply.
+fn check_fault(error: RpcError, about: Message) {
+    let (kind, text) = (error.kind(), error.message().to_owned());
     let quoted = about.body.len() + about.content_type.as_ref().map_or(0, SmolStr::len);
-    let fault = message_from_answer(Err(error), about, Ran::No, "server".into());
+    let fault = reply_from_result(Err(error), about, Execution::NotStarted, "server".into());
     assert!(
         fault.body.len() <= MAX_WORDS + MAX_ESCAPE * quoted,
-        "{said}"
+        "{text}"
     );
-    let again = answer_from_message(fault).expect_err("it is a fault");
-    assert_eq!((again.kind(), again.message()), (kind, &said[..]));
+    let again = result_from_reply(fault).expect_err("it is a fault");
+    assert_eq!((again.kind(), again.message()), (kind, &text[..]));
     assert!(!again.may_have_executed());
 }
 
-/// AMQP's basic properties as they are on the wire, then the body.
+/// Decodes AMQP's basic properties in wire format, followed by the body.
 pub fn properties(data: &[u8]) {
     if let Some(message) = amqp::message(data) {
         let _ = CancelNotice::from_message(&message);
-        let _ = answer_from_message(message.clone());
-        received(message);
+        let _ = result_from_reply(message.clone());
+        process(message);
     }
 }
 
-/// The body of a notice.
+/// Decodes the body of a cancel notice.
 pub fn notice(body: &[u8]) {
     let message = Message::from(Content {
         kind: Some("cancel".into()),
@@ -140,7 +145,7 @@ pub fn notice(body: &[u8]) {
     assert_eq!(again.correlation_ids, ids);
 }
 
-/// A reply: a byte for its type, one for its content type, one for its headers, then its body.
+/// Decodes a reply: a byte for its type, one for its content type, one for its headers, then its body.
 pub fn reply(data: &[u8]) {
     let Some((&[kind, content_type, headers], body)) = data.split_first_chunk() else {
         return;
@@ -172,26 +177,30 @@ pub fn reply(data: &[u8]) {
     message.headers = set
         .map(|(_, (name, value))| (name.to_owned(), value))
         .collect::<Headers>();
-    match answer_from_message(message.clone()) {
+    match result_from_reply(message.clone()) {
         Ok(response) => {
             assert_eq!(response.body, message.body);
             assert_eq!(
                 response.is_error(),
                 message.kind.as_deref() == Some("error")
             );
-            let sent =
-                message_from_answer(Ok(response.clone()), message, Ran::Here, "server".into());
-            let again = answer_from_message(sent).expect("it is a response");
+            let sent = reply_from_result(
+                Ok(response.clone()),
+                message,
+                Execution::Started,
+                "server".into(),
+            );
+            let again = result_from_reply(sent).expect("it is a response");
             assert_eq!(
                 (again.outcome, again.body),
                 (response.outcome, response.body)
             );
         }
-        Err(error) => answered(error, message),
+        Err(error) => check_fault(error, message),
     }
 }
 
-/// The headers `traceparent` and, after a line feed, `tracestate`.
+/// Parses the headers `traceparent` and, after a line feed, `tracestate`.
 pub fn traceparent(text: &[u8]) {
     if let Ok(text) = std::str::from_utf8(text) {
         let (parent, state) = text.split_once('\n').unwrap_or((text, ""));
@@ -199,16 +208,17 @@ pub fn traceparent(text: &[u8]) {
     }
 }
 
-/// The URL of a broker: what stands before the first line feed is in the user's name or password before a secret, what follows
-/// it after the secret, and what follows the second line feed after the `@`. Without line feeds it is the whole URL.
+/// Parses the URL of a broker. The text before the first line feed goes into the user name or password before a secret, the text
+/// between the line feeds after the secret, and the text after the second line feed after the `@`. Without line feeds, the text is the
+/// whole URL.
 pub fn url(text: &[u8]) {
     if let Ok(text) = std::str::from_utf8(text) {
         amqp::url(text);
     }
 }
 
-/// Frames from a broker, on their way to lapin: a byte for the size of the pieces in which they arrive, then for each a byte for
-/// its kind, two for the length of its payload, and that.
+/// Passes frames from a broker to lapin: a byte for the size of the pieces in which they arrive, then for each frame a byte for its
+/// kind, two for the length of its payload, and the payload.
 pub fn guard(data: &[u8]) {
     amqp::frames(data);
 }

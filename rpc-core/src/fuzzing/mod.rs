@@ -1,6 +1,6 @@
-//! Entry points for fuzzers: one function for each thing that reads bytes from outside.
+//! Entry points for fuzzers: one function for each reader of bytes from outside.
 //!
-//! Compiled for fuzzers (`--cfg fuzzing`, see `fuzz/`) and for the tests, which run every seed in `fuzz/corpus`.
+//! Compiled for fuzzers (`--cfg fuzzing`, see `fuzz/`) and for tests, which run every seed in `fuzz/corpus`.
 
 mod bodies;
 mod messages;
@@ -11,10 +11,10 @@ pub use self::bodies::{
 };
 pub use self::messages::{batch, guard, notice, properties, reply, traceparent, url};
 
-/// Takes any bytes, and panics if a promise is broken.
+/// Fuzz target: takes any bytes, and panics if a promise is broken.
 pub type Target = fn(&[u8]);
 
-/// The targets by the names of their folders in `fuzz/corpus`.
+/// All targets, with the names of their folders in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("arguments_json", arguments_json),
     ("arguments_message_pack", arguments_message_pack),
@@ -37,9 +37,9 @@ mod tests {
 
     use super::TARGETS;
 
-    /// A seed that fails is named by the last line of the output.
+    /// The last line of the output names a seed that fails.
     #[test]
-    fn every_seed_of_the_corpus_keeps_what_is_promised() {
+    fn every_seed_of_the_corpus_passes() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
         for (name, target) in TARGETS {
             let mut seeds = 0;

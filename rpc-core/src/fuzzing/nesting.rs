@@ -1,6 +1,6 @@
-//! The nesting of bodies, measured without recursion and without the codecs.
+//! Nesting of bodies, measured without recursion and without the codecs.
 
-/// The deepest nesting of arrays and objects in JSON that is well-formed.
+/// Returns the maximum nesting of arrays and objects in well-formed JSON.
 pub(super) fn of_json(body: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut bytes = body.iter();
@@ -24,7 +24,7 @@ pub(super) fn of_json(body: &[u8]) -> usize {
     deepest
 }
 
-/// The deepest nesting of arrays and maps in MessagePack; `None` if it is not exactly one value
+/// Returns the maximum nesting of arrays and maps in MessagePack, or `None` if the body is not exactly one value
 /// (<https://github.com/msgpack/msgpack/blob/master/spec.md>).
 pub(super) fn of_message_pack(body: &[u8]) -> Option<usize> {
     let mut rest = body;
@@ -32,7 +32,7 @@ pub(super) fn of_message_pack(body: &[u8]) -> Option<usize> {
     rest.is_empty().then_some(deepest)
 }
 
-/// Tells whether MessagePack that is well-formed is a map with anything but texts for keys. Bytes that are not UTF-8 are no text.
+/// Returns `true` if well-formed MessagePack is a map with a key that is not text. Bytes that are not UTF-8 are not text.
 pub(super) fn has_other_keys_than_texts(body: &[u8]) -> bool {
     let mut rest = body;
     let pairs = rmp::decode::read_map_len(&mut rest).unwrap_or(0);
@@ -42,9 +42,9 @@ pub(super) fn has_other_keys_than_texts(body: &[u8]) -> bool {
     })
 }
 
-/// Skips one value, and says how deep it is nested.
+/// Skips one value, and returns its nesting.
 fn skip(rest: &mut &[u8]) -> Option<usize> {
-    // The numbers of values that are left in the arrays and maps that are open.
+    // The numbers of values that are left in the open arrays and maps.
     let mut open: Vec<u64> = vec![1];
     let mut deepest = 0;
     while let Some(left) = open.last_mut() {
@@ -86,7 +86,7 @@ fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// A length of that many bytes.
+/// Reads a length of `bytes` bytes.
 fn length(rest: &mut &[u8], bytes: usize) -> Option<usize> {
     let bytes = take(rest, bytes)?.iter();
     Some(bytes.fold(0, |length, byte| length << 8 | usize::from(*byte)))
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_told_apart() {
+    fn keys_other_than_text_are_detected() {
         assert!(!has_other_keys_than_texts(
             b"\x82\xa1a\x91\x07\xd9\x01b\x80"
         ));

@@ -1,7 +1,7 @@
-//! Sending a request again: when that does no harm, may help, and there is time for it.
+//! Retries of idempotent calls after transient failures, within the deadline.
 //!
-//! The [`Client`](crate::Client) does so by itself, following its policy; the layer does the same around anything else. Both
-//! are loops around [`Attempts`], which decides.
+//! A [`Client`](crate::Client) retries according to its policy. [`RetryLayer`] does the same around any other service. Both loop over
+//! [`Attempts`], which makes the decisions.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,24 +13,27 @@ use tower_service::Service;
 use tracing::debug;
 
 use crate::backoff::pauses;
-use crate::client::DEFAULT_TIMEOUT;
+use crate::deadline::{self, DEFAULT_TIMEOUT};
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Request, Response, deadline_after};
+use crate::message::{Request, Response};
 use crate::service::{self, ResponseFuture, RpcService};
 use crate::telemetry::metrics;
 
-/// The pauses before a request is sent again, unless set.
+/// The default pauses between attempts.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often, and for how long, a request is sent again.
+/// Policy for retries: the number of attempts, their pauses and their time.
 ///
-/// Only calls of `idempotent` methods are repeated, only after failures that may pass
-/// ([`is_retryable`](RpcError::is_retryable)), and never beyond the call's deadline. (A request that never left, because the
-/// connection is down, waits for it and is no attempt, whatever the method and the policy.) A call that fails after several attempts
-/// has the error of the last one, which says how many there were, how long they took together, and how the first one failed.
+/// Only calls to `idempotent` methods are retried, only after transient failures ([`is_retryable`](RpcError::is_retryable)), and never
+/// beyond the call's deadline. A call that fails after several attempts returns the error of the last one, which states the number of
+/// attempts, their total time, and the failure of the first.
 ///
-/// [`ClientBuilder::retry`](crate::ClientBuilder::retry) gives it to a client, [`RetryLayer`] puts it around any service.
+/// A request that was not sent because the connection is down waits for the connection. This wait is not an attempt, and applies to all
+/// methods and policies.
+///
+/// Set the policy of a client with [`ClientBuilder::retry`](crate::ClientBuilder::retry), and that of any other service with
+/// [`RetryLayer`].
 ///
 /// # Examples
 ///
@@ -51,7 +54,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a policy does nothing until a client or a layer has it"]
+#[must_use = "a policy has no effect until it is passed to a client or a layer"]
 pub struct RetryPolicy {
     attempts: u32,
     min_pause: Duration,
@@ -61,7 +64,7 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// As often as the deadline allows, with pauses from 10 milliseconds to 1 second. What clients do unless told otherwise.
+    /// Creates the default policy of clients: retries until the deadline, with pauses from 10 milliseconds to 1 second.
     pub fn new() -> Self {
         Self {
             attempts: u32::MAX,
@@ -72,36 +75,37 @@ impl RetryPolicy {
         }
     }
 
-    /// No second attempt.
+    /// Creates a policy without retries.
     pub fn never() -> Self {
         Self::new().attempts(1)
     }
 
-    /// How often a request is sent in all. Default: no limit but the deadline. 0 counts as 1.
+    /// Sets the maximum number of attempts, including the first. 0 counts as 1. Default: no limit except the deadline.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// The pauses between attempts: they double from `min` to `max`, each lengthened at random, to twice as long at most, so that
-    /// many who fail together do not come back in step. Default: 10 milliseconds to 1 second. `max` counts as `min` at least.
+    /// Sets the pauses between attempts. They double from `min` to `max`, and each is lengthened at random, to less than twice its length,
+    /// so that clients that fail together do not retry in step. A `max` below `min` counts as `min`. Default: 10 milliseconds to
+    /// 1 second.
     pub fn pauses(mut self, min: Duration, max: Duration) -> Self {
         self.min_pause = min;
         self.max_pause = max.max(min);
         self
     }
 
-    /// How long one attempt may take; one that has no answer by then is given up, the server is told by the attempt's own
-    /// deadline, and another is made. Default: as long as the call.
+    /// Sets the maximum time of one attempt. An attempt without a reply by then ends, and another attempt is made. The server sees
+    /// this time as the request's deadline. With zero, no attempt succeeds. Default: the call's deadline.
     ///
-    /// It keeps a server that hangs from using up the whole deadline. Zero lets no attempt succeed.
+    /// Set this limit so that a server that hangs does not use up the whole deadline of a call.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
     }
 
-    /// Makes no further attempt with less than this left of the call's time: the call then fails at once with the last
-    /// failure, instead of trying what it has no time for. Default: zero.
+    /// Sets the time that must be left before the call's deadline for another attempt. With less time left, the call fails at once with
+    /// the last failure. Default: zero.
     pub fn reserve(mut self, time: Duration) -> Self {
         self.reserve = time;
         self
@@ -114,18 +118,18 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The attempts of one call.
+/// Attempts of one call.
 #[derive(Debug)]
 pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
-    /// Whether another may be made after one that may have run.
-    repeats: bool,
+    /// `true` if the call may be retried even if an attempt may have run.
+    retries: bool,
     started: Instant,
     deadline: Instant,
     made: u32,
-    /// Whether one of them may have run.
+    /// `true` if an attempt may have run.
     executed: bool,
-    /// From the first failure on.
+    /// `Some` from the first failure on.
     failures: Option<Box<Failures>>,
 }
 
@@ -136,7 +140,7 @@ struct Failures {
     first: Option<String>,
 }
 
-/// The most that is told of the first failure, in characters: another program may have chosen the text.
+/// The maximum length of the quoted first failure, in characters: another program may have chosen the text.
 const MAX_FIRST: usize = 200;
 
 impl<'a> Attempts<'a> {
@@ -148,7 +152,7 @@ impl<'a> Attempts<'a> {
     ) -> Self {
         Self {
             policy,
-            repeats: request.0.idempotent && policy.attempts > 1,
+            retries: request.0.idempotent && policy.attempts > 1,
             started,
             deadline,
             made: 0,
@@ -157,19 +161,19 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Tells whether one has failed.
+    /// Returns `true` if an attempt has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failures.is_some()
     }
 
-    /// When the attempt that is about to be made is given up, if that is before the call's deadline.
-    pub(crate) fn limit(&self) -> Option<Instant> {
-        let timeout = self.policy.attempt_timeout.filter(|_| self.repeats)?;
-        Some(deadline_after(timeout)).filter(|limit| *limit < self.deadline)
+    /// Returns the deadline of the next attempt, if earlier than the call's deadline.
+    pub(crate) fn attempt_deadline(&self) -> Option<Instant> {
+        let timeout = self.policy.attempt_timeout.filter(|_| self.retries)?;
+        Some(deadline::after(timeout)).filter(|deadline| *deadline < self.deadline)
     }
 
-    /// Takes the failure of an attempt. Returns after a pause if another is to be made, else fails with what the caller is to know:
-    /// `explained` adds what else there is to say of the last failure.
+    /// Records the failure of an attempt. If another attempt is to be made, waits for a pause and returns `Ok`. Otherwise returns the
+    /// call's error: the last failure, to which `explained` adds information, with a summary of all attempts.
     pub(crate) async fn failed(
         &mut self,
         request: &Request,
@@ -177,40 +181,40 @@ impl<'a> Attempts<'a> {
         explained: impl FnOnce(RpcError) -> RpcError,
     ) -> Result<(), RpcError> {
         let error = error.executed_if(self.executed);
-        let never_left = error.kind() == ErrorKind::Disconnected && !error.may_have_executed();
-        if !never_left {
+        let was_sent = error.kind() != ErrorKind::Disconnected || error.may_have_executed();
+        if was_sent {
             self.made += 1;
         }
-        // A time limit that passes before the call's own is that of a layer, or of an attempt.
-        let may_pass = error.is_retryable()
+        // A timeout before the call's deadline is that of a layer or of an attempt.
+        let is_transient = error.is_retryable()
             || error.kind() == ErrorKind::Timeout
             || self.policy.attempt_timeout.is_some() && error.is_timeout();
-        let may_repeat = self.repeats && may_pass && self.made < self.policy.attempts;
-        if !never_left && !may_repeat {
+        let may_retry = self.retries && is_transient && self.made < self.policy.attempts;
+        if was_sent && !may_retry {
             return Err(self.summed_up(explained(error)));
         }
         let pause = self.pause();
         let next = Instant::now() + pause;
-        if !never_left && next + self.policy.reserve >= self.deadline {
+        if was_sent && next + self.policy.reserve >= self.deadline {
             return Err(self.summed_up(explained(error)));
         }
         if let Some(failures) = &mut self.failures
-            && !never_left
+            && was_sent
         {
             let text = || error.message().chars().take(MAX_FIRST).collect();
             failures.first.get_or_insert_with(text);
         }
         self.executed |= error.may_have_executed();
-        if !never_left {
+        if was_sent {
             metrics::retried(request.0.service, request.method().unwrap_or_default());
         }
-        debug!(service = request.0.service, method = request.method(), %error, "sending the request again");
-        // A request that never left may wait for as long as there is time.
+        debug!(service = request.0.service, method = request.method(), %error, "retrying a request");
+        // A request that was not sent may wait until the deadline.
         tokio::time::sleep_until(next.min(self.deadline)).await;
         Ok(())
     }
 
-    /// The error of the last attempt, as that of all.
+    /// Adds a summary of all attempts to the error of the last one.
     fn summed_up(&self, error: RpcError) -> RpcError {
         let failures = self.failures.as_ref();
         let Some(first) = failures.and_then(|failures| failures.first.as_deref()) else {
@@ -238,18 +242,18 @@ impl<'a> Attempts<'a> {
             })
         };
         let failures = self.failures.get_or_insert_with(none);
-        failures.pauses.next().unwrap_or(max_pause) // There is always another.
+        failures.pauses.next().unwrap_or(max_pause) // The pauses are endless.
     }
 }
 
-/// Repeats calls of idempotent methods around a service that does not, or does it too far inside.
+/// Layer that retries calls to idempotent methods.
 ///
-/// A [`Client`](crate::Client) repeats by itself, below all layers. This layer is for what refuses calls above it: a load
-/// limit that sheds, a circuit breaker, a choice among several clients. Switch the client's own repetition off then
-/// ([`RetryPolicy::never`]), or the attempts multiply.
+/// A [`Client`](crate::Client) retries by itself, below all layers. Use this layer for calls that layers above the client refuse: a load
+/// shed, a circuit breaker, a balancer over several clients. Then switch off the client's own retries ([`RetryPolicy::never`]), or the
+/// numbers of attempts multiply.
 ///
-/// A call without a deadline of its own counts as one of 30 seconds when it comes to another attempt. On a server the layer
-/// does nothing: whether a method is idempotent is known to its callers.
+/// For a call without a deadline, the layer retries for up to 30 seconds. On a server the layer has no effect, because requests do not
+/// state that their method is idempotent.
 ///
 /// # Examples
 ///
@@ -274,7 +278,7 @@ impl<'a> Attempts<'a> {
 /// let service = ServiceBuilder::new()
 ///     .layer(RetryLayer::new(RetryPolicy::new().attempts(5)))
 ///     .load_shed()
-///     .concurrency_limit(8) // refuses a ninth call at once, which is tried again a little later
+///     .concurrency_limit(8) // refuses a ninth call at once, and the retry layer sends it again a little later
 ///     .service(client);
 /// let fib = FibClient::new(service);
 /// assert_eq!(fib.fib(30).await?, 30);
@@ -285,7 +289,7 @@ impl<'a> Attempts<'a> {
 pub struct RetryLayer(RetryPolicy);
 
 impl RetryLayer {
-    /// Repeats calls as the policy says.
+    /// Creates a layer that retries according to a policy.
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
         Self(policy)
@@ -303,7 +307,7 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
-/// A service with a [`RetryLayer`] around it.
+/// Service made by [`RetryLayer`].
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
@@ -316,35 +320,40 @@ impl<S: RpcService> Service<Request> for Retry<S> {
     type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), RpcError>> {
-        // Each attempt waits for its own clone, so that a service which refuses to be ready can be asked again.
+        // Each attempt waits until its own clone of the service is ready, so that a service that fails to get ready can be retried.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request) -> ResponseFuture {
-        ResponseFuture::new(repeat(self.clone(), request))
+        ResponseFuture::new(call_with_retries(self.clone(), request))
     }
 }
 
-async fn repeat<S: RpcService>(service: Retry<S>, request: Request) -> Result<Response, RpcError> {
+async fn call_with_retries<S: RpcService>(
+    service: Retry<S>,
+    request: Request,
+) -> Result<Response, RpcError> {
     let Retry { inner, policy } = service;
     let started = Instant::now();
-    let deadline = request.deadline_or(DEFAULT_TIMEOUT, started);
+    let deadline = request.0.deadline.moment_or(DEFAULT_TIMEOUT, started);
     let mut attempts = Attempts::of(&request, &policy, started, deadline);
     loop {
         let mut attempt = request.clone();
-        let limit = attempts.limit();
-        attempt.0.deadline = limit.or(attempt.0.deadline);
+        let attempt_deadline = attempts.attempt_deadline();
+        if let Some(moment) = attempt_deadline {
+            attempt.0.deadline.set_moment(moment);
+        }
         let attempt = service::call(inner.clone(), attempt);
-        let answer = match limit {
+        let outcome = match attempt_deadline {
             None => attempt.await,
-            Some(limit) => timeout_at(limit, attempt).await.unwrap_or_else(|_| {
+            Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
                 Err(RpcError::new(
                     ErrorKind::Timeout,
-                    "the attempt was given up in a layer around the client",
+                    "the attempt timed out in a layer around the client",
                 ))
             }),
         };
-        match answer {
+        match outcome {
             Ok(response) => return Ok(response),
             Err(error) => attempts.failed(&request, error, |error| error).await?,
         }
@@ -365,7 +374,7 @@ mod tests {
     const PUT: &Method = &Method::new("put", &[]);
     const STORE: &Definition = &Definition::new("Store", "store", &[GET, PUT]);
 
-    /// Answers with one failure after the other, then with nothing but success.
+    /// A service that returns its failures, then succeeds.
     #[derive(Clone)]
     struct Failing {
         failures: Arc<Mutex<VecDeque<RpcError>>>,
@@ -386,7 +395,7 @@ mod tests {
             let failure = self.failures.lock().unwrap().pop_front();
             ResponseFuture::new(async move {
                 match failure {
-                    // A server that hangs.
+                    // Simulates a server that hangs.
                     Some(error) if error.kind() == ErrorKind::Timeout => {
                         std::future::pending().await
                     }
@@ -417,32 +426,32 @@ mod tests {
             calls: Arc::default(),
         };
         let mut request = Request::new(STORE, method, "store", &()).unwrap();
-        request.0.deadline = Some(deadline_after(timeout));
+        request.0.deadline.set_moment(deadline::after(timeout));
         let layered = RetryLayer::new(policy).layer(failing.clone());
-        let answer = service::call(layered, request).await;
+        let outcome = service::call(layered, request).await;
         let calls = failing.calls.lock().unwrap().clone();
-        (answer, calls)
+        (outcome, calls)
     }
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn idempotent_calls_are_repeated_after_failures_that_may_pass() {
+    async fn idempotent_calls_are_retried_after_transient_failures() {
         let failures = [ErrorKind::Disconnected, ErrorKind::Cancelled];
-        let (answer, calls) = try_with(RetryPolicy::new(), GET, SECOND, failures).await;
-        answer.unwrap();
+        let (outcome, calls) = try_with(RetryPolicy::new(), GET, SECOND, failures).await;
+        outcome.unwrap();
         assert_eq!(calls.len(), 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_calls_and_other_failures_are_final() {
+    async fn other_calls_and_other_failures_are_not_retried() {
         let failures = [ErrorKind::Disconnected];
-        let (answer, calls) = try_with(RetryPolicy::new(), PUT, SECOND, failures).await;
-        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Disconnected);
+        let (outcome, calls) = try_with(RetryPolicy::new(), PUT, SECOND, failures).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Disconnected);
         assert_eq!(calls.len(), 1);
         let failures = [ErrorKind::BadRequest];
-        let (answer, calls) = try_with(RetryPolicy::new(), GET, SECOND, failures).await;
-        assert_eq!(answer.unwrap_err().kind(), ErrorKind::BadRequest);
+        let (outcome, calls) = try_with(RetryPolicy::new(), GET, SECOND, failures).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::BadRequest);
         assert_eq!(calls.len(), 1);
     }
 
@@ -450,20 +459,20 @@ mod tests {
     async fn attempts_are_limited() {
         let failures = [ErrorKind::Cancelled; 9];
         let policy = RetryPolicy::new().attempts(4);
-        let (answer, calls) = try_with(policy, GET, SECOND, failures).await;
-        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Cancelled);
+        let (outcome, calls) = try_with(policy, GET, SECOND, failures).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
         assert_eq!(calls.len(), 4);
         let (_, calls) = try_with(RetryPolicy::never(), GET, SECOND, failures).await;
         assert_eq!(calls.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_error_of_a_repeated_call_speaks_of_all_attempts() {
+    async fn error_of_a_retried_call_summarizes_all_attempts() {
         let policy = || RetryPolicy::new().pauses(SECOND, SECOND);
         let shown = async |policy, failures: &[ErrorKind]| {
             let failures = failures.iter().copied();
-            let (answer, _) = try_with(policy, GET, 60 * SECOND, failures).await;
-            answer.unwrap_err().to_string()
+            let (outcome, _) = try_with(policy, GET, 60 * SECOND, failures).await;
+            outcome.unwrap_err().to_string()
         };
         let final_one = [ErrorKind::Disconnected, ErrorKind::BadRequest];
         let text = shown(policy(), &final_one).await;
@@ -490,11 +499,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_double_up_to_the_longest() {
+    async fn pauses_double_up_to_the_maximum() {
         let (min, max) = (Duration::from_millis(10), Duration::from_millis(40));
         let policy = RetryPolicy::new().pauses(min, max);
-        let (answer, calls) = try_with(policy, GET, SECOND, [ErrorKind::Cancelled; 5]).await;
-        answer.unwrap();
+        let (outcome, calls) = try_with(policy, GET, SECOND, [ErrorKind::Cancelled; 5]).await;
+        outcome.unwrap();
         let least = [10, 20, 40, 40, 40].map(Duration::from_millis);
         for (pair, least) in calls.windows(2).zip(least) {
             let pause = pair[1] - pair[0];
@@ -506,20 +515,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_attempt_is_made_that_there_is_no_time_for() {
+    async fn no_attempt_starts_within_the_reserved_time() {
         let started = Instant::now();
         let policy = RetryPolicy::new().reserve(SECOND / 2);
-        let (answer, calls) = try_with(policy, GET, SECOND, [ErrorKind::Cancelled; 99]).await;
-        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Cancelled);
+        let (outcome, calls) = try_with(policy, GET, SECOND, [ErrorKind::Cancelled; 99]).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
         let last = *calls.last().unwrap();
         assert!(last - started < SECOND / 2, "{:?}", last - started);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_hangs_leaves_time_for_another() {
+    async fn attempt_timeout_leaves_time_for_another_attempt() {
         let policy = RetryPolicy::new().attempt_timeout(SECOND / 4);
-        let (answer, calls) = try_with(policy, GET, SECOND, [ErrorKind::Timeout]).await;
-        answer.unwrap();
+        let (outcome, calls) = try_with(policy, GET, SECOND, [ErrorKind::Timeout]).await;
+        outcome.unwrap();
         assert!(calls[1] - calls[0] >= SECOND / 4);
     }
 }

@@ -1,16 +1,16 @@
-//! A broker's refusal of a queue, told with its cause and its remedy.
+//! Explanation of a broker's refusal of a queue, with cause and remedy.
 
 use std::fmt;
 
-/// RabbitMQ's words about a queue that it refuses, as far as they are understood. All of it is text for people, cut at 255 bytes, so
-/// a part that is not found is left out.
+/// A refusal, parsed from RabbitMQ's error text. The text is meant for people and cut at 255 bytes, so a part that is not found is left
+/// out of the explanation.
 pub(crate) struct Refusal<'a> {
     queue: &'a str,
     cause: Cause<'a>,
 }
 
 enum Cause<'a> {
-    /// It exists with another value of an argument: what it has, and what was declared.
+    /// The queue exists with another value of an argument. `values` are the value of the queue and the declared one.
     Differs {
         argument: &'a str,
         values: Option<(Value<'a>, Value<'a>)>,
@@ -20,21 +20,21 @@ enum Cause<'a> {
     Forbidden {
         user: Option<&'a str>,
     },
-    /// Another consumer wants no other beside it.
+    /// Another consumer is exclusive.
     InUse,
     Missing,
-    /// It belongs to another connection.
+    /// The queue belongs to another connection.
     Locked,
-    /// The virtual host has as many queues as it may have.
+    /// The virtual host has reached its limit of queues.
     Limit,
     Unknown(&'a str),
 }
 
-/// The value of an argument.
+/// Value of an argument, in RabbitMQ's words.
 struct Value<'a>(&'a str);
 
 impl<'a> Refusal<'a> {
-    /// The refusal of a queue, or of one that belongs to it, in the broker's words.
+    /// Parses the broker's text about a refused declaration of `queue`. The text may name a related queue, such as `<queue>.retry`.
     pub(crate) fn new(queue: &'a str, words: &'a str) -> Self {
         Self {
             queue: between(words, "queue '", "' in vhost '").unwrap_or(queue),
@@ -102,7 +102,7 @@ impl fmt::Display for Refusal<'_> {
             }
             Cause::InvalidArgument(argument) => write!(
                 f,
-                ": it takes no {argument} of this value, or not for a queue of this type; change that option"
+                ": it takes no {argument} of this value, or none for a queue of this type; change that option"
             ),
             Cause::ReservedName => f.write_str(
                 ": names that begin with 'amq.' belong to the broker; choose another name",
@@ -114,20 +114,20 @@ impl fmt::Display for Refusal<'_> {
                     None => f.write_str("the user")?,
                 }
                 f.write_str(
-                    " lacks a permission; grant `configure` and `read` on it, or `read` alone if the queue exists and is used with `QueueOptions::passive()`",
+                    " lacks a permission; grant `configure` and `read` on the queue, or only `read` if the queue exists and is used with `QueueOptions::passive()`",
                 )
             }
             Cause::InUse => f.write_str(
-                ": another program consumes it exclusively; stop that one, or choose another queue",
+                ": another program consumes it exclusively; stop that program, or choose another queue",
             ),
             Cause::Missing => f.write_str(
                 ": it does not exist; declare it first, or have the server declare it with `QueueOptions::existing()`",
             ),
             Cause::Locked => f.write_str(
-                ": it belongs to another connection alone; choose another queue, or close that connection",
+                ": it is exclusive to another connection; choose another queue, or close that connection",
             ),
             Cause::Limit => f.write_str(
-                ": its virtual host has as many queues as its limit allows; raise that with `rabbitmqctl set_vhost_limits`, or delete queues",
+                ": its virtual host has reached its limit of queues; raise the limit with `rabbitmqctl set_vhost_limits`, or delete queues",
             ),
             Cause::Unknown("") => Ok(()),
             Cause::Unknown(words) => write!(f, ": {}", words.escape_debug()),
@@ -135,7 +135,7 @@ impl fmt::Display for Refusal<'_> {
     }
 }
 
-/// The arguments that `QueueOptions` sets to any value.
+/// The arguments that methods of `QueueOptions` set to any value.
 const OPTIONS: [&str; 7] = [
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -160,14 +160,14 @@ impl Value<'_> {
     }
 }
 
-/// The values in what RabbitMQ says of an argument: what the queue has, and what was declared.
+/// Finds the values of an argument in RabbitMQ's text: the value of the queue, and the declared one.
 fn values(words: &str) -> Option<(Value<'_>, Value<'_>)> {
     let (words, has) = words.rsplit_once(" but current is ")?;
     let (_, declared) = words.rsplit_once(": received ")?;
     Some((Value(has), Value(declared)))
 }
 
-/// The text between two others.
+/// Returns the text between two others.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (_, text) = text.split_once(before)?;
     let (text, _) = text.split_once(after)?;
@@ -178,21 +178,21 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn told(words: &str) -> String {
+    fn explained(words: &str) -> String {
         Refusal::new("rpc_queue", words).to_string()
     }
 
     #[test]
-    fn a_queue_of_another_type_is_told_with_both_types_and_what_to_do() {
+    fn refusal_of_another_queue_type_names_both_types_and_remedies() {
         let words = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'rpc_queue' in vhost '/': received none but current is the value 'quorum' of type 'longstr'";
         assert_eq!(
-            told(words),
+            explained(words),
             "the broker refused queue 'rpc_queue': it exists with x-queue-type 'quorum', and this server declares 'classic'; declare it with `QueueOptions::quorum()`, use it as it is with `QueueOptions::existing()`, or delete it once it is empty"
         );
     }
 
     #[test]
-    fn other_differences_are_told_with_both_values() {
+    fn refusal_of_another_argument_names_both_values() {
         for (words, part) in [
             (
                 "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'",
@@ -202,19 +202,19 @@ mod tests {
                 "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received the value '6' of type 'long' but current is none",
                 "x-max-length not set, and this server declares '6'; declare it with the same options, use it",
             ),
-            // RabbitMQ cuts what is longer than 255 bytes.
+            // RabbitMQ cuts texts at 255 bytes.
             (
                 "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vh",
                 "queue 'rpc_queue': it exists with another x-max-length;",
             ),
         ] {
-            let told = told(words);
-            assert!(told.contains(part), "{told}");
+            let text = explained(words);
+            assert!(text.contains(part), "{text}");
         }
     }
 
     #[test]
-    fn every_refusal_that_is_understood_names_a_remedy() {
+    fn every_known_refusal_names_a_remedy() {
         for (words, part) in [
             (
                 "ACCESS_REFUSED - access to queue 'q.retry' in vhost '/' refused for user 'guest'",
@@ -230,7 +230,7 @@ mod tests {
             ),
             (
                 "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use",
-                "stop that one",
+                "stop that program",
             ),
             (
                 "NOT_FOUND - no queue 'q' in vhost '/'",
@@ -246,26 +246,29 @@ mod tests {
             ),
             (
                 "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (1) is reached",
-                "raise that with `rabbitmqctl set_vhost_limits`",
+                "raise the limit with `rabbitmqctl set_vhost_limits`",
             ),
         ] {
-            let told = told(words);
-            assert!(told.contains(part), "{told}");
+            let text = explained(words);
+            assert!(text.contains(part), "{text}");
         }
     }
 
     #[test]
-    fn what_is_not_understood_is_left_to_the_brokers_words() {
+    fn unknown_refusal_quotes_the_broker() {
         let refused = "the broker refused queue 'rpc_queue'";
-        assert_eq!(told(""), refused);
+        assert_eq!(explained(""), refused);
         for words in ["PRECONDITION_FAILED", "inequivalent arg 'x", "\n\u{0}"] {
-            assert_eq!(told(words), format!("{refused}: {}", words.escape_debug()));
+            assert_eq!(
+                explained(words),
+                format!("{refused}: {}", words.escape_debug())
+            );
         }
     }
 
     #[test]
-    fn text_of_others_stays_within_its_line() {
+    fn quoted_text_is_escaped() {
         let words = "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received none but current is the value 'a\nb' of type 'longstr'";
-        assert!(told(words).contains(r"x-dead-letter-routing-key 'a\nb'"));
+        assert!(explained(words).contains(r"x-dead-letter-routing-key 'a\nb'"));
     }
 }

@@ -1,18 +1,38 @@
 //! The service's side: from a queue's deliveries to a handler and back to the caller.
 //!
-//! [`Dispatcher`] is what generated dispatchers are made of; [`Server`] reads the queues of several of them, within a
-//! limit, and stops gracefully.
+//! The files, by stage:
+//!
+//! | stage | files |
+//! |---|---|
+//! | setup | `builder` and `options`; `dispatchers` finds dispatchers inside layers; `served`, a queue with its service |
+//! | start | `instance`, the state of a server; `opening` opens sessions; `topology` declares queues; `open_failure` classifies failures |
+//! | delivery loop | `session`, with `consumer`; `last_attempts` adds consumers of retry queues |
+//! | limits of handlers | `pool` |
+//! | unpacking | `arrival` takes the requests out of a delivery, resolves their methods, and asks `redelivery` for a verdict |
+//! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it |
+//! | redelivery | `redelivery` decides; `republish` carries the verdicts out |
+//! | output | `outbox` sends replies and acknowledges; `publisher` sends confirmed messages |
 
+mod arrival;
 mod builder;
-mod cancel;
-mod consume;
-mod delivery;
-mod dispatch;
+mod cancellation;
+mod consumer;
+mod dispatchers;
+mod instance;
 mod last_attempts;
-mod lines;
-mod receipt;
-mod replies;
-mod workload;
+mod open_failure;
+mod opening;
+mod options;
+mod outbox;
+mod pool;
+mod publisher;
+mod received;
+mod redelivery;
+mod republish;
+mod request;
+mod served;
+mod session;
+mod topology;
 
 use std::fmt;
 use std::future::Future;
@@ -25,11 +45,14 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 pub use self::builder::ServerBuilder;
-use self::builder::{QueueEntry, ReplyPolicy};
-use self::cancel::Calls;
-use self::consume::{Ended, Limits, Serving, Session};
-pub use self::dispatch::{Dispatch, Dispatcher, DispatcherInfo, Handler, Invocation, Route, Serve};
-use self::workload::Workload;
+use self::cancellation::CallRegistry;
+pub(crate) use self::dispatchers::report_dispatcher;
+pub use self::dispatchers::{Dispatch, DispatcherInfo, Serve};
+use self::instance::Instance;
+use self::options::ServerOptions;
+use self::pool::Pool;
+use self::served::ServedQueue;
+use self::session::{Session, SessionEnd};
 use crate::connection::Connection;
 use crate::error::{ServeError, with_causes};
 use crate::task;
@@ -37,7 +60,7 @@ use crate::task;
 /// Serves one or more services: reads their queues, runs their handlers, replies, acknowledges.
 ///
 /// Any number of servers, in any number of processes, may serve the same queue: the broker shares the requests out among
-/// them. A request is acknowledged after its reply was sent, so one whose server dies is given to another server.
+/// them. A server acknowledges a request after it has sent the reply, so the broker gives a request whose server dies to another server.
 ///
 /// # Examples
 ///
@@ -71,14 +94,10 @@ use crate::task;
 #[must_use = "a server does nothing until `start`, `run` or `run_until` is called"]
 pub struct Server {
     connection: Connection,
-    queues: Vec<QueueEntry>,
+    queues: Vec<ServedQueue>,
     /// The reason why a service that was added cannot be served.
     flaw: Option<String>,
-    limits: Limits,
-    reply_policy: ReplyPolicy,
-    propagated_headers: Vec<String>,
-    cancellation: bool,
-    drain_timeout: Duration,
+    options: ServerOptions,
 }
 
 impl Server {
@@ -93,7 +112,7 @@ impl Server {
     /// # Errors
     ///
     /// As [`start`](Self::start), and later only if the connection is closed on this side, or if the broker, after a loss,
-    /// refuses a queue. A lost connection is waited for, a deleted queue declared anew.
+    /// refuses a queue. The server waits for a lost connection and declares a deleted queue again.
     ///
     /// # Cancel safety
     ///
@@ -125,14 +144,14 @@ impl Server {
 
     /// Declares the queues, starts to serve in the background and returns once requests are being taken. Waits for the
     /// connection if it is down. Tries again, with pauses from 50 ms to 1 second, if the connection is lost meanwhile,
-    /// or a queue is not available: the node that has it may be down. The log says so at WARN, once for each cause. To wait for a
-    /// limited time put a [`tokio::time::timeout`] around it.
+    /// or a queue is not available because its node may be down. The log reports each cause once, at WARN. To limit the time put a
+    /// [`tokio::time::timeout`] around the call.
     ///
     /// # Errors
     ///
     /// [`ServeError::QueueTaken`], [`ServeError::InvalidQueue`], [`ServeError::InvalidService`] and [`ServeError::NoService`] for an
-    /// invalid configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because it exists with other arguments, or
-    /// because it does not exist and is not to be declared ([`QueueOptions::passive`](crate::QueueOptions::passive)),
+    /// invalid configuration, [`ServeError::QueueRefused`] when the broker refuses a queue, above all because the queue exists with other
+    /// arguments, or does not exist and must not be declared ([`QueueOptions::passive`](crate::QueueOptions::passive)),
     /// [`ServeError::NoChannel`] when a limit leaves no room for its channels,
     /// [`ServeError::Closed`] when the connection is closed on this side.
     ///
@@ -145,19 +164,17 @@ impl Server {
             return Err(ServeError::NoRuntime);
         }
         let refused = Arc::default();
-        let serving = Arc::new(Serving {
+        let instance = Arc::new(Instance {
             connection: self.connection.clone(),
             queues: self.queues,
-            limits: self.limits,
-            reply_policy: self.reply_policy,
-            propagated_headers: self.propagated_headers,
-            calls: self.cancellation.then(Calls::default),
+            calls: self.options.cancellation.then(CallRegistry::default),
+            options: self.options,
             refused: Arc::clone(&refused),
         });
-        let session = serving.open().await?;
+        let session = instance.open().await?;
         let (stop, stopped) = watch::channel(false);
         let mut task = JoinSet::new();
-        let serving = serve(serving, session, stopped, self.drain_timeout);
+        let serving = serve(instance, session, stopped);
         task.spawn(async {
             let outcome = serving.await;
             if let Err(error) = &outcome
@@ -207,67 +224,62 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("queues", &self.queues)
-            .field("limits", &self.limits)
-            .field("drain_timeout", &self.drain_timeout)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
-/// The pause between two looks at a session that ends.
-const PARTING_LOOK: Duration = Duration::from_millis(100);
+/// The pause between two checks of a session that was replaced.
+const RETIRING_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves over one link after the other until told to stop, then drains.
 async fn serve(
-    serving: Arc<Serving>,
+    instance: Arc<Instance>,
     mut session: Session,
     mut stop: watch::Receiver<bool>,
-    drain_timeout: Duration,
 ) -> Result<(), ServeError> {
-    let Limits {
-        prefetch,
-        concurrency,
-        ..
-    } = serving.limits;
-    let mut workload = Workload::new(serving.queues.len(), prefetch.into(), concurrency);
-    let mut parting = JoinSet::new();
+    let options = &instance.options;
+    let prefetch = options.prefetch.into();
+    let mut pool = Pool::new(instance.queues.len(), prefetch, options.concurrency);
+    let mut retiring = JoinSet::new();
     loop {
-        let ended = serving.run(&mut session, &mut workload, &mut stop).await?;
-        if matches!(ended, Ended::Stopped) {
+        let end = session.run(&instance, &mut pool, &mut stop).await?;
+        if matches!(end, SessionEnd::Stopped) {
             break;
         }
         // Handlers go on meanwhile. After a loss, their replies will not be sent: the broker gives their requests to a server again.
-        let Some(reopened) = serving.reopen(&ended, &mut stop).await? else {
+        let Some(reopened) = instance.reopen(&end, &mut stop).await? else {
             break;
         };
         let old = std::mem::replace(&mut session, reopened);
-        while parting.try_join_next().is_some() {}
-        if matches!(ended, Ended::Moved) {
-            parting.spawn(part(old));
+        while retiring.try_join_next().is_some() {}
+        if matches!(end, SessionEnd::Moved) {
+            retiring.spawn(retire(old));
         }
     }
-    let drained = tokio::time::timeout(drain_timeout, workload.drain()).await;
+    let drained = tokio::time::timeout(options.drain_timeout, pool.drain()).await;
     if drained.is_err() {
-        let handlers = workload.running();
+        let handlers = pool.running();
         warn!(handlers, "handlers did not finish in time");
     } else {
-        // Their replies are on the way.
-        while parting.join_next().await.is_some() {}
+        // The replies of the handlers are on the way.
+        while retiring.join_next().await.is_some() {}
     }
     session.close().await;
     Ok(())
 }
 
-/// Ends a session whose place another has taken, once what came through it is answered.
-async fn part(mut session: Session) {
+/// Closes a session that was replaced, once its requests are answered.
+async fn retire(mut session: Session) {
     while !session.is_done() {
-        tokio::time::sleep(PARTING_LOOK).await;
+        tokio::time::sleep(RETIRING_PAUSE).await;
     }
     session.close().await;
 }
 
 /// A running server.
 ///
-/// Dropping the handle stops the server at once: handlers are dropped where they stand, and the broker gives their
+/// Dropping the handle stops the server at once: handlers are dropped where they are, and the broker gives their
 /// requests to other servers, or to the next one. Prefer [`shutdown`](Self::shutdown).
 #[must_use = "dropping the handle stops the server"]
 pub struct ServerHandle {
@@ -279,12 +291,12 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// Stops gracefully: takes no more requests, gives those that have not started back to the queue, finishes those that
-    /// run (within the drain limit), replies and acknowledges. Returns when that is done.
+    /// Stops gracefully: takes no more requests, gives requests that have not started back to the queue, finishes those that
+    /// run (within the drain timeout), replies and acknowledges. Returns when that is done.
     ///
     /// # Errors
     ///
-    /// Why the server had ended before, or could not finish: see [`Server::start`].
+    /// The reason why the server had ended before, or could not finish: see [`Server::start`].
     ///
     /// # Cancel safety
     ///
@@ -294,11 +306,11 @@ impl ServerHandle {
         self.ended().await
     }
 
-    /// Waits until the server ends of itself: when the connection is closed, or when the broker, after a loss, refuses a queue.
+    /// Waits until the server ends by itself: when the connection is closed, or when the broker, after a loss, refuses a queue.
     ///
     /// # Errors
     ///
-    /// Why it ended.
+    /// The reason why the server ended.
     ///
     /// # Cancel safety
     ///
@@ -313,9 +325,9 @@ impl ServerHandle {
 }
 
 impl ServerHandle {
-    /// How many requests no handler saw because of what they are like: arguments that could not be decoded, unknown methods and
-    /// content types, replies to where none may go ([`ServerBuilder::reply_policy`]). Each was answered, but for the last kind,
-    /// and acknowledged.
+    /// Number of requests that no handler saw because the requests are invalid: arguments that could not be decoded, unknown methods
+    /// and content types, and reply queues that are not allowed ([`ServerBuilder::reply_policy`]). Each was answered, except
+    /// those of the last kind, and acknowledged.
     pub fn refused_requests(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

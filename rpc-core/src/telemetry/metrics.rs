@@ -1,13 +1,12 @@
-//! The numbers, through the `metrics` facade.
+//! Metrics of calls, through the `metrics` facade.
 
 use std::time::Instant;
 
 use metrics::{Label, Unit, counter, gauge, histogram};
 
-use super::Side;
-use super::trace::{SYSTEM, path};
+use super::attributes::{SYSTEM, Side, path};
+use crate::deadline;
 use crate::transport::Message;
-use crate::wire;
 
 const CLIENT_DURATION: &str = "rpc.client.call.duration";
 const CLIENT_ACTIVE: &str = "rpc.client.active_calls";
@@ -23,31 +22,34 @@ const REQUESTS: &str = "rpc.client.batch.size";
 const REPLIES: &str = "rpc.server.batch.size";
 const RECONNECTS: &str = "rpc.connection.reconnects";
 
-/// Tells the recorder what the numbers are.
+/// Sends the descriptions of all metrics to the recorder.
 pub(crate) fn describe() {
     let seconds = Unit::Seconds;
-    metrics::describe_histogram!(CLIENT_DURATION, seconds, "Calls, from await to answer.");
+    metrics::describe_histogram!(CLIENT_DURATION, seconds, "Calls, from await to outcome.");
     metrics::describe_gauge!(CLIENT_ACTIVE, "Calls in flight.");
     metrics::describe_counter!(RETRIES, "Attempts of calls after their first.");
     metrics::describe_counter!(DROPPED_REPLIES, "Replies that no call waited for.");
-    metrics::describe_histogram!(SERVER_DURATION, seconds, "Requests, from start to answer.");
-    metrics::describe_gauge!(SERVER_ACTIVE, "Requests being worked on.");
+    metrics::describe_histogram!(SERVER_DURATION, seconds, "Requests, from start to outcome.");
+    metrics::describe_gauge!(SERVER_ACTIVE, "Requests in progress.");
     metrics::describe_histogram!(QUEUE_DURATION, seconds, "Requests, from publish to start.");
     metrics::describe_counter!(REDELIVERIES, "Requests that had been delivered before.");
-    metrics::describe_counter!(GIVEN_UP, "Requests that went to the dead-letter queue.");
+    metrics::describe_counter!(
+        GIVEN_UP,
+        "Requests that were given up; they go to the dead-letter queue."
+    );
     metrics::describe_counter!(
         DROPPED_LETTERS,
-        "Requests that were given up and that the dead-letter queue did not take."
+        "Dead letters that the dead-letter queue did not accept."
     );
-    metrics::describe_histogram!(REQUESTS, "Calls whose requests share a message.");
-    metrics::describe_histogram!(REPLIES, "Calls whose replies share a message.");
-    metrics::describe_counter!(RECONNECTS, "Connections made again after a loss.");
+    metrics::describe_histogram!(REQUESTS, "Requests in a message.");
+    metrics::describe_histogram!(REPLIES, "Replies in a message.");
+    metrics::describe_counter!(RECONNECTS, "Reconnects after a loss.");
 }
 
-/// Whether calls are measured, in this build.
+/// `true` in builds that record metrics.
 pub(super) const ARE_KEPT: bool = true;
 
-/// A call that is being measured.
+/// Measurement of a call, from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Measured {
     side: Side,
@@ -68,9 +70,9 @@ impl Measured {
         measured
     }
 
-    /// Takes note of what happened to a request before it was started.
+    /// Records the time that a request waited in its queue, and its redelivery.
     pub(super) fn started(&self, message: &Message, redelivered: bool) {
-        if let Some(waited) = wire::waited(message) {
+        if let Some(waited) = deadline::waited(message.deadline, message.expiration) {
             histogram!(QUEUE_DURATION, self.labels()).record(waited);
         }
         if redelivered {

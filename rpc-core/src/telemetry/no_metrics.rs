@@ -1,6 +1,6 @@
-//! In place of `metrics.rs` in builds without that feature: measures nothing.
+//! Stand-in for `metrics.rs` in builds without the feature `metrics`. Records nothing.
 
-use super::Side;
+use super::attributes::Side;
 use crate::transport::Message;
 
 pub(super) const ARE_KEPT: bool = false;

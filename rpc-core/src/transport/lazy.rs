@@ -1,17 +1,21 @@
-//! A channel that is only opened when somebody needs it.
+//! Channels that are opened on first use.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use super::{Channel, ChannelMode, Link, TransportError};
-use crate::task::Shared;
+use parking_lot::Mutex;
 
-/// A channel that is opened by the first who asks for it, and again once it is lost.
+use super::channel::{Channel, ChannelMode};
+use super::error::TransportError;
+use super::link::Link;
+use crate::task::SingleFlight;
+
+/// A channel that is opened on first use, and opened again once it is lost.
 #[derive(Debug)]
 pub(crate) struct LazyChannel {
     link: Arc<dyn Link>,
     mode: ChannelMode,
     channel: Arc<Mutex<Option<Arc<dyn Channel>>>>,
-    opening: Shared<Result<Arc<dyn Channel>, TransportError>>,
+    opening: SingleFlight<Result<Arc<dyn Channel>, TransportError>>,
 }
 
 impl LazyChannel {
@@ -20,14 +24,15 @@ impl LazyChannel {
             link,
             mode,
             channel: Arc::default(),
-            opening: Shared::new(),
+            opening: SingleFlight::new(),
         }
     }
 
-    /// The channel. Dropping the future leaves it to be opened for the next who asks.
+    /// Returns the channel, and opens it if needed. Dropping the future leaves the channel to be opened for the next caller.
     pub(crate) async fn get(&self) -> Result<Arc<dyn Channel>, TransportError> {
         let open = || {
-            lock(&self.channel)
+            self.channel
+                .lock()
                 .clone()
                 .filter(|channel| channel.is_open())
         };
@@ -38,7 +43,7 @@ impl LazyChannel {
             let (link, mode, channel) = (self.link.clone(), self.mode, self.channel.clone());
             async move {
                 let opened = link.open_channel(mode).await?;
-                *lock(&channel) = Some(opened.clone());
+                *channel.lock() = Some(opened.clone());
                 Ok(opened)
             }
         };
@@ -46,12 +51,8 @@ impl LazyChannel {
         opened.unwrap_or_else(|| Err(TransportError::lost("the runtime is shutting down")))
     }
 
-    /// Has the next who asks open another. Those who have this one keep it.
+    /// Makes the next [`get`](Self::get) open another channel. Callers that already have this one keep it.
     pub(crate) fn forget(&self) {
-        *lock(&self.channel) = None;
+        *self.channel.lock() = None;
     }
-}
-
-fn lock(channel: &Mutex<Option<Arc<dyn Channel>>>) -> MutexGuard<'_, Option<Arc<dyn Channel>>> {
-    channel.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,38 +1,33 @@
-//! Notices to all servers of a queue, which of them holds a call being unknown to its client.
+//! Notices to all servers of a queue: a client does not know the server that runs a call.
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use super::{deadline, unix_millis_after};
 use crate::codec::{self, ContentType};
+use crate::deadline;
+use crate::names::{CANCEL, CANCEL_TOPIC_PREFIX};
 use crate::transport::{Content, Message};
 
-/// The type of a notice that calls were dropped.
-const CANCEL: &str = "cancel";
-
-/// What the topics of notices begin with.
-pub(crate) const NOTICE_PREFIX: &str = "rpc.cancel.";
-
-/// The topic of the notices for the servers of a queue.
+/// Returns the topic of the notices for the servers of a queue.
 pub(crate) fn notices_for(queue: &str) -> String {
-    format!("{NOTICE_PREFIX}{queue}")
+    format!("{CANCEL_TOPIC_PREFIX}{queue}")
 }
 
-/// Says that calls were dropped by their callers.
+/// Notice that callers have dropped their calls.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CancelNotice {
-    /// Where their replies would go.
+    /// The reply queue of the calls.
     pub(crate) reply_to: SmolStr,
     pub(crate) correlation_ids: Vec<String>,
-    /// When the last of them ends anyway.
+    /// Deadline of the last of the calls.
     pub(crate) deadline: Instant,
 }
 
 impl CancelNotice {
-    /// The most calls that one notice names.
+    /// Most calls in one notice.
     pub(crate) const MAX_CALLS: usize = 256;
 
-    /// The longest body: that many ids, each as long as AMQP has them and with its length, and how many they are.
+    /// Longest body: the number of ids, and the ids, each with its length and as long as AMQP allows.
     const MAX_LEN: usize = Self::MAX_CALLS * (2 + 255) + 5;
 
     pub(crate) fn into_message(self) -> Message {
@@ -43,20 +38,20 @@ impl CancelNotice {
             content_type: ContentType::MessagePack
                 .as_property()
                 .map(SmolStr::new_static),
-            deadline: Some(unix_millis_after(remaining)),
-            // Text can be written in every format.
+            deadline: Some(deadline::unix_millis_after(remaining)),
+            // Every format can represent text.
             body: codec::encode(&self.correlation_ids, ContentType::MessagePack)
                 .unwrap_or_default(),
             ..Content::default()
         })
     }
 
-    /// `None` if it is something else, or broken, or names too many calls.
+    /// Reads a notice. `None` if the message is no notice, or malformed, or names too many calls.
     pub(crate) fn from_message(message: &Message) -> Option<Self> {
         if message.kind.as_deref() != Some(CANCEL) || message.body.len() > Self::MAX_LEN {
             return None;
         }
-        // Borrowed until it is known how many they are.
+        // Borrowed until their number has been checked.
         let ids: Vec<&str> = codec::decode_own(&message.body).ok()?;
         if ids.len() > Self::MAX_CALLS {
             return None;
@@ -64,7 +59,7 @@ impl CancelNotice {
         Some(Self {
             reply_to: message.reply_to.clone()?,
             correlation_ids: ids.into_iter().map(str::to_owned).collect(),
-            deadline: deadline(message.deadline, None)?,
+            deadline: deadline::from_wire(message.deadline, None)?,
         })
     }
 }
@@ -75,7 +70,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn a_notice_arrives_as_it_was_sent() {
+    async fn a_notice_is_read_as_it_was_written() {
         let notice = |deadline| CancelNotice {
             reply_to: "replies".into(),
             correlation_ids: vec!["a".to_owned(), "b".to_owned()],
@@ -86,13 +81,13 @@ mod tests {
         assert_eq!(message.kind.as_deref(), Some("cancel"));
         assert_eq!(&message.body[..], b"\x92\xa1a\xa1b");
         let received = CancelNotice::from_message(&message).unwrap();
-        // The wall clock does not stand still.
+        // The wall clock goes on.
         assert_eq!(notice(received.deadline), received);
         assert!(deadline - received.deadline < Duration::from_millis(100));
     }
 
     #[test]
-    fn a_notice_names_no_more_calls_than_a_client_puts_into_one() {
+    fn a_notice_with_too_many_calls_is_ignored() {
         let naming = |ids: Vec<String>| {
             let deadline = Instant::now() + Duration::from_secs(5);
             let notice = CancelNotice {
@@ -116,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_notice_is_ignored() {
+    fn malformed_notices_are_ignored() {
         let kind = Message::from(Content {
             kind: Some("fib".into()),
             ..Content::default()

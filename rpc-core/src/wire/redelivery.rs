@@ -1,31 +1,19 @@
-//! Requests that were delivered before: how often, and how a server passes them on.
+//! Requests that were delivered before: the count of their deliveries, and the messages by which a server passes them on.
 
 use tokio::time::Instant;
 
-use super::{deadline, expiration, since_epoch};
+use crate::deadline::{self, expiration};
 use crate::headers::{self, HeaderValue, Headers};
-use crate::transport::{
-    ACQUIRED_COUNT, DELIVERY_COUNT, Message, TransportError, UNREADABLE_HEADER,
+use crate::names::{
+    ACQUIRED_COUNT, BROKER_DEATHS_HEADER, DEATH_QUEUE_HEADER, DEATH_REASON_HEADER,
+    DEATH_TIME_HEADER, DELIVERIES_HEADER, DELIVERY_COUNT, DROPPED_HEADER, UNREADABLE_HEADER,
 };
+use crate::transport::{Message, TransportError};
 
-/// Set on a request that a server published anew: how often it had been delivered, and not settled, before that.
-pub(super) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
-
-/// Set on a request in a dead-letter queue: why, where from, and when.
-const DEATH_REASON_HEADER: &str = "rpc-death-reason";
-const DEATH_QUEUE_HEADER: &str = "rpc-death-queue";
-const DEATH_TIME_HEADER: &str = "rpc-death-time";
 const DEATH_HEADERS: [&str; 3] = [DEATH_REASON_HEADER, DEATH_QUEUE_HEADER, DEATH_TIME_HEADER];
 
-/// Set by the broker on a message that it moved to a dead-letter queue: a list of tables
-/// (<https://www.rabbitmq.com/docs/dlx#effects>).
-const BROKERS_DEATHS_HEADER: &str = "x-death";
-
-/// Set on a message from which headers were dropped to make it fit: their names, or how many they were.
-const DROPPED_HEADER: &str = "rpc-headers-dropped";
-
-/// Headers without which a message that is published anew would mean something else.
-const OF_A_SERVER: [&str; 5] = [
+/// Headers that a message keeps when it is republished, because the message would mean something else without them.
+const KEPT: [&str; 5] = [
     UNREADABLE_HEADER,
     DELIVERIES_HEADER,
     DEATH_REASON_HEADER,
@@ -33,22 +21,22 @@ const OF_A_SERVER: [&str; 5] = [
     DEATH_TIME_HEADER,
 ];
 
-/// The most bytes that the names of dropped headers take. Of more, only their number is told.
+/// Most bytes of names of dropped headers. Beyond the limit, the message states only the number of dropped headers.
 const MAX_DROPPED_NAMES: usize = 1024;
 
-/// What is known of a request's earlier deliveries.
+/// Earlier deliveries of a request, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct History {
-    /// How many there were.
+    /// Number of earlier deliveries.
     pub(crate) deliveries: u32,
-    /// Whether the next server will know of this one: quorum queues count, and what was never delivered has nothing to count.
-    /// Other queues only tell that there was one.
+    /// Set if the next server will see the number: quorum queues count deliveries, and before a first delivery there is nothing to count.
+    /// Other queues only tell that there was an earlier delivery.
     pub(crate) recorded: bool,
 }
 
 impl History {
-    /// `queue_counts` says whether the queue is known to count deliveries. What another queue's message says of that its publisher
-    /// has made up, and so has that of a message which was not delivered before.
+    /// Reads the history of a message. `queue_counts` is `true` if the queue is known to count deliveries. A count in a message of another
+    /// queue, or in one that was not delivered before, was made up by its publisher.
     pub(crate) fn of(message: &Message, redelivered: bool, queue_counts: bool) -> Self {
         let number = |name: &str| {
             let number = message.headers.get(name).and_then(HeaderValue::as_int);
@@ -70,9 +58,9 @@ impl History {
     }
 }
 
-/// Makes a dead letter that was moved to a queue of requests a new request, and tells whether the message is one. Its deadline, its
-/// expiration and the count of its deliveries belong to its first life. What marks it stays until it is published anew, so the
-/// second life is its last one.
+/// Turns a dead letter that was moved back to a request queue into a new request, without the old deadline, expiration and count of
+/// deliveries. Returns `false` if the message is no dead letter. The headers of a dead letter are removed when the request is
+/// republished, so that its deliveries count from then on.
 pub(crate) fn revive(message: &mut Message) -> bool {
     if !is_dead_letter(message) {
         return false;
@@ -83,31 +71,31 @@ pub(crate) fn revive(message: &mut Message) -> bool {
     true
 }
 
-/// Tells a message that a server gave up, or that the broker moved while a deadline of this protocol was in it.
+/// Returns `true` if a server gave the message up, or if the broker moved it while it had a deadline of this protocol.
 fn is_dead_letter(message: &Message) -> bool {
     message.headers.iter().any(|(name, value)| {
         DEATH_HEADERS.contains(&name)
-            || (name == BROKERS_DEATHS_HEADER
+            || (name == BROKER_DEATHS_HEADER
                 && message.deadline.is_some()
                 && matches!(value, HeaderValue::List(deaths) if !deaths.is_empty()))
     })
 }
 
-/// Whether nobody waits for the request any more.
+/// Returns `true` if the caller of a request no longer waits.
 pub(crate) fn is_expired(message: &Message) -> bool {
-    let deadline = deadline(message.deadline, message.expiration);
+    let deadline = deadline::from_wire(message.deadline, message.expiration);
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-/// A request to be published anew by its server, which was delivered that often before.
+/// Returns a request to be republished by its server, with the number of its earlier deliveries.
 pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
-    let deadline = deadline(message.deadline, message.expiration);
+    let deadline = deadline::from_wire(message.deadline, message.expiration);
     message.mandatory = true;
     message.expiration =
         deadline.map(|deadline| expiration(deadline.saturating_duration_since(Instant::now())));
-    // Only the user itself may state it; that the request loses its author's name is better than that it is believed a false one.
+    // The broker accepts the name of a user only from that user. No name is better than a false one.
     message.user_id = None;
-    remove_those_of_the_broker(&mut message.headers);
+    remove_broker_headers(&mut message.headers);
     for name in DEATH_HEADERS {
         message.headers.remove(name);
     }
@@ -115,8 +103,8 @@ pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
     message
 }
 
-/// Published anew, headers of the broker would be obeyed again, or taken for its own.
-fn remove_those_of_the_broker(headers: &mut Headers) {
+/// Removes headers of the broker. In a message that is republished, the broker would act on them again, or take them for its own.
+fn remove_broker_headers(headers: &mut Headers) {
     let names = headers.iter().map(|(name, _)| name);
     let names: Vec<_> = names
         .filter(|name| headers::is_brokers(name))
@@ -127,19 +115,14 @@ fn remove_those_of_the_broker(headers: &mut Headers) {
     }
 }
 
-/// Removes counts that the queue has not made.
+/// Removes counts that were not made by the queue.
 pub(crate) fn remove_forged_counts(message: &mut Message) {
     message.headers.remove(DELIVERY_COUNT);
     message.headers.remove(ACQUIRED_COUNT);
 }
 
-/// Says of a request from a batch how often the batch was delivered before.
-pub(crate) fn count_as_delivered(request: &mut Message, deliveries: u32) {
-    request.headers.insert(DELIVERIES_HEADER, deliveries);
-}
-
-/// A message that does not fit, without the headers that are the reason, and with one that says so; an error if it does not fit
-/// without any. Those that do not fit by themselves go first, then the largest.
+/// Makes a message pass a check: removes the headers that make it too large, and adds a header that names them. Headers that do not fit by
+/// themselves are removed first, then the largest. Returns an error if the message does not fit without headers either.
 pub(crate) fn made_to_fit(
     mut message: Message,
     check: impl Fn(&Message) -> Result<(), TransportError>,
@@ -150,8 +133,8 @@ pub(crate) fn made_to_fit(
         .headers
         .iter()
         .map(|(name, value)| (size(name, value), name.to_owned()))
-        // A stranger's header of such a name may be of any size.
-        .filter(|(size, name)| *size > 512 || !OF_A_SERVER.contains(&name.as_str()))
+        // A publisher may have set a header of that name, of any size.
+        .filter(|(size, name)| *size > 512 || !KEPT.contains(&name.as_str()))
         .collect();
     others.sort_unstable();
     let (mut dropped, mut names, mut bytes) = (0_u32, Vec::new(), 0);
@@ -171,12 +154,12 @@ pub(crate) fn made_to_fit(
     Ok(message)
 }
 
-/// A request for the dead-letter queue.
+/// Returns a request for the dead-letter queue.
 pub(crate) fn dead_letter(message: Message, deliveries: u32, reason: &str, queue: &str) -> Message {
     let mut message = redirected(message, deliveries);
     message.expiration = None;
     message.persistent = true;
-    let now = HeaderValue::Timestamp(since_epoch().as_secs());
+    let now = HeaderValue::Timestamp(deadline::since_epoch().as_secs());
     message.headers.insert(DEATH_REASON_HEADER, reason);
     message.headers.insert(DEATH_QUEUE_HEADER, queue);
     message.headers.insert(DEATH_TIME_HEADER, now);
@@ -207,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_classic_queue_tells_that_a_request_was_delivered_and_not_how_often() {
+    fn a_classic_queue_reports_an_earlier_delivery_without_a_count() {
         let of = |message: &Message, redelivered| History::of(message, redelivered, false);
         assert_eq!(of(&message(&[]), false), history(0, true));
         assert_eq!(of(&message(&[]), true), history(1, false));
@@ -221,7 +204,7 @@ mod tests {
         let of = |message: &Message, redelivered| History::of(message, redelivered, true);
         let counted = message(&[(DELIVERY_COUNT, 2), (ACQUIRED_COUNT, 3)]);
         assert_eq!(of(&counted, true), history(2, true));
-        // RabbitMQ 4 does not count what was given back.
+        // RabbitMQ 4 does not count a requeued message.
         let given_back = message(&[(ACQUIRED_COUNT, 1)]);
         assert_eq!(of(&given_back, true), history(0, true));
         let moved = redirected(counted, 2);
@@ -229,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_the_queue_has_not_made_are_not_believed() {
+    fn counts_that_were_not_made_by_the_queue_are_ignored() {
         for forged in [
             (DELIVERY_COUNT, 0),
             (ACQUIRED_COUNT, 0),
@@ -242,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_make_no_sense_are_none() {
+    fn absurd_counts_are_ignored() {
         for absurd in [-1, i64::MIN, i64::MAX] {
             let message = message(&[(DELIVERIES_HEADER, absurd)]);
             assert_eq!(History::of(&message, false, true), history(0, true));
         }
     }
 
-    /// A request that has had a life: its deadline has passed, and it was delivered three times.
+    /// A request whose deadline has passed, and which was delivered three times.
     fn letter_with(name: &str, value: HeaderValue) -> Message {
         let mut letter = message(&[(DELIVERIES_HEADER, 3)]);
         letter.headers.insert(name, value);
@@ -263,10 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_starts_afresh_until_it_is_published_anew() {
+    fn a_dead_letter_is_revived_until_it_is_republished() {
         for (name, value) in [
             (DEATH_REASON_HEADER, "delivery-limit".into()),
-            (BROKERS_DEATHS_HEADER, death()),
+            (BROKER_DEATHS_HEADER, death()),
         ] {
             let mut letter = letter_with(name, value);
             assert!(is_expired(&letter));
@@ -281,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_has_not_died_does_not_start_afresh() {
+    fn a_request_that_is_no_dead_letter_is_not_revived() {
         let mut others = [
             letter_with("rpc-delivery-count", 3.into()),
             letter_with("x-death", true.into()),
@@ -292,14 +275,14 @@ mod tests {
             assert!(!revive(other));
             assert!(is_expired(other));
         }
-        // A request of somebody who knows nothing of deadlines.
+        // A request of a client that sets no deadlines.
         let mut plain = letter_with("x-death", death());
         plain.deadline = None;
         assert!(!revive(&mut plain));
     }
 
     #[test]
-    fn what_the_broker_would_obey_is_not_published_anew() {
+    fn headers_of_the_broker_are_not_republished() {
         let names = [
             "BCC",
             "CC",
@@ -314,7 +297,7 @@ mod tests {
         assert_eq!(names, [DELIVERIES_HEADER, "x-request-id"]);
     }
 
-    /// Takes headers of at most that many bytes.
+    /// Returns a check that accepts headers up to a number of bytes.
     fn takes(bytes: usize) -> impl Fn(&Message) -> Result<(), TransportError> {
         move |message| match message.headers.size() {
             Ok(size) if size.bytes <= bytes => Ok(()),
@@ -331,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_headers_go_and_the_copy_names_them() {
+    fn the_largest_headers_are_dropped_and_named() {
         let text = |len| HeaderValue::from("x".repeat(len));
         let letter = letter(&[
             ("a", text(10)),
@@ -351,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_fit_either_are_counted() {
+    fn dropped_headers_with_too_many_names_are_counted() {
         let names: Vec<_> = (0..100).map(|n| format!("{n:0>50}")).collect();
         let headers: Vec<_> = names.iter().map(|name| (name.as_str(), 1.into())).collect();
         let fits = made_to_fit(letter(&headers), takes(200)).unwrap();
@@ -359,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn no_header_is_kept_whatever_its_size_because_of_its_name() {
+    fn a_large_header_is_dropped_although_its_name_is_reserved() {
         let names = [
             UNREADABLE_HEADER,
             DEATH_REASON_HEADER,
@@ -373,12 +356,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_to_fit_says_why() {
+    fn a_message_that_cannot_be_made_to_fit_is_an_error() {
         made_to_fit(letter(&[("a", 1.into())]), takes(10)).unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dead_letter_says_why_it_is_one_and_does_not_expire() {
+    async fn a_dead_letter_names_its_reason_and_does_not_expire() {
         let request = Message::from(Content {
             expiration: Some(5),
             user_id: Some("guest".into()),

@@ -1,14 +1,14 @@
-//! The client: what callers hold.
+//! The client struct and its methods.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::Generics;
 
 use crate::attributes;
-use crate::expand::{exchange, messages, parameters};
+use crate::expand::{messages, parameters, signature};
 use crate::model::{Method, Service};
 
-/// The struct.
+/// Returns the struct.
 pub(super) fn item(service: &Service) -> TokenStream {
     let Service {
         visibility,
@@ -16,7 +16,7 @@ pub(super) fn item(service: &Service) -> TokenStream {
         krate,
         ..
     } = service;
-    let attributes = attributes::for_twin(&service.attributes);
+    let attributes = attributes::for_client(&service.attributes);
     let docs = docs(service);
     let parameter = &service.service_parameter;
     let declared = service.generics.params.iter();
@@ -37,14 +37,14 @@ pub(super) fn item(service: &Service) -> TokenStream {
 
 fn docs(service: &Service) -> TokenStream {
     let first = format!(
-        " The client of the service [`{}`]: every method of the trait, called through `{}`.",
+        " Client of the service [`{}`]. Calls the methods of the trait through `{}`.",
         service.ident, service.service_parameter
     );
     let gap = attributes::is_documented(&service.attributes).then(|| quote!(#[doc = ""]));
     quote!(#[doc = #first] #gap)
 }
 
-/// Everything the client can do.
+/// Returns the client's `impl`s.
 pub(super) fn impls(service: &Service) -> TokenStream {
     let constructors = constructors(service);
     let methods = methods(service);
@@ -71,11 +71,11 @@ fn constructors(service: &Service) -> TokenStream {
     let prefixed =
         inner.construct(&quote!(__rpc::__private::Stub::with_queue_prefix(#stub, prefix)));
     let new_docs = format!(
-        " Calls the service through `service`: `connection.client()`, the same with tower layers around it, or a \
-         [`{dispatcher}`] to call a handler in this process without any broker."
+        " Creates a client that calls the service through `service`: `connection.client()`, also with tower layers around it, \
+         or a [`{dispatcher}`], which calls a handler in this process without a broker."
     );
     let queue_docs = format!(
-        " Sends the requests to this queue instead of `{queue}`.{}",
+        " Sends requests to this queue instead of `{queue}`.{}",
         messages::about_own_queues(service)
     );
     quote! {
@@ -95,7 +95,7 @@ fn constructors(service: &Service) -> TokenStream {
                 #moved
             }
 
-            /// Puts this before the name of every queue that requests are sent to. The dispatcher has to have the same.
+            /// Puts this prefix before the name of every request queue. The dispatcher must have the same prefix.
             #[must_use]
             #visibility fn with_queue_prefix(self, prefix: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
                 #prefixed
@@ -110,12 +110,12 @@ fn methods(service: &Service) -> TokenStream {
     let generics = parameters::with(service, parameter);
     let (introduced, arguments, _) = generics.split_for_impl();
     let clause = parameters::bounded(&generics, &quote!(#parameter: __rpc::RpcService));
-    let (news, others): (Vec<_>, Vec<_>) =
+    let (named_new, others): (Vec<_>, Vec<_>) =
         service.methods.iter().partition(|method| is_new(method));
-    let others = others.into_iter().map(|written| method(service, written));
+    let others = others.into_iter().map(|other| method(service, other));
     let inner = Inner::of(service).ident.map(|inner| {
-        let news = news.into_iter().map(|written| method(service, written));
-        quote!(impl #introduced #inner #arguments #clause { #(#news)* })
+        let methods = named_new.into_iter().map(|named| method(service, named));
+        quote!(impl #introduced #inner #arguments #clause { #(#methods)* })
     });
     quote! {
         impl #introduced #client #arguments #clause {
@@ -128,7 +128,7 @@ fn methods(service: &Service) -> TokenStream {
 fn method(service: &Service, method: &Method) -> TokenStream {
     let Service { visibility, .. } = service;
     let Method { ident, .. } = method;
-    let attributes = attributes::for_twin(&method.attributes);
+    let attributes = attributes::for_client(&method.attributes);
     let docs = (!attributes::is_documented(&method.attributes)).then(|| {
         let text = format!(" Calls `{}`.", method.name);
         quote!(#[doc = #text])
@@ -137,16 +137,16 @@ fn method(service: &Service, method: &Method) -> TokenStream {
         let (ident, ty) = (argument.ident(), &argument.ty);
         quote!(#ident: #ty)
     });
-    let awaited = exchange::awaited(method);
+    let awaited = signature::awaited(method);
     let parameter = &service.service_parameter;
     let definition = messages::method_ident(method);
     let message = messages::arguments_value(service, method);
-    let exchange = exchange::exchange_type(service, method);
+    let signature = signature::signature_type(service, method);
     quote! {
         #docs
         #(#attributes)*
         #visibility fn #ident(&self, #(#parameters),*) -> __rpc::Call<#awaited, #parameter> {
-            #exchange::call(&self.stub, #definition, #message)
+            #signature::call(&self.stub, #definition, #message)
         }
     }
 }
@@ -182,14 +182,14 @@ fn is_new(method: &Method) -> bool {
     method.ident == "new"
 }
 
-/// What a client struct contains.
+/// The fields of a client struct.
 ///
-/// A service may have a method `new`, and an inherent method of that name would be a second definition beside the
-/// constructor. So then, and only then, the stub is inside a hidden struct that has the method, and the client derefs to
-/// it: `FibClient::new(…)` finds the constructor, and `client.new(…)` passes it over, because it takes no `self`.
+/// A service may have a method `new`, which would collide with the client's constructor. Only in this case, the stub is
+/// inside a hidden struct that has the method, and the client dereferences to this struct. `FibClient::new(…)` calls the
+/// constructor. `client.new(…)` calls the method, because the constructor takes no `self`.
 struct Inner<'a> {
     service: &'a Service,
-    /// The hidden struct, if there is one.
+    /// The name of the hidden struct, if there is one.
     ident: Option<Ident>,
 }
 
@@ -227,7 +227,7 @@ impl<'a> Inner<'a> {
         quote!(stub: #krate::__private::Stub<#parameter>, #marker)
     }
 
-    /// The hidden struct. It is as visible as the client, which names it in public.
+    /// Returns the hidden struct. It has the client's visibility, because the client's `Deref` names it.
     fn item(&self) -> Option<TokenStream> {
         let ident = self.ident.as_ref()?;
         let visibility = &self.service.visibility;
@@ -245,7 +245,7 @@ impl<'a> Inner<'a> {
         })
     }
 
-    /// An expression for a client around the given stub.
+    /// Returns an expression for a client with the given stub.
     fn construct(&self, stub: &TokenStream) -> TokenStream {
         let marker = parameters::is_generic(self.service)
             .then(|| quote!(marker: ::core::marker::PhantomData));
@@ -255,7 +255,7 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// The place of a client's stub.
+    /// Returns the place expression of a client's stub.
     fn stub(&self) -> TokenStream {
         match &self.ident {
             None => quote!(self.stub),

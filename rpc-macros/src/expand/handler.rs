@@ -1,4 +1,4 @@
-//! The trait itself, for handlers to implement.
+//! The trait that handlers implement.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -6,7 +6,7 @@ use syn::punctuated::Punctuated;
 use syn::{Token, TypeParamBound};
 
 use crate::expand::generated_at;
-use crate::model::{Argument, Method, Running, Service};
+use crate::model::{Argument, Execution, Method, Service};
 
 pub(super) fn item(service: &Service) -> TokenStream {
     let Service {
@@ -27,7 +27,7 @@ pub(super) fn item(service: &Service) -> TokenStream {
     }
 }
 
-/// The supertraits: the user's, and what a server needs to share a handler between the calls.
+/// Returns the supertraits: the user's, and those that allow concurrent calls to share a handler.
 pub(crate) fn head(
     ident: &Ident,
     supertraits: &Punctuated<TypeParamBound, Token![+]>,
@@ -37,7 +37,7 @@ pub(crate) fn head(
     quote!(#(#supertraits +)* #shared)
 }
 
-/// A method as handlers implement it, with a plain `async fn` or, if it is blocking, a plain `fn`.
+/// Returns a method as handlers implement it: with a plain `async fn`, or a plain `fn` if it is blocking.
 pub(crate) fn method(method: &Method) -> TokenStream {
     let Method {
         attributes,
@@ -50,9 +50,9 @@ pub(crate) fn method(method: &Method) -> TokenStream {
         Some(receiver) => receiver.self_token.to_token_stream(),
         None => quote_spanned!(span=> self),
     };
-    // The handler of a blocking method is easily `async` like those of the others. The compiler's error then shows the two
-    // signatures, and nothing but the name of a lifetime can say why they differ.
-    let lifetime = (method.running == Running::Blocking)
+    // A handler may implement a blocking method with `async fn` by mistake. The compiler's error then shows both signatures,
+    // and the name of this lifetime explains the difference.
+    let lifetime = (method.execution == Execution::Blocking)
         .then(|| quote_spanned!(span=> 'blocking_without_async));
     let parameters = lifetime
         .as_ref()
@@ -65,17 +65,17 @@ pub(crate) fn method(method: &Method) -> TokenStream {
              ..
          }| { quote!(#(#attributes)* #pattern: #ty) },
     );
-    let output = match method.running {
-        Running::Async => quote_spanned! {span=>
+    let output = match method.execution {
+        Execution::Async => quote_spanned! {span=>
             -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
         },
-        Running::Blocking if method.returns_unit() => TokenStream::new(),
-        Running::Blocking => quote_spanned!(span=> -> #output),
+        Execution::Blocking if method.returns_unit() => TokenStream::new(),
+        Execution::Blocking => quote_spanned!(span=> -> #output),
     };
-    let body = match (&method.default_body, method.running) {
+    let body = match (&method.default_body, method.execution) {
         (None, _) => quote_spanned!(span=> ;),
-        (Some(body), Running::Blocking) => quote!(#body),
-        (Some(body), Running::Async) => async_body(method, &body.stmts),
+        (Some(body), Execution::Blocking) => quote!(#body),
+        (Some(body), Execution::Async) => async_body(method, &body.stmts),
     };
     quote_spanned! {span=>
         #(#attributes)*
@@ -83,7 +83,7 @@ pub(crate) fn method(method: &Method) -> TokenStream {
     }
 }
 
-/// The user's default body as an `async` block that knows its type, as the body of an `async fn` does.
+/// Returns the user's default body as an `async` block. Its type is known to inference, as in the body of an `async fn`.
 fn async_body(method: &Method, statements: &[syn::Stmt]) -> TokenStream {
     let output = &method.output;
     let typed = if method.returns_unit() {

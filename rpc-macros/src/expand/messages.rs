@@ -1,4 +1,4 @@
-//! What goes over the wire: the arguments of each method as a struct, and the constants that describe the service.
+//! The struct of each method's arguments, and the constants that describe the service.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -17,38 +17,38 @@ pub(super) fn items(service: &Service) -> TokenStream {
     quote!(#(#methods)* #service)
 }
 
-/// The constant that describes a method.
+/// Returns the name of the constant that describes a method.
 pub(super) fn method_ident(method: &Method) -> Ident {
     format_ident!("__RPC_METHOD_{}", method.ident)
 }
 
-/// What the docs of `with_queue` say of the queues that it leaves alone.
+/// Returns the sentence in the docs of `with_queue` about methods that it does not affect.
 pub(super) fn about_own_queues(service: &Service) -> &'static str {
     if service.methods.iter().any(|method| method.queue.is_some()) {
-        " Methods with a queue of their own keep theirs."
+        " Methods with a separate queue keep their queue."
     } else {
         ""
     }
 }
 
-/// The constant that describes the service.
+/// Returns the name of the constant that describes the service.
 pub(super) fn service_ident() -> Ident {
     format_ident!("__RPC_SERVICE")
 }
 
-/// The type of a method's arguments.
+/// Returns the type of a method's arguments.
 pub(super) fn arguments_type(service: &Service, method: &Method) -> TokenStream {
     let ident = arguments_ident(method);
     let arguments = arguments_of_arguments(service, method);
     quote!(#ident<#arguments>)
 }
 
-/// The client's parameters as that type.
+/// Returns an expression of that type with the values of the client's parameters.
 pub(super) fn arguments_value(service: &Service, method: &Method) -> TokenStream {
     let ident = arguments_ident(method);
     let arguments = arguments_of_arguments(service, method);
     let fields = method.sent().map(Argument::ident);
-    let marker = names_trait_parameters(service, method)
+    let marker = depends_on_trait_parameters(service, method)
         .then(|| quote!(__marker: ::core::marker::PhantomData));
     quote!(#ident::<#arguments> { #(#fields,)* #marker })
 }
@@ -57,8 +57,8 @@ fn arguments_ident(method: &Method) -> Ident {
     format_ident!("__RpcArguments_{}", method.ident)
 }
 
-/// The struct of a method's arguments. Each field has a type parameter of its own, so that the struct itself is right
-/// whatever the types are; but for those with `#[serde(…)]`, which may name functions that go with the type.
+/// Returns the struct of a method's arguments. The type of each field is a type parameter, so that the struct compiles with
+/// all types. Fields with `#[serde(…)]` have the argument's type, because the attribute may name functions for this type.
 fn arguments(service: &Service, method: &Method) -> TokenStream {
     let hidden = attributes::for_hidden(&method.attributes);
     let ident = arguments_ident(method);
@@ -80,7 +80,8 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
             quote!(#(#serde)* #ident: #ty)
         })
         .collect();
-    let (trait_parameters, clause, bound, marker) = if names_trait_parameters(service, method) {
+    let (trait_parameters, clause, bound, marker) = if depends_on_trait_parameters(service, method)
+    {
         let generics = parameters::of_trait(service);
         let bound = serde_bound(&own_parameters, &serde_path);
         let marker = parameters::marker_type(service);
@@ -106,7 +107,8 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// Of the trait's parameters the user says what they are, and what serde would add to that makes it ambiguous.
+/// Returns serde's bounds for the struct's own parameters. The user writes the bounds of the trait's parameters, and bounds that
+/// serde adds to them would be ambiguous.
 fn serde_bound(own_parameters: &[Ident], serde_path: &str) -> TokenStream {
     let bounds = |bound: &str| {
         let bounds = own_parameters
@@ -118,25 +120,25 @@ fn serde_bound(own_parameters: &[Ident], serde_path: &str) -> TokenStream {
     quote!(#[serde(bound(serialize = #serialize, deserialize = #deserialize))])
 }
 
-/// The generic arguments of the struct of arguments.
+/// Returns the generic arguments of the struct of arguments.
 fn arguments_of_arguments(service: &Service, method: &Method) -> TokenStream {
     let own = method
         .sent()
         .filter(|argument| serde_attributes(argument).is_empty())
         .map(|argument| &argument.ty);
-    let of_trait = names_trait_parameters(service, method).then(|| parameters::names(service));
+    let of_trait = depends_on_trait_parameters(service, method).then(|| parameters::names(service));
     quote!(#of_trait #(#own),*)
 }
 
-/// Whether a field of the struct of arguments may be of a type that depends on the trait's parameters.
-fn names_trait_parameters(service: &Service, method: &Method) -> bool {
+/// Returns `true` if the type of a field may depend on the trait's parameters.
+fn depends_on_trait_parameters(service: &Service, method: &Method) -> bool {
     parameters::is_generic(service)
         && method
             .sent()
             .any(|argument| !serde_attributes(argument).is_empty())
 }
 
-/// The `#[serde(…)]` of an argument.
+/// Returns the `#[serde(…)]` attributes of an argument.
 pub(super) fn serde_attributes(argument: &Argument) -> &[syn::Attribute] {
     match &argument.role {
         Role::Sent { serde, .. } => serde,
@@ -173,8 +175,12 @@ fn method_constant(method: &Method) -> TokenStream {
         .map(|priority| quote!(.priority(#priority)));
     quote! {
         #(#hidden)*
-        const #ident: &__rpc::__private::Method =
-            &__rpc::__private::Method::new(#name, &[#(#arguments),*]) #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
+        const #ident: &__rpc::__private::Method = {
+            // A static, because methods are compared by address.
+            static METHOD: __rpc::__private::Method =
+                __rpc::__private::Method::new(#name, &[#(#arguments),*]) #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
+            &METHOD
+        };
     }
 }
 

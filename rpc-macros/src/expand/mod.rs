@@ -1,35 +1,35 @@
-//! Model to tokens: what a checked [`Service`] expands to. Nothing here can fail.
+//! Model to tokens: the expansion of a checked [`Service`]. It cannot fail.
 //!
-//! The trait and the two structs stand beside each other; everything else is inside one `const _`, where its names meet
-//! nobody. Paths are absolute, associated functions are named by their type and not by method syntax, and type
-//! parameters have names that the trait does not use: so it does not matter what the user's names are.
+//! The trait, the client and the dispatcher stand beside each other. Everything else is inside one `const _`, so its names
+//! cannot collide with the user's. Paths are absolute, associated functions are called by their type and not by method
+//! syntax, and type parameters have names that the trait does not use. So the user's names do not matter.
 
 mod client;
-mod exchange;
 mod handler;
 mod messages;
 mod parameters;
 mod server;
+mod signature;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 
 use crate::attributes;
-use crate::model::{Alternatives, Service};
+use crate::model::{Conflict, Service};
 
 pub(crate) use handler::{head as handler_head, method as handler_method};
 
-/// The trait, the client and the dispatcher.
+/// Returns the trait, the client and the dispatcher.
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let handler = handler::item(service);
     let client = client::item(service);
     let dispatcher = server::item(service);
     let hidden = attributes::for_hidden(&service.attributes);
     let messages = messages::items(service);
-    let exchanges = exchange::items(service);
+    let signatures = signature::items(service);
     let client_impls = client::impls(service);
     let dispatcher_impls = server::impls(service);
-    let collisions = service.alternatives.iter().map(collision);
+    let conflicts = service.conflicts.iter().map(compile_error);
     let krate = &service.krate;
     let (_, last) = generated_around(krate);
     let import = quote_spanned!(last=> use #krate as __rpc;);
@@ -39,7 +39,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         #dispatcher
 
         #(#hidden)*
-        // The lints that look at names, or at what the user's own items are and do; the trait has been warned of already.
+        // These lints concern names, or the user's items, which the compiler checks in the trait.
         #[allow(
             dead_code,
             deprecated,
@@ -53,32 +53,33 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         )]
         const _: () = {
             #import
-            // These stand in where nothing better applies.
+            // These traits provide defaults. Inherent items of the same names take precedence.
             #[allow(unused_imports)]
             use #krate::__private::{NotResult as _, Unsendable as _};
 
-            #(#collisions)*
+            #(#conflicts)*
             #messages
-            #exchanges
+            #signatures
             #client_impls
             #dispatcher_impls
         };
     }
 }
 
-/// An error if both of two methods are there that should not be.
-fn collision(alternatives: &Alternatives) -> TokenStream {
-    let conditions = &alternatives.conditions;
-    let error = alternatives.mistake.to_compile_error();
+/// Returns a compile error that applies if both methods of a conflict exist.
+fn compile_error(conflict: &Conflict) -> TokenStream {
+    let conditions = &conflict.conditions;
+    let error = conflict.error.to_compile_error();
     quote!(#(#conditions)* #error)
 }
 
-/// A span for generated tokens that are about something of the user's: errors point there, lints still see a macro.
+/// Returns a span for generated tokens that concern a part of the user's code: errors point to that part, and lints still
+/// recognise generated code.
 fn generated_at(span: Span) -> Span {
     Span::call_site().located_at(span)
 }
 
-/// Such spans for the first and the last generated token around those of the user, so that all of them are pointed at.
+/// Returns such spans for the first and the last generated token around the user's tokens, so that errors mark all of them.
 fn generated_around(tokens: impl ToTokens) -> (Span, Span) {
     let mut spans = tokens
         .to_token_stream()

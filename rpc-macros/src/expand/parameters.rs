@@ -1,4 +1,4 @@
-//! The type parameters of what is generated: the trait's, and one more.
+//! Type parameters of generated items: the trait's, and an additional one.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
@@ -6,7 +6,7 @@ use syn::{GenericParam, Generics, TypeParam, parse_quote};
 
 use crate::model::{Service, is_supertrait};
 
-/// The trait's parameters and bounds, as the user wrote them.
+/// Returns the trait's parameters and bounds as the user wrote them.
 pub(super) fn as_written(service: &Service) -> Generics {
     let mut generics = service.generics.clone();
     if let Some(clause) = &mut generics.where_clause {
@@ -21,7 +21,7 @@ pub(super) fn as_written(service: &Service) -> Generics {
     without_defaults(generics)
 }
 
-/// The trait's parameters and bounds, as generated items repeat them: clients and dispatchers outlive every borrow.
+/// Returns the trait's parameters and bounds for generated items. Clients and dispatchers are `'static`.
 pub(super) fn of_trait(service: &Service) -> Generics {
     let mut generics = as_written(service);
     for parameter in service.generics.type_params() {
@@ -32,7 +32,7 @@ pub(super) fn of_trait(service: &Service) -> Generics {
     generics
 }
 
-/// The same and one more parameter, which comes last.
+/// Returns these parameters with an additional one at the end.
 pub(super) fn with(service: &Service, parameter: &Ident) -> Generics {
     let mut generics = of_trait(service);
     generics
@@ -41,7 +41,7 @@ pub(super) fn with(service: &Service, parameter: &Ident) -> Generics {
     generics
 }
 
-/// Without default types, which only the definition of a type may have, and only behind parameters that have none.
+/// Removes default types. Only the definition of a type may have them, and only after parameters without defaults.
 fn without_defaults(mut generics: Generics) -> Generics {
     for parameter in &mut generics.params {
         match parameter {
@@ -53,7 +53,7 @@ fn without_defaults(mut generics: Generics) -> Generics {
     generics
 }
 
-/// The `where` clause with one bound more.
+/// Returns the `where` clause with an additional bound.
 pub(super) fn bounded(generics: &Generics, bound: &TokenStream) -> TokenStream {
     let predicates = generics
         .where_clause
@@ -62,13 +62,13 @@ pub(super) fn bounded(generics: &Generics, bound: &TokenStream) -> TokenStream {
     quote!(where #(#predicates,)* #bound)
 }
 
-/// The arguments to name the trait with.
+/// Returns the generic arguments of the trait.
 pub(super) fn trait_arguments(service: &Service) -> TokenStream {
     let (_, arguments, _) = service.generics.split_for_impl();
     quote!(#arguments)
 }
 
-/// The names of the trait's parameters, a comma after each.
+/// Returns the names of the trait's parameters, each followed by a comma.
 pub(super) fn names(service: &Service) -> TokenStream {
     let names = service
         .generics
@@ -82,7 +82,7 @@ pub(super) fn names(service: &Service) -> TokenStream {
     quote!(#(#names,)*)
 }
 
-/// The type of a field that uses all type parameters and owns nothing of them.
+/// Returns the type of a field that uses all type parameters and owns no value of them.
 pub(super) fn marker_type(service: &Service) -> TokenStream {
     let parameters = service
         .generics

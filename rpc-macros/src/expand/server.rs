@@ -1,14 +1,14 @@
-//! The dispatcher: a handler as a service of requests.
+//! The dispatcher struct: routes requests to a handler's methods.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 use crate::attributes;
-use crate::expand::{exchange, generated_at, messages, parameters};
-use crate::model::{Method, Role, Running, Service};
+use crate::expand::{generated_at, messages, parameters, signature};
+use crate::model::{Execution, Method, Role, Service};
 
-/// The struct.
+/// Returns the struct.
 pub(super) fn item(service: &Service) -> TokenStream {
     let Service {
         visibility,
@@ -17,10 +17,10 @@ pub(super) fn item(service: &Service) -> TokenStream {
         krate,
         ..
     } = service;
-    let attributes = attributes::for_companion(&service.attributes);
+    let attributes = attributes::for_dispatcher(&service.attributes);
     let docs = format!(
-        " The dispatcher of the service [`{ident}`]: hands the requests that a server receives, or a client without a \
-         broker sends, to a handler."
+        " Dispatcher of the service [`{ident}`]. Passes requests to a handler, from a server or directly from a client without \
+         a broker."
     );
     let parameter = &service.handler_parameter;
     let generics = parameters::with(service, parameter);
@@ -40,7 +40,7 @@ pub(super) fn item(service: &Service) -> TokenStream {
     }
 }
 
-/// Everything the dispatcher can do.
+/// Returns the dispatcher's `impl`s.
 pub(super) fn impls(service: &Service) -> TokenStream {
     let constructors = constructors(service);
     let serving = serving(service);
@@ -94,7 +94,7 @@ fn constructors(service: &Service) -> TokenStream {
     let plain_clause = &generics.where_clause;
     quote! {
         impl #introduced #dispatcher #arguments #plain_clause {
-            /// Dispatches to `handler`, which all calls share.
+            /// Creates a dispatcher to `handler`, which all calls share.
             #[must_use]
             #visibility fn new(handler: #parameter) -> Self
             where
@@ -105,7 +105,7 @@ fn constructors(service: &Service) -> TokenStream {
         }
 
         impl #introduced ::core::convert::From<__rpc::__private::Arc<#parameter>> for #dispatcher #arguments #clause {
-            /// Dispatches to a handler that the rest of the program may keep, too.
+            /// Creates a dispatcher to a handler that the program shares.
             fn from(handler: __rpc::__private::Arc<#parameter>) -> Self {
                 #fresh
             }
@@ -118,13 +118,13 @@ fn constructors(service: &Service) -> TokenStream {
                 #moved
             }
 
-            /// Puts this before the name of every queue that is served. The clients have to have the same.
+            /// Puts this prefix before the name of every queue that is served. Clients must have the same prefix.
             #[must_use]
             #visibility fn with_queue_prefix(self, prefix: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
                 #prefixed
             }
 
-            /// Declares the queues with these options instead of the defaults.
+            /// Declares the queues with these options instead of the default ones.
             #[must_use]
             #visibility fn with_queue_options(self, options: __rpc::QueueOptions) -> Self {
                 #declared
@@ -150,14 +150,11 @@ fn serving(service: &Service) -> TokenStream {
     let route_clause = parameters::bounded(&generics, &quote!(#parameter: #ident #trait_arguments));
     let shared = quote!(#parameter: ::core::marker::Send + ::core::marker::Sync + 'static);
     let clause = parameters::bounded(&generics, &shared);
-    let arms = service.methods.iter().map(|method| arm(service, method));
+    let routes = service.methods.iter().map(|method| route(service, method));
     quote! {
         impl #introduced __rpc::__private::Route<#parameter> for #dispatcher #arguments #route_clause {
             fn route(invocation: __rpc::__private::Invocation<#parameter>) -> __rpc::ResponseFuture {
-                match __rpc::__private::Invocation::method(&invocation) {
-                    #(#arms)*
-                    _ => __rpc::__private::Invocation::unknown_method(invocation),
-                }
+                __rpc::__private::Invocation::route(invocation, &[#(#routes),*])
             }
         }
 
@@ -186,18 +183,18 @@ fn serving(service: &Service) -> TokenStream {
     }
 }
 
-/// Runs one method.
-fn arm(service: &Service, method: &Method) -> TokenStream {
+/// Returns the route that runs one method.
+fn route(service: &Service, method: &Method) -> TokenStream {
     let Service {
         ident: service_ident,
         ..
     } = service;
-    let Method { ident, name, .. } = method;
+    let Method { ident, .. } = method;
     let conditions = attributes::conditions(&method.attributes);
     let handler = &service.handler_parameter;
     let trait_arguments = parameters::trait_arguments(service);
     let message = messages::arguments_type(service, method);
-    let exchange = exchange::exchange_type(service, method);
+    let signature = signature::signature_type(service, method);
     let values = method.arguments.iter().map(|argument| match argument.role {
         Role::Context(_) => {
             quote_spanned!(generated_at(argument.ty.span())=> __rpc::__private::FromContext::from_context(__context))
@@ -209,25 +206,25 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     });
     let call = quote!(<#handler as #service_ident #trait_arguments>::#ident);
     let inputs = quote!(__context: __rpc::Context, __arguments: #message);
-    let run = match method.running {
-        Running::Async => quote! {
-            #exchange::run(
-                invocation,
+    let run = match method.execution {
+        Execution::Async => quote! {
+            #signature::run(
+                __invocation,
                 |__handler: __rpc::__private::Arc<#handler>, #inputs| async move {
                     #call(&__handler, #(#values),*).await
                 },
             )
         },
-        Running::Blocking => quote! {
-            #exchange::run_blocking(
-                invocation,
+        Execution::Blocking => quote! {
+            #signature::run_blocking(
+                __invocation,
                 |__handler: &#handler, #inputs| #call(__handler, #(#values),*),
             )
         },
     };
     quote_spanned! {generated_at(ident.span())=>
         #(#conditions)*
-        #name => #run,
+        |__invocation| #run
     }
 }
 

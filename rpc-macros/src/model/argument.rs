@@ -1,4 +1,4 @@
-//! The arguments of a method.
+//! Arguments of a method.
 
 use proc_macro2::Ident;
 use quote::ToTokens as _;
@@ -6,12 +6,12 @@ use syn::ext::IdentExt as _;
 use syn::{Attribute, LitStr, Meta, Pat, PatIdent, PatType, Type, TypeReference};
 
 use crate::attributes;
-use crate::mistakes::Mistakes;
-use crate::model::owned;
+use crate::diagnostics::Diagnostics;
+use crate::model::wire_type;
 
 /// One argument of a method.
 pub(crate) struct Argument {
-    /// Lint levels, which stay on the trait's method.
+    /// Lint levels. They stay on the trait's method.
     pub(crate) attributes: Vec<Attribute>,
     /// `n` or `mut n`.
     pub(crate) pattern: PatIdent,
@@ -19,51 +19,59 @@ pub(crate) struct Argument {
     pub(crate) role: Role,
 }
 
-/// Where the handler gets an argument from.
+/// The source of an argument.
 pub(crate) enum Role {
-    /// From the caller, under this name.
+    /// The caller sends the argument under this name.
     Sent { name: String, serde: Vec<Attribute> },
-    /// From the server: it is marked with this `#[ctx]`.
+    /// The server provides the argument, which has this `#[ctx]`.
     Context(Attribute),
 }
 
 impl Argument {
-    /// Checks one argument. `None` if it has no name.
+    /// Checks one argument. Returns `None` if it has no name.
     pub(crate) fn check(
         written: &PatType,
         has_body: bool,
-        mistakes: &mut Mistakes,
+        diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
-        let Marks {
+        let ArgumentAttributes {
             context,
             serde,
             lints,
-        } = Marks::check(&written.attrs, mistakes);
+        } = ArgumentAttributes::check(&written.attrs, diagnostics);
         match (&context, &*written.ty) {
             (None, Type::Reference(ty)) if is_called_context(&ty.elem) => {
-                mistakes.at(ty, borrowed_context(&written.pat, ty));
+                diagnostics.at(ty, borrowed_context(&written.pat, ty));
             }
-            (None, ty) => owned::check(ty, mistakes),
+            (None, ty) => wire_type::check(ty, diagnostics),
             (Some(_), Type::Reference(ty)) => {
-                let (pattern, owned) = (written.pat.to_token_stream(), owned::owned(&ty.elem));
-                mistakes.at(
+                let (pattern, owned) = (
+                    written.pat.to_token_stream(),
+                    wire_type::owned_form(&ty.elem),
+                );
+                diagnostics.at(
                     ty,
-                    format!("the handler owns its context: write `#[ctx] {pattern}: {owned}`"),
+                    format!(
+                        "the context is owned by the handler: write `#[ctx] {pattern}: {owned}`"
+                    ),
                 );
             }
-            // The compiler says whether it is a `Context`.
+            // The compiler checks that the type is `Context`.
             (Some(_), _) => {}
         }
-        let pattern = check_pattern(&written.pat, has_body, mistakes)?;
+        let pattern = check_pattern(&written.pat, has_body, diagnostics)?;
         let role = match context {
             Some(context) => {
                 for attribute in &serde {
-                    mistakes.at(attribute, "the context is not sent: remove `#[serde(…)]`");
+                    diagnostics.at(
+                        attribute,
+                        "`#[serde(…)]` has no effect on the context, which is not sent: remove it",
+                    );
                 }
                 Role::Context(context)
             }
             None => Role::Sent {
-                name: wire_name(&pattern.ident, &serde, mistakes),
+                name: wire_name(&pattern.ident, &serde, diagnostics),
                 serde,
             },
         };
@@ -79,7 +87,7 @@ impl Argument {
         &self.pattern.ident
     }
 
-    /// Tells whether its type is called `Context`, by whatever path. Whose type that is, the compiler knows.
+    /// Returns `true` if the type is called `Context`, by any path. The macro cannot know if it is `rpc_core::Context`.
     pub(crate) fn is_called_context(&self) -> bool {
         is_called_context(&self.ty)
     }
@@ -89,78 +97,77 @@ fn is_called_context(ty: &Type) -> bool {
     matches!(ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Context"))
 }
 
-/// The mistake of a type such as `&Context` without `#[ctx]`.
+/// The error message for a type such as `&Context` without `#[ctx]`.
 fn borrowed_context(pattern: &Pat, ty: &TypeReference) -> String {
-    let (pattern, owned) = (pattern.to_token_stream(), owned::owned(&ty.elem));
+    let (pattern, owned) = (pattern.to_token_stream(), wire_type::owned_form(&ty.elem));
     format!(
-        "`{}` is borrowed: write `#[ctx] {pattern}: {owned}` for the context of the call, which the handler owns, or remove the `&` for a \
-         type of your own that callers send",
-        owned::text(ty)
+        "`{}` is borrowed, and arguments must be owned: write `#[ctx] {pattern}: {owned}` for the context of the call, or remove the `&` \
+         if the type is your own",
+        wire_type::text(ty)
     )
 }
 
-/// The attributes of an argument.
+/// The attributes of an argument by purpose.
 #[derive(Default)]
-struct Marks {
+struct ArgumentAttributes {
     context: Option<Attribute>,
     serde: Vec<Attribute>,
     lints: Vec<Attribute>,
 }
 
-impl Marks {
-    fn check(attributes: &[Attribute], mistakes: &mut Mistakes) -> Self {
-        let mut marks = Self::default();
+impl ArgumentAttributes {
+    fn check(attributes: &[Attribute], diagnostics: &mut Diagnostics) -> Self {
+        let mut sorted = Self::default();
         for attribute in attributes {
             let path = attribute.path();
             if path.is_ident("ctx") {
                 if !matches!(attribute.meta, Meta::Path(_)) {
-                    mistakes.at(attribute, "`ctx` has no options: write `#[ctx]`");
+                    diagnostics.at(attribute, "`ctx` has no options: write `#[ctx]`");
                 }
-                marks.context = Some(attribute.clone());
+                sorted.context = Some(attribute.clone());
             } else if path.is_ident("serde") {
-                marks.serde.push(attribute.clone());
+                sorted.serde.push(attribute.clone());
             } else if attributes::is_lint(path) {
-                marks.lints.push(attribute.clone());
+                sorted.lints.push(attribute.clone());
             } else {
-                mistakes.at(attribute, unknown_attribute(attribute));
+                diagnostics.at(attribute, unknown_attribute(attribute));
             }
         }
-        marks
+        sorted
     }
 }
 
 fn unknown_attribute(attribute: &Attribute) -> &'static str {
     let path = attribute.path();
     if path.is_ident("cfg") || path.is_ident("cfg_attr") {
-        "an argument cannot depend on `cfg`, or callers and servers would disagree: put it on the method"
+        "arguments cannot depend on `cfg`, because callers and servers must agree on them: put the `cfg` on the method"
     } else if path.is_ident("doc") {
-        "arguments have no docs of their own: describe them in the method's"
+        "arguments cannot have doc comments: describe them in the docs of the method"
     } else if attributes::is_rpc(path) {
-        "`#[rpc(…)]` is for the method: put it above `fn`"
+        "arguments have no `#[rpc(…)]` options: put the attribute above `fn`"
     } else {
-        "not an attribute of arguments: they can have `#[ctx]`, `#[serde(…)]` and lint levels such as `#[allow(…)]`"
+        "unsupported attribute of an argument: write `#[ctx]`, `#[serde(…)]` or a lint level such as `#[allow(…)]`"
     }
 }
 
-fn check_pattern(pattern: &Pat, has_body: bool, mistakes: &mut Mistakes) -> Option<PatIdent> {
+fn check_pattern(pattern: &Pat, has_body: bool, diagnostics: &mut Diagnostics) -> Option<PatIdent> {
     let simple = match pattern {
         Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => pattern,
-        // A path or a literal is a pattern too, and `_` has no name either.
         _ => {
-            mistakes.at(
+            diagnostics.at(
                 pattern,
-                "an argument needs a name, which is its name on the wire: write `name: Type`",
+                "an argument must have a name, which is sent with it: write `name: Type`",
             );
             return None;
         }
     };
     if let (Some(token), false) = (&simple.mutability, has_body) {
-        mistakes.at(token, "`mut` is for the body, and this method has none: remove it here, and write it in the `impl`");
+        diagnostics.at(token, "`mut` has no effect on a method without a body: remove it here, and write it in the `impl`");
     }
     Some(simple.clone())
 }
 
-fn wire_name(ident: &Ident, serde: &[Attribute], mistakes: &mut Mistakes) -> String {
+fn wire_name(ident: &Ident, serde: &[Attribute], diagnostics: &mut Diagnostics) -> String {
     if let Some(renamed) = renamed(serde) {
         return renamed.value();
     }
@@ -170,10 +177,10 @@ fn wire_name(ident: &Ident, serde: &[Attribute], mistakes: &mut Mistakes) -> Str
             "" => "name",
             plain => plain,
         };
-        mistakes.at(
+        diagnostics.at(
             ident,
             format!(
-                "an argument's name is its name on the wire, where an underscore says nothing: write `{plain}`, or \
+                "argument names are sent and must not begin with an underscore: write `{plain}`, or \
                  `#[serde(rename = \"{plain}\")] {name}`"
             ),
         );
@@ -181,7 +188,7 @@ fn wire_name(ident: &Ident, serde: &[Attribute], mistakes: &mut Mistakes) -> Str
     name
 }
 
-/// The name that `#[serde(rename = "…")]` gives. What serde does not understand, serde reports.
+/// Returns the name in `#[serde(rename = "…")]`. serde reports syntax errors in its attributes.
 fn renamed(serde: &[Attribute]) -> Option<LitStr> {
     let mut name = None;
     for attribute in serde {
@@ -191,7 +198,7 @@ fn renamed(serde: &[Attribute]) -> Option<LitStr> {
             } else if meta.path.is_ident("rename") {
                 meta.parse_nested_meta(|side| {
                     let text: LitStr = side.value()?.parse()?;
-                    // The list of names is for reading what callers sent.
+                    // The list of names serves to read the arguments of callers.
                     if side.path.is_ident("deserialize") {
                         name = Some(text);
                     }

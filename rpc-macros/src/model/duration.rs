@@ -1,6 +1,10 @@
-//! Durations as they are written in options: `"500ms"`, `"2s"`, `"1m"`, `"1h"`.
+//! Durations in options: `"500ms"`, `"2s"`, `"1m"`, `"1h"`.
 
-/// The milliseconds that a text stands for, or what is wrong with it.
+/// Parses a duration into milliseconds.
+///
+/// # Errors
+///
+/// Returns the text of a compile error.
 pub(crate) fn parse_millis(text: &str) -> Result<u64, String> {
     const VALID: &str =
         "write a whole number and its unit, such as \"500ms\", \"2s\", \"1m\" or \"1h\"";
@@ -11,20 +15,22 @@ pub(crate) fn parse_millis(text: &str) -> Result<u64, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        "" if !number.is_empty() => return Err(format!("`{text}` lacks a unit: {VALID}")),
+        "" if !number.is_empty() => {
+            return Err(format!("the duration `{text}` has no unit: {VALID}"));
+        }
         _ => return Err(format!("`{text}` is not a duration: {VALID}")),
     };
     if number.is_empty() {
-        return Err(format!("`{text}` lacks a number: {VALID}"));
+        return Err(format!("the duration `{text}` has no number: {VALID}"));
     }
     match number
         .parse()
         .ok()
         .and_then(|number: u64| number.checked_mul(factor))
     {
-        Some(0) => Err(format!("a timeout of zero would fail every call: {VALID}")),
+        Some(0) => Err(format!("a timeout must be longer than zero: {VALID}")),
         Some(millis) => Ok(millis),
-        None => Err(format!("`{text}` is too long: {VALID}")),
+        None => Err(format!("the duration `{text}` is too long: {VALID}")),
     }
 }
 
@@ -33,7 +39,7 @@ mod tests {
     use super::parse_millis;
 
     #[test]
-    fn every_unit_is_understood() {
+    fn every_unit_is_parsed() {
         for (text, millis) in [
             ("1ms", 1),
             ("500ms", 500),
@@ -47,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_a_valid_example() {
+    fn invalid_durations_are_refused_with_a_valid_example() {
         let overflow = format!("{}h", u64::MAX);
         for text in [
             "", "5", "s", "-5s", "+5s", "5 s", " 5s", "5s ", "1.5s", "5S", "5d", "0s", "٣s",

@@ -9,88 +9,88 @@ use syn::{
 };
 
 use crate::attributes;
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::model::options::{Level, Options};
-use crate::model::{Argument, Role, owned};
+use crate::model::{Argument, Role, wire_type};
 use crate::parse;
 
-/// A method that keeps all the rules.
+/// A checked method.
 pub(crate) struct Method {
-    /// All but `#[rpc]`.
+    /// All attributes except `#[rpc]`.
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) ident: Ident,
-    /// The `&self` that the user wrote.
+    /// The user's `&self`.
     pub(crate) receiver: Option<Receiver>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) output: Type,
-    pub(crate) answer: Answer,
-    pub(crate) running: Running,
+    pub(crate) fallibility: Fallibility,
+    pub(crate) execution: Execution,
     pub(crate) default_body: Option<Block>,
-    /// On the wire.
+    /// The name on the wire.
     pub(crate) name: String,
-    /// Of its own; `None` if its requests go to the trait's.
+    /// The method's queue, or `None` if its requests go to the trait's queue.
     pub(crate) queue: Option<String>,
-    /// Its own, or the trait's.
+    /// The method's timeout, or the trait's.
     pub(crate) timeout_millis: Option<u64>,
     pub(crate) options: Options,
 }
 
-/// How the handler runs.
+/// The execution of a handler.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Running {
+pub(crate) enum Execution {
     Async,
-    /// On the blocking pool.
+    /// The handler runs on the blocking pool.
     Blocking,
 }
 
-/// Whether the method answers with a `Result`, whose error is then the service's own.
+/// Determines if a method returns a `Result`, whose error then belongs to the service.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It does not: the type is `()`, a tuple, an array or a primitive.
-    Plain,
-    /// The compiler knows, looking through aliases.
-    Asked,
-    /// Guessed from the name of a type that depends on the trait's parameters, where the compiler cannot be asked in time.
-    Named { result: bool },
+pub(crate) enum Fallibility {
+    /// The return type is `()`, a tuple, an array or a primitive.
+    Never,
+    /// Generated code asks the compiler, which resolves aliases.
+    Probed,
+    /// The name of the type decides, because the compiler cannot evaluate types that depend on the trait's parameters.
+    ByName { is_result: bool },
 }
 
-/// Methods of every type that take `self` by value, and so would be called instead of the client's.
-const TAKEN: &[(&str, &str)] = &[
-    ("with_queue", "the client's own `with_queue`"),
-    ("with_queue_prefix", "the client's own `with_queue_prefix`"),
+/// Methods of clients, or of all types, that would be called instead of the service's method, and their description.
+const SHADOWED: &[(&str, &str)] = &[
+    ("with_queue", "another method of the client"),
+    ("with_queue_prefix", "another method of the client"),
     ("into", "`Into::into`"),
     ("try_into", "`TryInto::try_into`"),
 ];
 
 impl Method {
-    /// Checks one method. What comes back is only of use if there was no mistake.
+    /// Checks one method. The result is valid only if no error was added.
     pub(crate) fn check(
         written: &TraitItemFn,
         generics: &Generics,
         service_queue: &str,
         service_timeout_millis: Option<u64>,
-        mistakes: &mut Mistakes,
+        diagnostics: &mut Diagnostics,
     ) -> Self {
-        let options = check_options(&written.attrs, mistakes);
+        let options = check_options(&written.attrs, diagnostics);
         let signature = &written.sig;
-        check_modifiers(signature, mistakes);
-        let running = check_running(written, &options, mistakes);
-        check_generics(signature, mistakes);
-        let (receiver, arguments) = check_inputs(signature, written.default.is_some(), mistakes);
-        let output = check_output(signature, &options, running, mistakes);
+        check_modifiers(signature, diagnostics);
+        let execution = check_execution(written, &options, diagnostics);
+        check_generics(signature, diagnostics);
+        let (receiver, arguments) = check_inputs(signature, written.default.is_some(), diagnostics);
+        let output = check_output(signature, &options, execution, diagnostics);
         let name = options
             .name
             .as_ref()
             .map_or_else(|| signature.ident.unraw().to_string(), syn::LitStr::value);
-        check_name(&signature.ident, mistakes);
+        check_name(&signature.ident, diagnostics);
         Self {
             attributes: attributes::without_rpc(&written.attrs),
             ident: signature.ident.clone(),
             receiver,
             arguments,
-            answer: answer(&output, generics),
+            fallibility: fallibility(&output, generics),
             output,
-            running: running.unwrap_or(Running::Async),
+            execution: execution.unwrap_or(Execution::Async),
             default_body: written.default.clone(),
             name,
             queue: options
@@ -103,7 +103,7 @@ impl Method {
         }
     }
 
-    /// What says how the method is called on the wire.
+    /// Returns the tokens that determine the name on the wire.
     pub(crate) fn name_tokens(&self) -> TokenStream {
         match &self.options.name {
             Some(name) => name.to_token_stream(),
@@ -111,12 +111,12 @@ impl Method {
         }
     }
 
-    /// Whether there is nothing to return.
+    /// Returns `true` if the return type is `()`.
     pub(crate) fn returns_unit(&self) -> bool {
         matches!(&self.output, Type::Tuple(tuple) if tuple.elems.is_empty())
     }
 
-    /// The arguments that the caller gives, in order.
+    /// The arguments that callers send, in order.
     pub(crate) fn sent(&self) -> impl Iterator<Item = &Argument> {
         self.arguments
             .iter()
@@ -124,65 +124,64 @@ impl Method {
     }
 }
 
-fn check_options(attributes: &[Attribute], mistakes: &mut Mistakes) -> Options {
+fn check_options(attributes: &[Attribute], diagnostics: &mut Diagnostics) -> Options {
     let written: Vec<_> = attributes
         .iter()
         .filter(|attribute| attributes::is_rpc(attribute.path()))
-        .flat_map(|attribute| parse::attribute_options(attribute, mistakes))
+        .flat_map(|attribute| parse::attribute_options(attribute, diagnostics))
         .collect();
     if let Some(path) = attributes::conditional_rpc(attributes) {
-        mistakes.at(path, "`#[rpc]` cannot stand behind `cfg_attr`: write it out, or write the method twice behind `cfg`");
+        diagnostics.at(path, "`#[rpc]` cannot be conditional: write it without `cfg_attr`, or write the method twice, each with a `cfg`");
     }
-    Options::check(&written, Level::Method, mistakes)
+    Options::check(&written, Level::Method, diagnostics)
 }
 
-fn check_modifiers(signature: &Signature, mistakes: &mut Mistakes) {
+fn check_modifiers(signature: &Signature, diagnostics: &mut Diagnostics) {
     if let Some(token) = signature.constness {
-        mistakes.at(
-            token,
-            "a remote method cannot be run by the compiler: write `async fn`",
-        );
+        diagnostics.at(token, "a remote method cannot be `const`: write `async fn`");
     }
     match &signature.safety {
-        Safety::Unsafe(token) => mistakes.at(
+        Safety::Unsafe(token) => {
+            diagnostics.at(token, "a remote method cannot be `unsafe`: remove `unsafe`");
+        }
+        Safety::Safe(token) => diagnostics.at(
             token,
-            "a caller elsewhere has nothing to promise: remove `unsafe`",
+            "a remote method cannot be marked `safe`: remove `safe`",
         ),
-        Safety::Safe(token) => mistakes.at(token, "a method is safe anyway: remove `safe`"),
         Safety::Default => {}
     }
     if let Some(abi) = &signature.abi {
-        mistakes.at(
+        diagnostics.at(
             abi,
-            "a remote method is called through messages, not by an ABI: remove this",
+            "a remote method has no ABI, because messages carry its calls: remove `extern`",
         );
     }
     if let Some(variadic) = &signature.variadic {
-        mistakes.at(
+        diagnostics.at(
             variadic,
-            "the arguments of a message are fixed: take a `Vec<…>` instead",
+            "a remote method cannot be variadic: write an argument of type `Vec<…>`",
         );
     }
 }
 
-fn check_running(
+fn check_execution(
     written: &TraitItemFn,
     options: &Options,
-    mistakes: &mut Mistakes,
-) -> Option<Running> {
+    diagnostics: &mut Diagnostics,
+) -> Option<Execution> {
     let signature = &written.sig;
     let ident = &signature.ident;
     match (signature.asyncness, &options.blocking) {
         (Some(token), Some(_)) if written.default.is_some() => {
-            mistakes.at(
+            diagnostics.at(
                 token,
                 "the body of a blocking method cannot `.await`: remove `async`",
             );
-            Some(Running::Blocking)
+            Some(Execution::Blocking)
         }
-        (_, Some(_)) => Some(Running::Blocking),
-        (Some(_), None) => Some(Running::Async),
-        // Already said, beside `const`.
+        (_, Some(_)) => Some(Execution::Blocking),
+        (Some(_), None) => Some(Execution::Async),
+        // Reported at `const`.
         (None, None) if signature.constness.is_some() => None,
         (None, None) => {
             let keyword = signature.fn_token;
@@ -190,11 +189,11 @@ fn check_running(
                 Some(output) => format!("(…) -> {}", output.to_token_stream()),
                 None => String::new(),
             };
-            mistakes.at(
+            diagnostics.at(
                 quote!(#keyword #ident),
                 format!(
-                    "a remote method is `async`: write `async fn {ident}{output}`, or mark it `#[rpc(blocking)]` to run \
-                     its handler on the blocking pool"
+                    "a remote method must be `async`: write `async fn {ident}{output}`, or add `#[rpc(blocking)]` to run \
+                     the handler on the blocking pool"
                 ),
             );
             None
@@ -202,7 +201,7 @@ fn check_running(
     }
 }
 
-/// The `T` of `-> impl Future<Output = T>`, which is how `async fn` can be written too.
+/// Returns the `T` of `-> impl Future<Output = T>`, the long form of `async fn`.
 fn future_output(output: &ReturnType) -> Option<&Type> {
     let ReturnType::Type(_, ty) = output else {
         return None;
@@ -225,18 +224,18 @@ fn future_output(output: &ReturnType) -> Option<&Type> {
     })
 }
 
-fn check_generics(signature: &Signature, mistakes: &mut Mistakes) {
+fn check_generics(signature: &Signature, diagnostics: &mut Diagnostics) {
     if !signature.generics.params.is_empty() {
-        mistakes.at(
+        diagnostics.at(
             &signature.generics,
-            "a remote method cannot be generic, for the server has to know the types: make them parameters of the trait, \
-             or use concrete types",
+            "a remote method cannot be generic, because the server must know its types: move the parameters to the trait, \
+             or write concrete types",
         );
     }
     if let Some(clause) = &signature.generics.where_clause {
-        mistakes.at(
+        diagnostics.at(
             clause,
-            "a remote method has no bounds of its own: move them to the trait",
+            "a remote method cannot have bounds: move them to the trait",
         );
     }
 }
@@ -244,22 +243,22 @@ fn check_generics(signature: &Signature, mistakes: &mut Mistakes) {
 fn check_inputs(
     signature: &Signature,
     has_body: bool,
-    mistakes: &mut Mistakes,
+    diagnostics: &mut Diagnostics,
 ) -> (Option<Receiver>, Vec<Argument>) {
     let mut receiver = None;
     let mut arguments: Vec<Argument> = Vec::new();
     for input in &signature.inputs {
         match input {
             FnArg::Receiver(written) => {
-                check_receiver(written, mistakes);
+                check_receiver(written, diagnostics);
                 receiver = Some(written.clone());
             }
             FnArg::Typed(written) => {
-                let Some(argument) = Argument::check(written, has_body, mistakes) else {
+                let Some(argument) = Argument::check(written, has_body, diagnostics) else {
                     continue;
                 };
                 for earlier in &arguments {
-                    check_pair(earlier, &argument, mistakes);
+                    check_pair(earlier, &argument, diagnostics);
                 }
                 arguments.push(argument);
             }
@@ -268,20 +267,20 @@ fn check_inputs(
     (receiver, arguments)
 }
 
-fn check_receiver(receiver: &Receiver, mistakes: &mut Mistakes) {
+fn check_receiver(receiver: &Receiver, diagnostics: &mut Diagnostics) {
     match &receiver.kind {
         ReceiverKind::Reference(_, None, None) if receiver.attrs.is_empty() => {}
-        _ => mistakes.at(
+        _ => diagnostics.at(
             receiver,
-            "calls run at the same time and share the handler: write `&self`, and keep what changes behind a lock",
+            "concurrent calls share the handler: write `&self`, and keep mutable state behind a lock",
         ),
     }
 }
 
-fn check_pair(earlier: &Argument, argument: &Argument, mistakes: &mut Mistakes) {
+fn check_pair(earlier: &Argument, argument: &Argument, diagnostics: &mut Diagnostics) {
     match (&earlier.role, &argument.role) {
         _ if earlier.ident() == argument.ident() => {
-            mistakes.at(
+            diagnostics.at(
                 argument.ident(),
                 format!(
                     "two arguments are called `{}`: rename one",
@@ -290,13 +289,13 @@ fn check_pair(earlier: &Argument, argument: &Argument, mistakes: &mut Mistakes) 
             );
         }
         (Role::Context(_), Role::Context(attribute)) => {
-            mistakes.at(
+            diagnostics.at(
                 attribute,
-                "there is one context to a call: remove the second `#[ctx]`",
+                "a method has one context: remove the second `#[ctx]`",
             );
         }
         (Role::Sent { name: first, .. }, Role::Sent { name: second, .. }) if first == second => {
-            mistakes.at(
+            diagnostics.at(
                 argument.ident(),
                 format!("two arguments have the name `{second}` on the wire: rename one"),
             );
@@ -308,56 +307,56 @@ fn check_pair(earlier: &Argument, argument: &Argument, mistakes: &mut Mistakes) 
 fn check_output(
     signature: &Signature,
     options: &Options,
-    running: Option<Running>,
-    mistakes: &mut Mistakes,
+    execution: Option<Execution>,
+    diagnostics: &mut Diagnostics,
 ) -> Type {
     let ReturnType::Type(_, ty) = &signature.output else {
         return parse_quote!(());
     };
     let is_unit = matches!(&**ty, Type::Tuple(tuple) if tuple.elems.is_empty());
     if options.oneway.is_some() && !is_unit {
-        mistakes.at(
+        diagnostics.at(
             &signature.output,
-            "a `oneway` method has no reply that could carry a value: remove the return type, or `oneway`",
+            "a `oneway` method has no reply, so it cannot return a value: remove the return type, or remove `oneway`",
         );
-    } else if running.is_none() && future_output(&signature.output).is_some() {
-        // Already said: it should be `async fn`.
+    } else if execution.is_none() && future_output(&signature.output).is_some() {
+        // Reported: the method must be `async fn`.
     } else {
-        owned::check(ty, mistakes);
+        wire_type::check(ty, diagnostics);
     }
     (**ty).clone()
 }
 
-fn check_name(ident: &Ident, mistakes: &mut Mistakes) {
+fn check_name(ident: &Ident, diagnostics: &mut Diagnostics) {
     let name = ident.unraw().to_string();
-    if let Some((name, taken)) = TAKEN.iter().find(|(taken, _)| *taken == name) {
-        mistakes.at(
+    if let Some((name, taken)) = SHADOWED.iter().find(|(taken, _)| *taken == name) {
+        diagnostics.at(
             ident,
             format!(
-                "`client.{name}(…)` would call {taken}: rename the method, and keep the name on the wire with \
-                 `#[rpc(name = \"{name}\")]`"
+                "`client.{name}(…)` would call {taken}: rename the method, and write `#[rpc(name = \"{name}\")]` to keep \
+                 its name on the wire"
             ),
         );
     }
 }
 
-fn answer(output: &Type, generics: &Generics) -> Answer {
+fn fallibility(output: &Type, generics: &Generics) -> Fallibility {
     match output {
-        Type::Tuple(_) | Type::Array(_) => Answer::Plain,
+        Type::Tuple(_) | Type::Array(_) => Fallibility::Never,
         Type::Path(path)
             if path.qself.is_none() && path.path.get_ident().is_some_and(is_primitive) =>
         {
-            Answer::Plain
+            Fallibility::Never
         }
-        _ if !owned::names_parameter(output, generics) => Answer::Asked,
-        Type::Path(path) => Answer::Named {
-            result: path
+        _ if !wire_type::mentions_parameter(output, generics) => Fallibility::Probed,
+        Type::Path(path) => Fallibility::ByName {
+            is_result: path
                 .path
                 .segments
                 .last()
                 .is_some_and(|last| last.ident.to_string().ends_with("Result")),
         },
-        _ => Answer::Named { result: false },
+        _ => Fallibility::ByName { is_result: false },
     }
 }
 

@@ -1,13 +1,13 @@
-//! Syntax to meaning: a checked [`Service`] with its [`Method`]s. Every rule is checked here, before expansion begins, and
-//! all mistakes are collected.
+//! Syntax to model: a checked [`Service`] with its [`Method`]s. All rules are checked here, before expansion begins, and all
+//! errors are collected.
 
 mod argument;
 mod duration;
 mod method;
 mod options;
-mod owned;
 mod service;
+mod wire_type;
 
 pub(crate) use argument::{Argument, Role};
-pub(crate) use method::{Answer, Method, Running};
-pub(crate) use service::{Alternatives, Broken, Service, is_rewritten, is_supertrait};
+pub(crate) use method::{Execution, Fallibility, Method};
+pub(crate) use service::{Conflict, InvalidTrait, Service, is_rewritten, is_supertrait};

@@ -1,23 +1,23 @@
-//! What may be said in `#[rpc(…)]`, where, and with which values.
+//! Options of `#[rpc(…)]`: their names, places and values.
 
 use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::ext::IdentExt as _;
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path};
 
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::model::duration::parse_millis;
-use crate::parse::{Written, module_path};
+use crate::names::{BROKER_QUEUE_PREFIX, MAX_NAME, MAX_QUEUE_NAME, METHOD_PREFIX};
+use crate::parse::{RawOption, module_path};
 
-/// Where an option may stand.
+/// The place of an option.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Trait,
     Method,
 }
 
-/// All options there are: the name, how it is written, and where. A new option is a line here and an arm in
-/// [`Options::set`].
+/// All options: name, usage and places. A new option is a line here and an arm in [`Options::set`].
 const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("name", r#"name = "…""#, &[Level::Trait, Level::Method]),
     ("queue", r#"queue = "…""#, &[Level::Trait, Level::Method]),
@@ -36,13 +36,7 @@ const OPTIONS: &[(&str, &str, &[Level])] = &[
     ("priority", "priority = 5", &[Level::Method]),
 ];
 
-/// AMQP's limit for names, in bytes.
-const MAX_NAME: usize = 255;
-
-/// The longest name of a queue, in bytes: AMQP's limit without `rpc.cancel.`, with which a server listens for dropped calls.
-pub(crate) const MAX_QUEUE: usize = MAX_NAME - "rpc.cancel.".len();
-
-/// The options of one trait or one method. Which of them can be set depends on the level.
+/// The options of one trait or one method. The level determines the options that can be set.
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) name: Option<LitStr>,
@@ -59,65 +53,76 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn check(written: &[Written], level: Level, mistakes: &mut Mistakes) -> Self {
+    pub(crate) fn check(
+        written: &[RawOption],
+        level: Level,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
         let mut options = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for option in written {
             let name = option.name.unraw().to_string();
             let Some((_, usage, levels)) = OPTIONS.iter().find(|(known, ..)| *known == name) else {
-                mistakes.at(&option.name, unknown(&name, level));
+                diagnostics.at(&option.name, unknown(&name, level));
                 continue;
             };
             if seen.contains(&name) {
-                mistakes.at(
+                diagnostics.at(
                     option,
-                    format!("the option `{name}` is given twice: remove one"),
+                    format!("the option `{name}` is set twice: remove one"),
                 );
                 continue;
             }
             if levels.contains(&level) {
-                options.set(&name, usage, option, mistakes);
+                options.set(&name, usage, option, level, diagnostics);
             } else {
-                mistakes.at(option, misplaced(&name, usage, level));
+                diagnostics.at(option, misplaced(&name, usage, level));
             }
             seen.push(name);
         }
         if let (Some(token), Some(_)) = (&options.at_most_once, &options.idempotent) {
-            mistakes.at(
+            diagnostics.at(
                 token,
-                "`at_most_once` rules out that the method runs twice, and `idempotent` allows it: remove one",
+                "`at_most_once` contradicts `idempotent`, which allows a method to run twice: remove one",
             );
         }
         options
     }
 
-    /// Takes the value of an option that is known here; `usage` shows how it is written.
-    fn set(&mut self, name: &str, usage: &str, option: &Written, mistakes: &mut Mistakes) {
+    /// Sets an option that is valid at this level. `usage` is shown in errors.
+    fn set(
+        &mut self,
+        name: &str,
+        usage: &str,
+        option: &RawOption,
+        level: Level,
+        diagnostics: &mut Diagnostics,
+    ) {
         match name {
             "name" => {
-                let text = string(option, usage, mistakes);
-                self.name = text.filter(|text| is_name(text, mistakes));
+                let text = string(option, usage, diagnostics);
+                self.name = text.filter(|text| is_name(text, level, diagnostics));
             }
             "queue" => {
-                let text = string(option, usage, mistakes);
-                self.queue = text.filter(|text| is_queue(text, mistakes));
+                let text = string(option, usage, diagnostics);
+                self.queue = text.filter(|text| is_queue(text, diagnostics));
             }
             "timeout" => {
-                self.timeout_millis = string(option, usage, mistakes).and_then(|text| {
+                self.timeout_millis = string(option, usage, diagnostics).and_then(|text| {
                     parse_millis(&text.value())
-                        .map_err(|message| mistakes.at(&text, message))
+                        .map_err(|message| diagnostics.at(&text, message))
                         .ok()
                 });
             }
-            "crate" => self.krate = path(option, usage, mistakes),
-            "priority" => self.priority = byte(option, usage, mistakes),
-            "oneway" => self.oneway = flag(option, mistakes),
-            "blocking" => self.blocking = flag(option, mistakes),
-            "default" => self.default = flag(option, mistakes),
-            "idempotent" => self.idempotent = flag(option, mistakes),
-            "at_most_once" => self.at_most_once = flag(option, mistakes),
-            "persistent" => self.persistent = flag(option, mistakes),
-            // Every name in `OPTIONS` has an arm above; the unit test keeps it so.
+            "crate" => self.krate = path(option, usage, diagnostics),
+            "priority" => self.priority = byte(option, usage, diagnostics),
+            "oneway" => self.oneway = flag(option, diagnostics),
+            "blocking" => self.blocking = flag(option, diagnostics),
+            "default" => self.default = flag(option, diagnostics),
+            "idempotent" => self.idempotent = flag(option, diagnostics),
+            "at_most_once" => self.at_most_once = flag(option, diagnostics),
+            "persistent" => self.persistent = flag(option, diagnostics),
+            // Every name in `OPTIONS` has an arm above, as a unit test shows.
             _ => {}
         }
     }
@@ -150,17 +155,16 @@ fn unknown(name: &str, level: Level) -> String {
 
 fn misplaced(name: &str, usage: &str, level: Level) -> String {
     match level {
-        Level::Trait => format!(
-            "`{name}` is an option of methods: put `#[rpc({usage})]` on the method it is meant for"
-        ),
+        Level::Trait => {
+            format!("`{name}` is an option of methods: put `#[rpc({usage})]` above a method")
+        }
         Level::Method => {
             format!("`{name}` is an option of the trait: put `#[rpc({usage})]` above `trait`")
         }
     }
 }
 
-/// The name that was probably meant: the one with the fewest letters to change, if they are few or it
-/// was only begun.
+/// Returns the valid name that is closest to an unknown one: a completion, or a name with few letters to change.
 fn closest<'a>(name: &str, valid: &[&'a str]) -> Option<&'a str> {
     valid
         .iter()
@@ -173,7 +177,7 @@ fn closest<'a>(name: &str, valid: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance: how many letters to insert, remove or replace.
+/// Levenshtein's distance: the number of letters to insert, remove or replace.
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -195,22 +199,22 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-fn flag(option: &Written, mistakes: &mut Mistakes) -> Option<Ident> {
+fn flag(option: &RawOption, diagnostics: &mut Diagnostics) -> Option<Ident> {
     let name = &option.name;
     if option.value.is_some() {
-        mistakes.at(
+        diagnostics.at(
             option,
-            format!("`{name}` takes no value: write `{name}`, or leave it out"),
+            format!("`{name}` takes no value: write `{name}`, or remove it"),
         );
         return None;
     }
     Some(name.clone())
 }
 
-fn string(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
+fn string(option: &RawOption, usage: &str, diagnostics: &mut Diagnostics) -> Option<LitStr> {
     match literal(option) {
         Some(Lit::Str(text)) => return Some(text.clone()),
-        _ => mistakes.at(
+        _ => diagnostics.at(
             wrong_part(option),
             format!("`{}` takes a string: write `{usage}`", option.name),
         ),
@@ -218,7 +222,7 @@ fn string(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<LitS
     None
 }
 
-fn byte(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<u8> {
+fn byte(option: &RawOption, usage: &str, diagnostics: &mut Diagnostics) -> Option<u8> {
     match literal(option) {
         Some(Lit::Int(number)) if number.suffix().is_empty() => {
             if let Ok(value) = number.base10_parse() {
@@ -227,7 +231,7 @@ fn byte(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<u8> {
         }
         _ => {}
     }
-    mistakes.at(
+    diagnostics.at(
         wrong_part(option),
         format!(
             "`{}` takes a number from 0 to 255: write `{usage}`",
@@ -237,7 +241,7 @@ fn byte(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<u8> {
     None
 }
 
-fn path(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<Path> {
+fn path(option: &RawOption, usage: &str, diagnostics: &mut Diagnostics) -> Option<Path> {
     let path = match &option.value {
         Some(Expr::Path(ExprPath {
             attrs,
@@ -254,7 +258,7 @@ fn path(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<Path> 
         },
     };
     if path.is_none() {
-        mistakes.at(
+        diagnostics.at(
             wrong_part(option),
             format!("`crate` takes the path to `rpc_core`: write `{usage}`, such as `crate = \"::renamed\"`"),
         );
@@ -262,66 +266,86 @@ fn path(option: &Written, usage: &str, mistakes: &mut Mistakes) -> Option<Path> 
     path
 }
 
-fn literal(option: &Written) -> Option<&Lit> {
+fn literal(option: &RawOption) -> Option<&Lit> {
     match &option.value {
         Some(Expr::Lit(ExprLit { attrs, lit })) if attrs.is_empty() => Some(lit),
         _ => None,
     }
 }
 
-/// The value if there is one: that is where the mistake is.
-fn wrong_part(option: &Written) -> &dyn ToTokens {
+/// Returns the tokens to mark for an invalid value: the value, or the whole option if it has none.
+fn wrong_part(option: &RawOption) -> &dyn ToTokens {
     match &option.value {
         Some(value) => value,
         None => option,
     }
 }
 
-/// Tells whether AMQP takes this as the name of a method or a service.
-fn is_name(text: &LitStr, mistakes: &mut Mistakes) -> bool {
-    let len = text.value().len();
+/// Returns `true` if the text can be the name of a service or a method on the wire.
+fn is_name(text: &LitStr, level: Level, diagnostics: &mut Diagnostics) -> bool {
+    let name = text.value();
+    let len = name.len();
     if len > MAX_NAME {
-        let message = format!("this name has {len} bytes, and AMQP allows {MAX_NAME}: shorten it");
-        mistakes.at(text, message);
+        let message =
+            format!("this name has {len} bytes, and AMQP allows {MAX_NAME}: shorten the name");
+        diagnostics.at(text, message);
         return false;
     }
-    is_text(text, "name", mistakes)
+    if level == Level::Method && name.starts_with(METHOD_PREFIX) {
+        diagnostics.at(text, reserved_method(&name));
+        return false;
+    }
+    is_text(text, "name", diagnostics)
 }
 
-fn is_queue(text: &LitStr, mistakes: &mut Mistakes) -> bool {
-    let queue = text.value();
-    if queue.starts_with("amq.") {
-        mistakes.at(
-            text,
-            "AMQP reserves queue names that begin with `amq.` for the broker: choose another",
-        );
-        return false;
-    }
-    if queue.len() > MAX_QUEUE {
-        let message = format!("this queue has {}: shorten it", too_long(queue.len()));
-        mistakes.at(text, message);
-        return false;
-    }
-    is_text(text, "queue", mistakes)
-}
-
-/// The reason why a queue's name of that length is refused.
-pub(crate) fn too_long(len: usize) -> String {
+fn reserved_method(name: &str) -> String {
+    let free = name.trim_start_matches(METHOD_PREFIX);
+    let advice = match free {
+        "" => "write another name".to_owned(),
+        free => format!("write `name = \"{free}\"`"),
+    };
     format!(
-        "{len} bytes, and more than {MAX_QUEUE} leave no room for the names that a server makes from it"
+        "method names that begin with `{METHOD_PREFIX}` are reserved for built-in methods: {advice}"
     )
 }
 
-fn is_text(text: &LitStr, what: &str, mistakes: &mut Mistakes) -> bool {
+fn is_queue(text: &LitStr, diagnostics: &mut Diagnostics) -> bool {
+    let queue = text.value();
+    if queue.starts_with(BROKER_QUEUE_PREFIX) {
+        let message = format!(
+            "AMQP reserves queue names that begin with `{BROKER_QUEUE_PREFIX}` for the broker: write another name"
+        );
+        diagnostics.at(text, message);
+        return false;
+    }
+    if queue.len() > MAX_QUEUE_NAME {
+        let message = format!(
+            "this queue name has {}: shorten the name",
+            too_long(queue.len())
+        );
+        diagnostics.at(text, message);
+        return false;
+    }
+    is_text(text, "queue name", diagnostics)
+}
+
+/// Describes the length of a queue's name that is too long.
+pub(crate) fn too_long(len: usize) -> String {
+    format!(
+        "{len} bytes, and at most {MAX_QUEUE_NAME} are allowed, because servers derive longer names from it"
+    )
+}
+
+fn is_text(text: &LitStr, what: &str, diagnostics: &mut Diagnostics) -> bool {
     let value = text.value();
     let message = if value.is_empty() {
-        format!("a {what} cannot be empty: write one, or leave the option out")
+        format!("a {what} cannot be empty: write a {what}, or remove the option")
     } else if value.contains('\0') {
         format!("a {what} cannot contain NUL: remove `\\0`")
     } else {
         return true;
     };
-    mistakes.at(text, message);
+    diagnostics.at(text, message);
     false
 }
 
@@ -332,21 +356,21 @@ mod tests {
     use quote::quote;
 
     fn check(tokens: proc_macro2::TokenStream, level: Level) -> (Options, Vec<String>) {
-        let mut mistakes = Mistakes::default();
-        let written = options(tokens, &mut mistakes);
-        let options = Options::check(&written, level, &mut mistakes);
-        (options, mistakes.messages())
+        let mut diagnostics = Diagnostics::default();
+        let written = options(tokens, &mut diagnostics);
+        let options = Options::check(&written, level, &mut diagnostics);
+        (options, diagnostics.messages())
     }
 
     #[test]
-    fn every_option_can_be_written_as_its_usage_says() {
+    fn every_usage_text_is_accepted() {
         for (name, usage, levels) in OPTIONS {
-            // `…` stands for any text that is right there.
+            // `…` stands for any valid text.
             let tokens: proc_macro2::TokenStream =
                 usage.replace('…', "x").parse().expect("usages are tokens");
             for level in *levels {
-                let (options, mistakes) = check(tokens.clone(), *level);
-                assert_eq!(mistakes, Vec::<String>::new(), "{name}");
+                let (options, diagnostics) = check(tokens.clone(), *level);
+                assert_eq!(diagnostics, Vec::<String>::new(), "{name}");
                 let Options {
                     name: text,
                     queue,
@@ -383,22 +407,22 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_a_list_is_found() {
-        let (_, mistakes) = check(
+    fn all_errors_in_a_list_are_reported() {
+        let (_, diagnostics) = check(
             quote!(nam = "x", queue = 5, timeout, oneway, "what", queue = "q"),
             Level::Trait,
         );
-        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+        assert_eq!(diagnostics.len(), 6, "{diagnostics:#?}");
     }
 
     #[test]
-    fn a_method_is_not_both_repeated_and_never_repeated() {
-        let (_, mistakes) = check(quote!(at_most_once, idempotent), Level::Method);
-        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    fn at_most_once_contradicts_idempotent() {
+        let (_, diagnostics) = check(quote!(at_most_once, idempotent), Level::Method);
+        assert_eq!(diagnostics.len(), 1, "{diagnostics:#?}");
     }
 
     #[test]
-    fn the_option_that_was_meant_is_suggested() {
+    fn unknown_options_suggest_the_closest_valid_option() {
         assert_eq!(closest("time_out", &["name", "timeout"]), Some("timeout"));
         assert_eq!(
             closest("prioritty", &["priority", "persistent"]),
@@ -412,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_has_255_bytes_and_the_longest_queue_244() {
+    fn names_have_at_most_255_bytes_and_queues_244() {
         let refused = |tokens| check(tokens, Level::Method).1.len();
         let name = "é".repeat(127) + "x";
         assert_eq!(refused(quote!(name = #name)), 0);
@@ -422,5 +446,25 @@ mod tests {
         assert_eq!(refused(quote!(queue = #queue)), 0);
         let queue = queue + "x";
         assert_eq!(refused(quote!(queue = #queue)), 1);
+    }
+
+    #[test]
+    fn method_names_must_not_begin_with_the_reserved_prefix() {
+        let messages = |name: &str, level| check(quote!(name = #name), level).1;
+        for (name, advice) in [
+            ("rpc.ping", "write `name = \"ping\"`"),
+            ("rpc.rpc.ping", "write `name = \"ping\"`"),
+            ("rpc.", "write another name"),
+        ] {
+            let messages = messages(name, Level::Method);
+            assert!(
+                messages.len() == 1 && messages[0].ends_with(advice),
+                "{name}: {messages:?}"
+            );
+        }
+        for name in ["rpc", "rpcping", "Rpc.ping", "my.rpc.ping"] {
+            assert_eq!(messages(name, Level::Method), Vec::<String>::new());
+        }
+        assert_eq!(messages("rpc.Fib", Level::Trait), Vec::<String>::new());
     }
 }

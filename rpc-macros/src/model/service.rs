@@ -14,15 +14,16 @@ use syn::{
 
 use crate::attributes;
 use crate::dependency::{self, Name};
-use crate::mistakes::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::model::Method;
 use crate::model::options::{self, Level, Options};
-use crate::model::owned::names_self;
+use crate::model::wire_type::mentions_self;
+use crate::names::{MAX_QUEUE_NAME, QUEUE_PREFIX};
 use crate::parse;
 
-/// A trait that keeps all the rules.
+/// A checked trait.
 pub(crate) struct Service {
-    /// All but `#[rpc]`.
+    /// All attributes except `#[rpc]`.
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) ident: Ident,
@@ -34,55 +35,55 @@ pub(crate) struct Service {
     pub(crate) queue: String,
     pub(crate) client: Ident,
     pub(crate) dispatcher: Ident,
-    /// The name of the client's own type parameter; one that the trait does not use for anything else.
+    /// The name of the client's additional type parameter. The trait does not use this name.
     pub(crate) service_parameter: Ident,
-    /// The same for the dispatcher's.
+    /// The name of the dispatcher's additional type parameter. The trait does not use this name.
     pub(crate) handler_parameter: Ident,
     pub(crate) methods: Vec<Method>,
-    pub(crate) alternatives: Vec<Alternatives>,
+    pub(crate) conflicts: Vec<Conflict>,
 }
 
-/// A trait that does not: what is wrong, and what could be read nevertheless.
-pub(crate) struct Broken {
-    pub(crate) mistakes: Mistakes,
+/// A trait with errors.
+pub(crate) struct InvalidTrait {
+    pub(crate) diagnostics: Diagnostics,
     pub(crate) item: ItemTrait,
-    /// For each item of the trait the method, if that is one without a mistake.
+    /// For each item of the trait the method, or `None` if the item has an error or is not a method.
     pub(crate) methods: Vec<Option<Method>>,
 }
 
 impl Service {
-    /// Checks every rule.
-    pub(crate) fn check(options: TokenStream, item: ItemTrait) -> Result<Self, Box<Broken>> {
-        let mut mistakes = Mistakes::default();
-        let written = parse::options(options, &mut mistakes);
-        let options = Options::check(&written, Level::Trait, &mut mistakes);
+    /// Checks all rules.
+    pub(crate) fn check(options: TokenStream, item: ItemTrait) -> Result<Self, Box<InvalidTrait>> {
+        let mut diagnostics = Diagnostics::default();
+        let written = parse::options(options, &mut diagnostics);
+        let options = Options::check(&written, Level::Trait, &mut diagnostics);
         if let Some(error) = async_trait(&item) {
-            mistakes.push(error);
-            // Nothing else of what it made of the trait is the user's.
-            return Err(Box::new(Broken {
-                mistakes,
+            diagnostics.push(error);
+            // `#[async_trait]` has rewritten the rest, so errors in it would not concern the user's code.
+            return Err(Box::new(InvalidTrait {
+                diagnostics,
                 methods: item.items.iter().map(|_| None).collect(),
                 item,
             }));
         }
         let krate = options
             .krate
-            .unwrap_or_else(|| default_crate(&mut mistakes));
-        check_head(&item, &mut mistakes);
+            .unwrap_or_else(|| default_crate(&mut diagnostics));
+        check_head(&item, &mut diagnostics);
         let name = name(
             &item.ident,
             options.name.as_ref(),
             options.queue.is_none(),
-            &mut mistakes,
+            &mut diagnostics,
         );
         let queue = options
             .queue
             .map_or_else(|| default_queue(&name), |queue| queue.value());
-        let (methods, alternatives) =
-            check_items(&item, &queue, options.timeout_millis, &mut mistakes);
-        if !mistakes.is_empty() {
-            return Err(Box::new(Broken {
-                mistakes,
+        let (methods, conflicts) =
+            check_items(&item, &queue, options.timeout_millis, &mut diagnostics);
+        if !diagnostics.is_empty() {
+            return Err(Box::new(InvalidTrait {
+                diagnostics,
                 item,
                 methods,
             }));
@@ -102,15 +103,15 @@ impl Service {
             generics: item.generics,
             supertraits: item.supertraits,
             methods: methods.into_iter().flatten().collect(),
-            alternatives,
+            conflicts,
         })
     }
 }
 
-/// The mistake of a trait that `#[async_trait]` has rewritten, for it stood above `#[rpc]`, or is about to.
+/// Returns an error if `#[async_trait]` stands below `#[rpc]`, or has rewritten the trait because it stands above.
 fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
-    let message = "`#[async_trait]` does not go with `#[rpc]`, which makes `async fn` in traits work by itself: remove `#[async_trait]` \
-                   here and from every `impl` of this trait";
+    let message = "`#[async_trait]` cannot be combined with `#[rpc]`, which supports `async fn` itself: remove `#[async_trait]` here \
+                   and from every `impl` of this trait";
     let below = item
         .attrs
         .iter()
@@ -126,41 +127,44 @@ fn async_trait(item: &ItemTrait) -> Option<syn::Error> {
     })
 }
 
-/// Tells whether `#[async_trait]` has been here: each of its methods has a lifetime of that name.
+/// Returns `true` if `#[async_trait]` has rewritten the method: it adds a lifetime of that name.
 pub(crate) fn is_rewritten(signature: &Signature) -> bool {
     let mut lifetimes = signature.generics.lifetimes();
     lifetimes.any(|parameter| parameter.lifetime.ident == "async_trait")
 }
 
-/// What stands before the braces.
-fn check_head(item: &ItemTrait, mistakes: &mut Mistakes) {
+/// Checks the trait's declaration before the braces.
+fn check_head(item: &ItemTrait, diagnostics: &mut Diagnostics) {
     for attribute in item
         .attrs
         .iter()
         .filter(|attribute| attributes::is_rpc(attribute.path()))
     {
-        mistakes.at(
+        diagnostics.at(
             attribute,
-            "a trait has one `#[rpc]`: put all options into one",
+            "a trait can have one `#[rpc]`: write all options in one attribute",
         );
     }
     if let Some(path) = attributes::conditional_rpc(&item.attrs) {
-        mistakes.at(
+        diagnostics.at(
             path,
-            "`#[rpc]` cannot stand behind `cfg_attr`: write it out",
+            "`#[rpc]` cannot be conditional: write it without `cfg_attr`",
         );
     }
     if let Some(token) = item.unsafety {
-        mistakes.at(
+        diagnostics.at(
             token,
-            "a remote service has nothing for its implementors to promise: remove `unsafe`",
+            "a remote service cannot be an `unsafe trait`: remove `unsafe`",
         );
     }
     if let Some(token) = item.modifiers.auto_token {
-        mistakes.at(token, "a service is implemented by hand: remove `auto`");
+        diagnostics.at(
+            token,
+            "a remote service cannot be an `auto trait`: remove `auto`",
+        );
     }
     for parameter in &item.generics.params {
-        check_parameter(parameter, mistakes);
+        check_parameter(parameter, diagnostics);
     }
     for predicate in item
         .generics
@@ -168,24 +172,25 @@ fn check_head(item: &ItemTrait, mistakes: &mut Mistakes) {
         .iter()
         .flat_map(|clause| &clause.predicates)
     {
-        // Bounds of `Self` itself are supertraits, which stay on the trait alone.
-        if !is_supertrait(predicate) && names_self(|finder| finder.visit_where_predicate(predicate))
+        // Bounds of `Self` are supertraits, which stay on the trait.
+        if !is_supertrait(predicate)
+            && mentions_self(|finder| finder.visit_where_predicate(predicate))
         {
-            mistakes.at(predicate, bound_on_self());
+            diagnostics.at(predicate, bound_on_self());
         }
     }
 }
 
-fn check_parameter(parameter: &GenericParam, mistakes: &mut Mistakes) {
+fn check_parameter(parameter: &GenericParam, diagnostics: &mut Diagnostics) {
     match parameter {
-        GenericParam::Lifetime(lifetime) => mistakes.at(
+        GenericParam::Lifetime(lifetime) => diagnostics.at(
             lifetime,
-            "a service outlives every borrow: remove the lifetime parameter and use owned types",
+            "a service cannot have lifetime parameters, because it is `'static`: remove the parameter, and write owned types",
         ),
         GenericParam::Type(parameter) => {
             for bound in &parameter.bounds {
-                if names_self(|finder| finder.visit_type_param_bound(bound)) {
-                    mistakes.at(bound, bound_on_self());
+                if mentions_self(|finder| finder.visit_type_param_bound(bound)) {
+                    diagnostics.at(bound, bound_on_self());
                 }
             }
         }
@@ -194,10 +199,10 @@ fn check_parameter(parameter: &GenericParam, mistakes: &mut Mistakes) {
 }
 
 fn bound_on_self() -> &'static str {
-    "the client has the same bounds, and no `Self` to go with them: write a bound without `Self`"
+    "bounds cannot mention `Self`, because the client repeats them: write a bound without `Self`"
 }
 
-/// Whether it is of the form `Self: Bounds`.
+/// Returns `true` for a predicate of the form `Self: Bounds`.
 pub(crate) fn is_supertrait(predicate: &WherePredicate) -> bool {
     match predicate {
         WherePredicate::Type(predicate) => {
@@ -207,65 +212,72 @@ pub(crate) fn is_supertrait(predicate: &WherePredicate) -> bool {
     }
 }
 
-fn name(ident: &Ident, given: Option<&LitStr>, in_queue: bool, mistakes: &mut Mistakes) -> String {
+fn name(
+    ident: &Ident,
+    given: Option<&LitStr>,
+    in_queue: bool,
+    diagnostics: &mut Diagnostics,
+) -> String {
     let name = given.map_or_else(|| ident.unraw().to_string(), LitStr::value);
     let queue_len = default_queue(&name).len();
-    if in_queue && queue_len > options::MAX_QUEUE {
+    if in_queue && queue_len > MAX_QUEUE_NAME {
         let message = format!(
-            "the queue `rpc.…` of this name would have {}: shorten the name, or set `queue = \"…\"`",
+            "the queue `{QUEUE_PREFIX}…` of this name would have {}: shorten the name, or write `queue = \"…\"`",
             options::too_long(queue_len)
         );
         match given {
-            Some(given) => mistakes.at(given, message),
-            None => mistakes.at(ident, message),
+            Some(given) => diagnostics.at(given, message),
+            None => diagnostics.at(ident, message),
         }
     }
     name
 }
 
 fn default_queue(name: &str) -> String {
-    format!("rpc.{name}")
+    format!("{QUEUE_PREFIX}{name}")
 }
 
-/// What stands between the braces.
+/// Checks the items between the braces.
 fn check_items(
     item: &ItemTrait,
     queue: &str,
     timeout_millis: Option<u64>,
-    mistakes: &mut Mistakes,
-) -> (Vec<Option<Method>>, Vec<Alternatives>) {
+    diagnostics: &mut Diagnostics,
+) -> (Vec<Option<Method>>, Vec<Conflict>) {
     let mut names = WireNames::default();
     let methods = item
         .items
         .iter()
         .map(|inner| match inner {
             TraitItem::Fn(function) => {
-                let before = mistakes.len();
+                let before = diagnostics.len();
                 let method =
-                    Method::check(function, &item.generics, queue, timeout_millis, mistakes);
-                names.check(&method, mistakes);
-                (mistakes.len() == before).then_some(method)
+                    Method::check(function, &item.generics, queue, timeout_millis, diagnostics);
+                names.check(&method, diagnostics);
+                (diagnostics.len() == before).then_some(method)
             }
             other => {
-                mistakes.at(head_of(other), only_methods(other));
+                diagnostics.at(head_of(other), only_methods(other));
                 None
             }
         })
         .collect();
-    (methods, names.alternatives)
+    (methods, names.conflicts)
 }
 
 fn only_methods(item: &TraitItem) -> &'static str {
     match item {
         TraitItem::Type(_) => {
-            "a service has methods only, and the client could not know this type: use a type parameter of the trait, as \
-             in `trait Store<T>`, or a concrete type"
+            "a service cannot have associated types, because clients do not know the handler: write a type parameter of the \
+             trait, as in `trait Store<T>`, or a concrete type"
         }
-        TraitItem::Const(_) => "a service has methods only: move the constant out of the trait",
+        TraitItem::Const(_) => {
+            "a service cannot have associated constants: move the constant out of the trait"
+        }
         TraitItem::Macro(_) => {
-            "`#[rpc]` has to see every method, and cannot look inside a macro: write the methods out"
+            "`#[rpc]` cannot expand macros inside a trait: write the methods without the macro"
         }
-        _ => "a service has methods only: remove this",
+        _ => "a service can only have methods: remove this item",
     }
 }
 
@@ -283,99 +295,98 @@ fn head_of(item: &TraitItem) -> TokenStream {
     }
 }
 
-/// What the methods so far are called on the wire.
+/// Names on the wire of the methods that were checked so far.
 #[derive(Default)]
 struct WireNames {
-    seen: Vec<Seen>,
-    alternatives: Vec<Alternatives>,
+    seen: Vec<Declared>,
+    conflicts: Vec<Conflict>,
 }
 
-/// A method so far.
-struct Seen {
+/// A method that was checked.
+struct Declared {
     name: String,
     is_default: bool,
-    /// Its `cfg`s.
+    /// The method's `cfg`s.
     conditions: Vec<TokenStream>,
 }
 
-/// Two methods that cannot both be there. Both are behind `cfg`s, so it is the compiler that knows.
-pub(crate) struct Alternatives {
-    /// The `cfg`s of both.
+/// Two methods that must not both exist. Both have `cfg`s, so only the compiler knows if they do.
+pub(crate) struct Conflict {
+    /// The `cfg`s of both methods.
     pub(crate) conditions: Vec<TokenStream>,
-    /// What to say if all of them hold.
-    pub(crate) mistake: syn::Error,
+    /// The error if all conditions hold.
+    pub(crate) error: syn::Error,
 }
 
 impl WireNames {
-    fn check(&mut self, method: &Method, mistakes: &mut Mistakes) {
+    fn check(&mut self, method: &Method, diagnostics: &mut Diagnostics) {
         let method_conditions = attributes::conditions(&method.attributes);
         let message = format!(
-            "two methods have the name `{}` on the wire: give one another with `#[rpc(name = \"…\")]`",
+            "two methods have the name `{}` on the wire: rename one with `#[rpc(name = \"…\")]`",
             method.name
         );
-        let mistake = syn::Error::new_spanned(method.name_tokens(), message);
+        let error = syn::Error::new_spanned(method.name_tokens(), message);
         self.exclude(
             |seen| seen.name == method.name,
             &method_conditions,
-            mistake,
-            mistakes,
+            error,
+            diagnostics,
         );
         if let Some(default) = &method.options.default {
-            let message =
-                "only one method can be the one for requests that name none: remove one `default`";
-            let mistake = syn::Error::new_spanned(default, message);
+            let message = "only one method can be the default for requests without a method name: remove one `default`";
+            let error = syn::Error::new_spanned(default, message);
             self.exclude(
                 |seen| seen.is_default,
                 &method_conditions,
-                mistake,
-                mistakes,
+                error,
+                diagnostics,
             );
         }
-        self.seen.push(Seen {
+        self.seen.push(Declared {
             name: method.name.clone(),
             is_default: method.options.default.is_some(),
             conditions: method_conditions,
         });
     }
 
-    /// It is a mistake if any such method is there together with one that has these `cfg`s.
+    /// Adds an error for each such method that exists together with a method that has these `cfg`s.
     fn exclude(
         &mut self,
-        is_meant: impl Fn(&Seen) -> bool,
+        is_meant: impl Fn(&Declared) -> bool,
         conditions: &[TokenStream],
-        mistake: syn::Error,
-        mistakes: &mut Mistakes,
+        error: syn::Error,
+        diagnostics: &mut Diagnostics,
     ) {
         for seen in self.seen.iter().filter(|seen| is_meant(seen)) {
             if seen.conditions.is_empty() || conditions.is_empty() {
-                return mistakes.push(mistake);
+                return diagnostics.push(error);
             }
-            self.alternatives.push(Alternatives {
+            self.conflicts.push(Conflict {
                 conditions: [&seen.conditions, conditions].concat(),
-                mistake: mistake.clone(),
+                error: error.clone(),
             });
         }
     }
 }
 
-/// The path to `rpc_core`, unless it is given.
-fn default_crate(mistakes: &mut Mistakes) -> Path {
+/// The path to `rpc_core` without the option `crate`.
+fn default_crate(diagnostics: &mut Diagnostics) -> Path {
     let own = parse_quote!(::rpc_core);
     match dependency::name() {
         Name::Own => own,
         Name::New(name) => syn::parse_str(&format!("::{name}")).unwrap_or(own),
         Name::Missing => {
-            mistakes.push(syn::Error::new(
+            diagnostics.push(syn::Error::new(
                 Span::call_site(),
-                "this crate does not depend on `rpc_core` itself, which the generated code names: add `rpc-core` to its `Cargo.toml`, or \
-                 say where another crate exports it, as in `#[rpc(crate = \"facade::rpc_core\")]`",
+                "generated code needs `rpc_core`, and this crate does not depend on it: add `rpc-core` to `Cargo.toml`, or write the path \
+                 to another crate's export, as in `#[rpc(crate = \"facade::rpc_core\")]`",
             ));
             own
         }
     }
 }
 
-/// Every identifier in the tokens, at any depth.
+/// Returns all identifiers in the tokens, at any depth.
 fn identifiers(tokens: TokenStream) -> Vec<String> {
     tokens
         .into_iter()
@@ -387,7 +398,8 @@ fn identifiers(tokens: TokenStream) -> Vec<String> {
         .collect()
 }
 
-/// A type parameter shadows the user's types of the same name, hygiene or not, so it has to have a name of its own.
+/// Returns a name for a type parameter that is not in use. A type parameter would shadow a type of the user with the same
+/// name, regardless of hygiene.
 fn unused(wanted: &str, used: &[String]) -> Ident {
     let free = iter::once(wanted.to_owned())
         .chain((1..).map(|number| format!("{wanted}{number}")))

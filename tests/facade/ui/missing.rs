@@ -1,4 +1,4 @@
-//! `rpc_core` through another crate alone, without the option `crate`.
+//! `rpc_core` through another crate only, without the option `crate`.
 
 use rpc_tests_renamed::bus::Context;
 use rpc_tests_renamed::rpc;

@@ -1,13 +1,13 @@
 //! A private RabbitMQ node for a person or a script: `make broker`, `make broker-stop`.
 //!
 //! ```text
-//! broker start             starts a node in the background, if none runs, and prints its URL and how to run rabbitmqctl
-//! broker stop              ends it
+//! broker start             starts a node in the background, if none runs, and prints its URL and a rabbitmqctl command
+//! broker stop              ends the node
 //! broker run COMMAND…      runs a command with AMQP_URL set to a node that ends with it
 //! ```
 //!
-//! A node lives as long as the process that owns it, so `start` leaves a process behind that does nothing but own one.
-//! That process holds a lock on a file, by which the next command knows, whatever happened in between, whether it runs.
+//! A node lives as long as the process that owns it, so `start` leaves an owner process behind. The owner holds a lock on a file.
+//! From the lock the next command knows whether a node runs, even if the owner was killed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -54,7 +54,7 @@ fn start() -> Outcome {
         );
         let mut owner = Command::new(env::current_exe()?)
             .arg("own")
-            // A group of its own, so that Ctrl-C in this terminal does not reach it.
+            // A process group of its own, so that Ctrl-C in this terminal does not reach the owner.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(File::create(state.file("owner.log"))?)
@@ -69,11 +69,11 @@ fn start() -> Outcome {
             sleep(POLL);
         }
     }
-    // Written after the script, and the only line on the standard output, for programs that read it.
+    // Written after the script. The URL is the only line on the standard output, for programs that read it.
     let url = state.await_file("url")?;
     let tool = state.file(TOOL);
     eprintln!(
-        "Ask it with rabbitmqctl: {} list_queues name type messages",
+        "Query the node: {} list_queues name type messages",
         tool.display()
     );
     println!("{url}");
@@ -88,7 +88,7 @@ fn stop() -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let owner = state.await_file("pid")?;
-    // The shell's own `kill`: there may be no program of that name, and the standard library has none.
+    // The shell's own `kill`: the program may be missing, and the standard library has no such function.
     Command::new("/bin/sh")
         .args(["-c", "kill \"$1\"", "kill", &owner])
         .status()?;
@@ -160,7 +160,7 @@ impl State {
         self.folder.join(name)
     }
 
-    /// Where the node of that owner lives: not where an earlier one may still be cleaned up.
+    /// The folder of an owner's node. An earlier owner's folder may still be in the process of removal.
     fn node(&self, owner: &str) -> PathBuf {
         self.file(&format!("node-{owner}"))
     }
@@ -173,7 +173,7 @@ impl State {
         }
     }
 
-    /// Forgets an owner that was killed.
+    /// Removes the files of an owner that was killed.
     fn clear(&self) -> io::Result<()> {
         ["url", "pid", TOOL]
             .iter()
@@ -184,7 +184,7 @@ impl State {
         ignore_missing(fs::remove_dir_all(&self.folder))
     }
 
-    /// Whoever sees the file sees all of it.
+    /// Writes a file atomically: readers see the whole text or no file.
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
         let unfinished = self.file("unfinished");
         let mut file = File::create(&unfinished)?;
@@ -192,7 +192,7 @@ impl State {
         fs::rename(unfinished, self.file(name))
     }
 
-    /// What the owner writes once it knows.
+    /// Waits for a file of the owner.
     fn await_file(&self, name: &str) -> io::Result<String> {
         loop {
             match fs::read_to_string(self.file(name)) {

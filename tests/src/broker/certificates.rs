@@ -1,4 +1,4 @@
-//! Throw-away certificates, for nodes that speak TLS and for their clients.
+//! Throw-away certificates for TLS nodes and their clients.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
-/// The files of [`write()`], in its folder.
+/// The files of [`write()`] in its folder.
 pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";
 pub(super) const KEY: &str = "server.key";
@@ -28,11 +28,11 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// Makes an authority that no one trusts yet.
+    /// Makes an authority that is not trusted by any program yet.
     ///
     /// # Panics
     ///
-    /// When the system has no random numbers.
+    /// If the system has no random numbers.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each is another")]
     pub fn new() -> Self {
@@ -46,27 +46,27 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("a key signs its own certificate"))
     }
 
-    /// Its certificate, as PEM.
+    /// The certificate of the authority, as PEM.
     #[must_use]
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A certificate for someone of that common name, and for hosts of these names and addresses.
+    /// Issues a certificate with that common name, for hosts with these names and addresses.
     ///
     /// # Panics
     ///
-    /// When a name cannot be one of a host.
+    /// If a host's name is invalid.
     #[must_use]
     pub fn identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
         self.issue(common_name, hosts, |_| {})
     }
 
-    /// The same, for servers alone.
+    /// Issues a certificate that is valid for servers only.
     ///
     /// # Panics
     ///
-    /// When a name cannot be one of a host.
+    /// If a host's name is invalid.
     #[must_use]
     pub fn server_identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
         self.issue(common_name, hosts, |params| {
@@ -74,11 +74,11 @@ impl Authority {
         })
     }
 
-    /// The same, out of date.
+    /// Issues a certificate that has expired.
     ///
     /// # Panics
     ///
-    /// When a name cannot be one of a host.
+    /// If a host's name is invalid.
     #[must_use]
     pub fn expired_identity(&self, common_name: &str, hosts: &[&str]) -> Identity {
         self.issue(common_name, hosts, |params| {
@@ -93,7 +93,7 @@ impl Authority {
         change: impl FnOnce(&mut CertificateParams),
     ) -> Identity {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let mut params = CertificateParams::new(hosts).expect("hosts have names of hosts");
+        let mut params = CertificateParams::new(hosts).expect("valid names of hosts");
         params
             .distinguished_name
             .push(DnType::CommonName, common_name);
@@ -116,7 +116,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Those of an authority of their own.
+    /// Makes certificates with an authority of their own.
     pub(super) fn new() -> Self {
         let authority = Authority::new();
         Self {
@@ -125,7 +125,7 @@ impl Certificates {
         }
     }
 
-    /// Writes them where RabbitMQ reads them.
+    /// Writes the certificates into the folder that RabbitMQ is configured with.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir(folder)?;
         fs::write(folder.join(CA), &self.ca)?;

@@ -1,41 +1,41 @@
-//! Several nodes that are one broker.
+//! Clusters of several nodes.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::Node;
 use super::node::unique_name;
 
-/// What the nodes of a cluster have in common.
+/// The membership of a node in a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Membership {
-    /// What the cluster is called, by all its nodes: RabbitMQ keeps the name of whichever node said it last.
+    /// The name of the cluster. All nodes state it, because RabbitMQ keeps the name that was stated last.
     pub(super) cluster: String,
-    /// `None` for the first node, whose epmd serves them all.
+    /// `None` for the first node, whose epmd serves all nodes.
     pub(super) join: Option<Join>,
 }
 
-/// How a node finds the cluster that it is to join.
+/// The entry point of a node that joins a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Join {
-    /// The full name of a node that is up.
+    /// The full name of a running node.
     pub(super) seed: String,
     pub(super) epmd: u16,
 }
 
-/// A RabbitMQ cluster: nodes that share queues, each with a port of its own. Dropping it drops them.
+/// A RabbitMQ cluster: nodes that share queues, each with a port of its own. Dropping it drops the nodes.
 ///
-/// It takes about three times as long to start as a [`Node`].
+/// A cluster of three takes about three times as long to start as a [`Node`].
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
 }
 
 impl Cluster {
-    /// Starts that many nodes and waits until they are one cluster.
+    /// Starts that many nodes and waits until they form a cluster.
     ///
     /// # Panics
     ///
-    /// When one does not start, or does not find the others.
+    /// If a node does not start or does not find the others.
     ///
     /// # Cancel safety
     ///
@@ -59,7 +59,7 @@ impl Cluster {
             epmd: first.epmd_port(),
         };
         let mut nodes = vec![first];
-        // One after the other: nodes that join at the same moment may have to try again, which takes longer.
+        // One after the other: nodes that join at the same moment may have to retry, which takes longer.
         for _ in 1..size {
             nodes.push(member(Some(join.clone())).await);
         }
@@ -68,25 +68,25 @@ impl Cluster {
         Self { nodes }
     }
 
-    /// Its nodes, always in the same order.
+    /// The nodes, always in the same order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The node that leads a quorum queue, as the nodes that run see it; `None` when there is no such queue, or when its
-    /// leader is none that runs.
+    /// The node that leads a quorum queue, as seen by the running nodes; `None` if there is no such queue, or if its leader does
+    /// not run.
     ///
     /// # Panics
     ///
-    /// When no node runs, or `rabbitmqctl` fails.
+    /// If no node runs, or `rabbitmqctl` fails.
     ///
     /// # Cancel safety
     ///
-    /// Only asks, so it may be dropped at any time.
+    /// Read-only: the future may be dropped at any time.
     pub async fn leader_of(&self, queue: &str) -> Option<&Node> {
         let mut running = self.nodes.iter().filter(|node| node.is_running());
-        let asked = running.next().expect("a node that runs");
+        let asked = running.next().expect("a running node");
         let listed = asked
             .ctl(&["list_queues", "--silent", "name", "leader"])
             .await;

@@ -1,4 +1,4 @@
-//! Where RabbitMQ is installed on this machine.
+//! The RabbitMQ installation of this machine.
 
 use std::env;
 use std::fs;
@@ -7,16 +7,18 @@ use std::process::Command;
 
 use super::BrokerError;
 
-/// The programs a node is made of.
+/// The programs of a node.
 #[derive(Debug, Clone)]
 pub(super) struct Installation {
     pub(super) server: PathBuf,
     pub(super) epmd: PathBuf,
+    /// `setsid` of util-linux. Absent on macOS, where nodes start without a session of their own.
+    pub(super) setsid: Option<PathBuf>,
 }
 
 impl Installation {
-    /// Looks for RabbitMQ's own start script: what `RABBITMQ_SERVER` names, else the system's package, else the
-    /// places where other packages put it, else the search path.
+    /// Looks for RabbitMQ's own start script: first the path in `RABBITMQ_SERVER`, then the system's package, the usual places of
+    /// other packages, and the search path.
     pub(super) fn find() -> Result<Self, BrokerError> {
         let server = match env::var_os("RABBITMQ_SERVER") {
             Some(named) => named_script(Path::new(&named))?,
@@ -37,10 +39,15 @@ impl Installation {
                 "Erlang's epmd, which RabbitMQ needs, is not on the search path: add Erlang's bin folder to PATH",
             )
         })?;
-        Ok(Self { server, epmd })
+        let setsid = on_search_path("setsid").find(|path| path.is_file());
+        Ok(Self {
+            server,
+            epmd,
+            setsid,
+        })
     }
 
-    /// A command-line tool that comes with the server, such as `rabbitmqctl`.
+    /// The path of a command-line tool of the server, such as `rabbitmqctl`.
     pub(super) fn tool(&self, name: &str) -> PathBuf {
         self.server.with_file_name(name)
     }
@@ -79,8 +86,8 @@ fn debian_package() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Packages put a wrapper on the search path that runs the server as the user `rabbitmq` with the system's settings.
-/// That is another broker than the one a test wants.
+/// Returns `true` for a wrapper script that runs the server as the user `rabbitmq` with the system's settings. Packages put
+/// one on the search path; its broker is not the private one that a test needs.
 fn switches_user(path: &Path) -> bool {
     fs::canonicalize(path).is_ok_and(|path| path.ends_with("rabbitmq-script-wrapper"))
         || fs::read_to_string(path)
@@ -95,7 +102,7 @@ fn on_search_path(program: &str) -> impl Iterator<Item = PathBuf> {
         .into_iter()
 }
 
-/// Erlang installed outside the usual places links only `erl` to the search path; epmd is in the same folder.
+/// Candidates beside `erl`: Erlang outside of the usual places links only `erl` to the search path.
 fn beside_erl() -> impl Iterator<Item = PathBuf> {
     on_search_path("erl").filter_map(|erl| Some(fs::canonicalize(erl).ok()?.with_file_name("epmd")))
 }

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! A [`Node`] runs the RabbitMQ that is installed on this machine, as the current user, on free loopback ports, with
-//! data, configuration, cookie and epmd of its own. It reads nothing of a system-wide RabbitMQ and touches none.
-//! Its processes and its folder are gone when it is dropped, and also when the process that owns it is killed.
+//! data, configuration, cookie and epmd of its own. It does not use or affect a system-wide RabbitMQ.
+//! Its processes and its folder are gone after it is dropped, and after the process that owns it is killed.
 //!
-//! Starting one takes some seconds, so tests that do not break the broker share one: [`shared_node`].
+//! A start takes some seconds, so tests that do not break the broker share a node: [`shared_node`].
 //!
-//! A [`Cluster`] is several of them; a [`Proxy`] stands between a client and a node and breaks the network.
+//! A [`Cluster`] consists of several nodes. A [`Proxy`] stands between a client and a node and breaks the network.
 
 mod certificates;
 mod cluster;
@@ -37,7 +37,7 @@ pub use node_builder::NodeBuilder;
 pub use proxy::{Cut, Direction, Proxy};
 pub use questions::{Census, QueueCount, QueueInfo};
 
-/// Why there is no broker, and what to do about it: a text for a person.
+/// The reason for a missing broker, with advice, as text.
 #[derive(Debug)]
 pub struct BrokerError(String);
 
@@ -55,14 +55,14 @@ impl fmt::Display for BrokerError {
 
 impl std::error::Error for BrokerError {}
 
-/// The node that the tests of one binary share. The first to ask starts it; it ends with the process.
+/// The shared node of a test binary. The first caller starts the node; it ends with the process.
 ///
-/// For tests that leave the broker as it is: they make queues of their own, see [`crate::unique_queue`], and do not
-/// kill, pause or configure it. The others start a [`Node`] of their own.
+/// For tests that leave the broker unchanged: they use queues of their own, see [`crate::unique_queue`], and do not
+/// kill, pause or configure the node. Other tests start a [`Node`] of their own.
 ///
 /// # Panics
 ///
-/// When no node can be started.
+/// If the node cannot be started.
 pub async fn shared_node() -> &'static Node {
     static SHARED: OnceCell<Node> = OnceCell::const_new();
     SHARED.get_or_init(Node::start).await

@@ -1,4 +1,4 @@
-//! One RabbitMQ node: starting it, breaking it, finding it.
+//! A RabbitMQ node: its start, its end and its addresses.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
@@ -18,25 +18,25 @@ use super::settings::{LOG, Ports, environment, full_name, make_folders, write_se
 use super::watchdog::Watchdog;
 use super::{BrokerError, NodeBuilder, certificates};
 
-/// A node may have to share two slow cores with a compiler.
+/// Maximum time of a start. A node may share two slow cores with a compiler.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a starting node is asked whether it is ready.
+/// Interval of readiness checks during a start.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A private RabbitMQ node. Dropping it kills it and removes all it leaves, see the [module](super).
+/// A private RabbitMQ node. Dropping it kills the node and removes all its files, see the [module](super).
 ///
-/// Its methods panic when the node does not do as it is told, which fails the test that asked.
+/// Methods panic if the node does not obey, which fails the test.
 #[derive(Debug)]
 pub struct Node {
     name: String,
-    /// What it calls itself, or its cluster, in every handshake.
+    /// The name of the node, or of its cluster, in every handshake.
     greeting: String,
     folder: PathBuf,
     ports: Ports,
     ca_pem: Option<String>,
-    /// Whether it has plugins or listeners that come up after the first one.
+    /// `true` if the node has plugins or listeners that start after the first listener.
     has_extras: bool,
     pub(super) installation: Installation,
     pub(super) environment: Vec<(&'static str, String)>,
@@ -45,13 +45,13 @@ pub struct Node {
     changing: Mutex<()>,
 }
 
-/// Starting and ending.
+/// Start and end.
 impl Node {
     /// Starts a node without options, see [`NodeBuilder::start`].
     ///
     /// # Panics
     ///
-    /// When there is no RabbitMQ or it does not start.
+    /// If RabbitMQ is not installed or does not start.
     ///
     /// # Cancel safety
     ///
@@ -60,7 +60,7 @@ impl Node {
         Self::builder().start().await
     }
 
-    /// A node with options.
+    /// Options of a node.
     pub fn builder() -> NodeBuilder {
         NodeBuilder::default()
     }
@@ -90,9 +90,9 @@ impl Node {
         make_folders(&folder).map_err(prepare)?;
         let watchdog = Watchdog::spawn(
             &folder,
-            // One epmd is enough for a cluster.
-            builder.joins().is_none().then_some(&installation.epmd),
-            &installation.server,
+            &installation,
+            // A cluster needs one epmd.
+            builder.joins().is_none(),
             &environment,
         )
         .map_err(prepare)?;
@@ -118,40 +118,39 @@ impl Node {
         Ok(node)
     }
 
-    /// Stops the node as an operator would: it closes its connections and writes its data first. Does nothing when it
-    /// is not running.
+    /// Stops the node gracefully: it closes its connections and writes its data first. Does nothing if the node is not running.
     ///
     /// # Panics
     ///
-    /// When it has not stopped after a minute.
+    /// If the node does not stop within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep the node from stopping.
+    /// Dropping the future does not prevent the stop.
     pub async fn stop(&self) {
         let _changing = self.changing.lock().await;
         self.end("TERM").await;
     }
 
-    /// Kills the node as a power cut would, and waits until it is gone. Does nothing when it is not running.
+    /// Kills the node, like a power cut, and waits for its end. Does nothing if the node is not running.
     ///
     /// # Panics
     ///
-    /// When the system does not obey.
+    /// If the node does not end within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep the node from being killed.
+    /// Dropping the future does not prevent the kill.
     pub async fn kill(&self) {
         let _changing = self.changing.lock().await;
         self.end("KILL").await;
     }
 
-    /// Starts the node again, on the same ports, with the data it has; stops it first when it is running.
+    /// Starts the node again, on the same ports and with its data. Stops a running node first.
     ///
     /// # Panics
     ///
-    /// When it does not stop or does not start.
+    /// If the node does not stop or does not start.
     ///
     /// # Cancel safety
     ///
@@ -164,28 +163,28 @@ impl Node {
         }
     }
 
-    /// Freezes the node: its connections stay open and nothing answers, until [`resume`](Self::resume).
+    /// Freezes the node until [`resume`](Self::resume): its connections stay open, and it does not respond.
     ///
     /// # Panics
     ///
-    /// When its watchdog is gone.
+    /// If the node's watchdog has ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep the node from being paused.
+    /// Dropping the future does not prevent the pause.
     pub async fn pause(&self) {
         self.signal("STOP").await;
     }
 
-    /// Lets a paused node run again.
+    /// Resumes a paused node.
     ///
     /// # Panics
     ///
-    /// When its watchdog is gone.
+    /// If the node's watchdog has ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep the node from being resumed.
+    /// Dropping the future does not prevent the node from resuming.
     pub async fn resume(&self) {
         self.signal("CONT").await;
     }
@@ -212,7 +211,7 @@ impl Node {
             let log = self.log();
             let said = match log.get(log_before..) {
                 Some(log) if !log.is_empty() => most_telling(log),
-                // It did not come as far as its log.
+                // The node failed before it opened its log.
                 _ => most_telling(&self.read_log("server.out")),
             };
             return Err(BrokerError::new(format!("{problem}. It said:\n{said}")));
@@ -220,7 +219,7 @@ impl Node {
         Ok(())
     }
 
-    /// A server that finds no epmd starts one, which would outlive it.
+    /// Waits for epmd. A server that finds no epmd would start one that outlives the server.
     async fn await_epmd(&self) -> Result<(), BrokerError> {
         let reached = timeout(Duration::from_secs(10), async {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.epmd))
@@ -239,8 +238,8 @@ impl Node {
         })
     }
 
-    /// Whether this very node, or one of its cluster, and no other on its port, speaks AMQP: it says its name before
-    /// anyone logs in.
+    /// Returns `true` if this node, or a node of its cluster, speaks AMQP on the port. A broker states its name before a login,
+    /// which tells it from another process on the port.
     async fn answers(&self) -> bool {
         let mut said = Vec::new();
         let asking = async {
@@ -252,7 +251,7 @@ impl Node {
             let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
             stream.take(u64::from(length)).read_to_end(&mut said).await
         };
-        // What is wrong does not matter: it is asked again until time is up.
+        // The cause of a failure does not matter: the caller retries until the limit.
         let _ = timeout(Duration::from_secs(1), asking).await;
         said.windows(self.greeting.len())
             .any(|window| window == self.greeting.as_bytes())
@@ -268,7 +267,7 @@ impl Node {
 
     async fn end(&self, signal: &str) {
         self.signal(signal).await;
-        // A paused process does not hear the signal before it goes on.
+        // A paused process handles the signal only after it is resumed.
         self.signal("CONT").await;
         match timeout(STOP_LIMIT, self.watchdog.server_ended()).await {
             Ok(ended) => ended.expect("a node's watchdog lives as long as the node"),
@@ -287,7 +286,7 @@ impl Node {
     }
 }
 
-/// Where it is.
+/// Addresses, names and logs.
 impl Node {
     /// The URL of a connection as `guest`, an administrator.
     #[must_use]
@@ -295,7 +294,7 @@ impl Node {
         self.url_with("guest", "guest", "%2f")
     }
 
-    /// The URL of a connection as that user, all three parts percent-encoded by the caller where they need it.
+    /// The URL of a connection as that user. The caller percent-encodes all three parts.
     #[must_use]
     pub fn url_with(&self, user: &str, password: &str, vhost: &str) -> String {
         format!(
@@ -304,11 +303,11 @@ impl Node {
         )
     }
 
-    /// The URL of a TLS connection, to a certificate that [`ca_pem`](Self::ca_pem) vouches for.
+    /// The URL of a TLS connection. The node's certificate is signed by [`ca_pem`](Self::ca_pem).
     ///
     /// # Panics
     ///
-    /// When the node was built without [`tls`](NodeBuilder::tls).
+    /// If the node was built without [`tls`](NodeBuilder::tls).
     #[must_use]
     pub fn tls_url(&self) -> String {
         format!("amqps://guest:guest@localhost:{}/%2f", self.tls_port())
@@ -318,7 +317,7 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// When the node was built without [`tls`](NodeBuilder::tls).
+    /// If the node was built without [`tls`](NodeBuilder::tls).
     #[must_use]
     pub fn tls_port(&self) -> u16 {
         self.ports.tls.expect("a node built with `tls()`")
@@ -328,23 +327,23 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// When the node was built without [`tls`](NodeBuilder::tls).
+    /// If the node was built without [`tls`](NodeBuilder::tls).
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         self.ca_pem.as_deref().expect("a node built with `tls()`")
     }
 
-    /// The file that holds [`ca_pem`](Self::ca_pem), for programs that want a path.
+    /// The file that holds [`ca_pem`](Self::ca_pem).
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.folder.join("tls").join(certificates::CA)
     }
 
-    /// The address of the management interface, where `guest` may log in.
+    /// The URL of the management interface, where `guest` may log in.
     ///
     /// # Panics
     ///
-    /// When the node was built without [`management`](NodeBuilder::management).
+    /// If the node was built without [`management`](NodeBuilder::management).
     #[must_use]
     pub fn management_url(&self) -> String {
         let port = self
@@ -360,7 +359,7 @@ impl Node {
         self.ports.amqp
     }
 
-    /// Whether its process runs, be it paused or starting.
+    /// Returns `true` while the process of the node runs, even if it is paused or starting.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.watchdog.server_pid().is_some()
@@ -370,7 +369,7 @@ impl Node {
         self.ports.epmd
     }
 
-    /// What it is called in its cluster: `name@localhost`.
+    /// The full name of the node: `name@localhost`.
     #[must_use]
     pub fn name(&self) -> String {
         full_name(&self.name)
@@ -382,7 +381,7 @@ impl Node {
         &self.folder
     }
 
-    /// All it has logged so far, in its own words.
+    /// The log of the node so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.read_log(LOG)
@@ -394,7 +393,7 @@ impl Node {
     }
 }
 
-/// Unique on this machine, and easy to find among its processes.
+/// A unique name on this machine, easy to find among its processes.
 pub(super) fn unique_name() -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -402,7 +401,7 @@ pub(super) fn unique_name() -> String {
     format!("rpc-node-{}-{serial}-{random:08x}", process::id())
 }
 
-/// The lines of a log that say what went wrong, or its last ones.
+/// The error lines of a log, or its last lines.
 fn most_telling(log: &str) -> String {
     const LINES: usize = 20;
     let errors: Vec<&str> = log

@@ -1,4 +1,4 @@
-//! What a node can be asked for before it starts.
+//! Options of a node.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::certificates::{Authority, Certificates, Identity};
 use super::cluster::{Join, Membership};
 use super::node::Node;
 
-/// Options of a [`Node`] that is yet to start. Without any, it is RabbitMQ as installed, with no plugins.
+/// Options of a [`Node`]. Without options, a node is RabbitMQ as installed, without plugins.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a node is started by `start`"]
 pub struct NodeBuilder {
@@ -22,20 +22,20 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// Names the node `name@localhost`; default a name of its own.
+    /// Names the node `name@localhost`. Default: a unique name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets the secret that lets nodes and `rabbitmqctl` talk to each other; default a random one.
+    /// Sets the secret by which nodes and `rabbitmqctl` authenticate to each other. Default: a random one.
     pub fn cookie(mut self, cookie: impl Into<String>) -> Self {
         self.cookie = Some(cookie.into());
         self
     }
 
-    /// Keeps everything of the node in this folder, which must not exist yet and is removed in the end; default one in
-    /// the system's temporary folder.
+    /// Sets the folder of the node's files. It must not exist yet, and is removed at the end. Default: a folder in the system's
+    /// temporary folder.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
@@ -47,26 +47,25 @@ impl NodeBuilder {
         self
     }
 
-    /// Enables a plugin. One that listens needs its port set with [`conf`](Self::conf).
+    /// Enables a plugin. The port of a plugin with a listener has to be set with [`conf`](Self::conf).
     pub fn plugin(mut self, name: impl Into<String>) -> Self {
         self.plugins.push(name.into());
         self
     }
 
-    /// Enables the management plugin, on a free port: see [`Node::management_url`]. Starting takes about a second more.
+    /// Enables the management plugin on a free port, see [`Node::management_url`]. It adds about a second to the start.
     pub fn management(mut self) -> Self {
         self.management = true;
         self.plugin("rabbitmq_management")
     }
 
-    /// Listens for TLS too, on a free port, with a certificate of its own making: see [`Node::tls_url`].
+    /// Adds a TLS listener on a free port with a generated certificate, see [`Node::tls_url`].
     pub fn tls(mut self) -> Self {
         self.tls = Some(Certificates::new());
         self
     }
 
-    /// Listens for TLS too, on a free port, with this certificate. The authority is the one that it trusts, for clients'
-    /// certificates.
+    /// Adds a TLS listener on a free port with this certificate. The node trusts client certificates of this authority.
     pub fn tls_as(mut self, server: Identity, authority: &Authority) -> Self {
         self.tls = Some(Certificates {
             ca: authority.pem(),
@@ -80,11 +79,11 @@ impl NodeBuilder {
         self
     }
 
-    /// Starts the node and waits until it answers.
+    /// Starts the node and waits until it accepts connections.
     ///
     /// # Panics
     ///
-    /// With one clear sentence when RabbitMQ is not installed, and with the end of its log when it does not start.
+    /// With advice if RabbitMQ is not installed, and with the end of its log if it does not start.
     ///
     /// # Cancel safety
     ///
@@ -96,23 +95,23 @@ impl NodeBuilder {
         }
     }
 
-    /// Where it finds the others, if it is to join a cluster.
+    /// The entry point into a cluster, if the node joins one.
     pub(super) fn joins(&self) -> Option<&Join> {
         self.membership.as_ref()?.join.as_ref()
     }
 
-    /// What the node of that name calls itself to clients.
+    /// The name that a node states to clients.
     pub(super) fn greeting<'a>(&'a self, name: &'a str) -> &'a str {
         self.membership
             .as_ref()
             .map_or(name, |membership| &membership.cluster)
     }
 
-    /// Starts the node and waits until it answers.
+    /// Starts the node and waits until it accepts connections.
     ///
     /// # Errors
     ///
-    /// When RabbitMQ is not installed or does not start.
+    /// If RabbitMQ is not installed or does not start.
     ///
     /// # Cancel safety
     ///
@@ -121,7 +120,7 @@ impl NodeBuilder {
         const TRIES: u32 = 3;
         for _ in 1..TRIES {
             match Node::launch(&self).await {
-                // Somebody took one of the ports between the choice and the start.
+                // Another process took one of the ports between the choice and the start.
                 Err(error) if error.to_string().contains("eaddrinuse") => {}
                 outcome => return outcome,
             }

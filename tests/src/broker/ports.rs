@@ -7,23 +7,23 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::BrokerError;
 
-/// Below the range that systems take the ports of outgoing connections from, so that a port is still free when a
-/// killed node comes back to it.
+/// Below the range from which systems take the ports of outgoing connections, so that a port is still free when a killed
+/// node restarts.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 10_000;
 
-/// A port of 127.0.0.1 that nobody listens on and that this process has not handed out lately.
+/// Returns a free port of 127.0.0.1 that this process has not used lately.
 ///
-/// Another process may still take it before the caller does: each begins its search at a random place, which makes
-/// that rare, and a node that finds its port taken starts again on others.
+/// Another process may take the port before the caller does. Each process begins its search at a random port, which makes that
+/// rare, and a node whose port is taken starts again on other ports.
 pub(super) fn free_port() -> Result<u16, BrokerError> {
     Ok(listen_on_free_port()?.1)
 }
 
-/// A listener on such a port, and which port that is.
+/// Returns a listener on a free port, and the port.
 ///
-/// Whoever listens in this process takes this, not a [`free_port`]: listening once more may fail, because a process that
-/// another thread is about to start has the first listener, too, until it is one.
+/// Listeners in this process use this function instead of [`free_port`]: binding a port again may fail, because a child process
+/// of another thread holds a copy of the first listener between `fork` and `exec`.
 pub(super) fn listen_on_free_port() -> Result<(TcpListener, u16), BrokerError> {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
         AtomicU16::new((RandomState::new().hash_one(std::process::id()) % u64::from(COUNT)) as u16)

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a node, which does to connections what networks do.
+//! A TCP proxy in front of a node that simulates network faults.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -15,27 +15,27 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ports::listen_on_free_port;
 
-/// A way through the proxy.
+/// A direction through the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// What the client says.
+    /// From client to broker.
     ToBroker,
-    /// What the broker says.
+    /// From broker to client.
     ToClient,
 }
 
-/// How a connection ends.
+/// The way to end a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// Both sides are told at once that it is gone (RST), and lose what they have not read yet.
+    /// Reset (RST): both sides see the end at once, and lose unread bytes.
     Reset,
-    /// Both sides read to the end of what has been sent (FIN).
+    /// Regular end (FIN): both sides can read all bytes that were sent.
     Close,
 }
 
-/// Listens on a free loopback port and passes on what it hears to a port behind it, as well as it is told to.
+/// A proxy from a free loopback port to another port, with adjustable faults.
 ///
-/// Connections know nothing of each other. Dropping the proxy ends them and all its tasks.
+/// Dropping the proxy ends all its connections and tasks.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -45,14 +45,14 @@ pub struct Proxy {
     acceptor: JoinHandle<()>,
 }
 
-/// What connections have to bear at present.
+/// The present faults.
 #[derive(Debug, Clone)]
 struct Weather {
     refuses: bool,
     held: [bool; 2],
     latency: Duration,
     trickle: Option<Trickle>,
-    /// Counts the cuts: a connection ends with the first one it lives to see.
+    /// Number of cuts: a connection ends at the first cut after its start.
     cuts: u64,
     cut: Cut,
 }
@@ -64,11 +64,11 @@ struct Trickle {
 }
 
 impl Proxy {
-    /// Puts a proxy before a port of 127.0.0.1, which need not be listened on yet.
+    /// Starts a proxy to a port of 127.0.0.1, which may be closed at present.
     ///
     /// # Panics
     ///
-    /// When there is no free port.
+    /// If there is no free port.
     ///
     /// # Cancel safety
     ///
@@ -99,46 +99,46 @@ impl Proxy {
         }
     }
 
-    /// The URL of an AMQP connection through it, as `guest`.
+    /// The URL of an AMQP connection through the proxy, as `guest`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
-    /// The port that it listens on.
+    /// The port of the proxy.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How many connections go through it.
+    /// Number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         *self.open.borrow()
     }
 
-    /// Ends all its connections, and returns when they are gone. New ones are accepted unless it [refuses](Self::refuse)
-    /// them.
+    /// Ends all connections, and returns after their end. New connections are accepted unless the proxy
+    /// [refuses](Self::refuse) them.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep them from ending.
+    /// Dropping the future does not prevent the cut.
     pub async fn cut(&self, cut: Cut) {
         let mut open = self.open.clone();
         self.weather.send_modify(|weather| {
             weather.cuts += 1;
             weather.cut = cut;
         });
-        // The number falls with every connection and rises with those that come back in the meantime.
+        // The number falls with every ended connection, and rises with clients that reconnect meanwhile.
         let gone = open.wait_for(|open| *open == 0);
         let _ = timeout(Duration::from_secs(1), gone).await;
     }
 
-    /// Refuses new connections, as a port does that nobody listens on. Those that are open go on.
+    /// Refuses new connections, like a port without a listener. Open connections continue.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep it from refusing.
+    /// Dropping the future does not prevent the refusals.
     pub async fn refuse(&self) {
         self.listen(false).await;
     }
@@ -147,42 +147,42 @@ impl Proxy {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not keep it from accepting.
+    /// Dropping the future does not prevent the change.
     pub async fn accept(&self) {
         self.listen(true).await;
     }
 
-    /// Holds back what is said in that direction, while the connections stay open: nothing arrives, not even their end.
-    /// Like a network that comes back, it delivers afterwards what the sender has not given up.
+    /// Holds back bytes of one direction while connections stay open, including the end of a connection. Like a network that
+    /// recovers, the proxy delivers them later, unless the sender has closed the connection.
     pub fn blackhole(&self, direction: Direction) {
         self.weather
             .send_modify(|weather| weather.held[direction as usize] = true);
     }
 
-    /// Delivers again, in both directions.
+    /// Ends all blackholes and delivers the bytes that were held back.
     pub fn lift_blackholes(&self) {
         self.weather
             .send_modify(|weather| weather.held = [false; 2]);
     }
 
-    /// Delays everything in both directions; zero is the default.
+    /// Delays all bytes in both directions. Default: zero.
     pub fn latency(&self, latency: Duration) {
         self.weather
             .send_modify(|weather| weather.latency = latency);
     }
 
-    /// Lets only so many bytes through in each interval, for each connection and direction.
+    /// Limits the bytes per interval, for each connection and direction.
     ///
     /// # Panics
     ///
-    /// When it is to be no bytes at all: that is a [`blackhole`](Self::blackhole).
+    /// If `bytes` is zero; use a [`blackhole`](Self::blackhole) instead.
     pub fn trickle(&self, bytes: usize, interval: Duration) {
         assert!(bytes > 0, "a trickle of nothing");
         self.weather
             .send_modify(|weather| weather.trickle = Some(Trickle { bytes, interval }));
     }
 
-    /// Lets bytes through as fast as they come, which is the default.
+    /// Removes the limit of bytes per interval, which is the default.
     pub fn lift_trickle(&self) {
         self.weather.send_modify(|weather| weather.trickle = None);
     }
@@ -190,14 +190,14 @@ impl Proxy {
     async fn listen(&self, on: bool) {
         let mut listens = self.listens.clone();
         self.weather.send_modify(|weather| weather.refuses = !on);
-        // An error means that the acceptor has panicked, and then nobody listens.
+        // An error means that the acceptor has panicked, and then the port is closed.
         let _ = listens.wait_for(|listens| *listens == on).await;
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The connections are tasks of the acceptor's and end with it.
+        // The connections are tasks of the acceptor and end with it.
         self.acceptor.abort();
     }
 }
@@ -233,7 +233,7 @@ async fn accept(
             }
         };
         tokio::select! {
-            // Its sender is the proxy, which aborts this task when it goes.
+            // The sender is the proxy, which aborts this task when it is dropped.
             Ok(()) = weather.changed() => {}
             Some(_) = connections.join_next() => {}
             Ok((client, _)) = accepting => {
@@ -244,11 +244,11 @@ async fn accept(
     }
 }
 
-/// Carries one connection until both sides have ended it, or it is cut.
+/// Forwards one connection until both sides have ended it, or until it is cut.
 async fn carry(mut client: TcpStream, target: u16, mut weather: watch::Receiver<Weather>) {
     let before = weather.borrow().cuts;
     let Ok(mut broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else {
-        // The listener has said yes already; a reset is as near to a refusal as it gets.
+        // The kernel has accepted the connection already. A reset is the closest equivalent of a refusal.
         let _ = client.set_zero_linger();
         return;
     };
@@ -266,7 +266,7 @@ async fn carry(mut client: TcpStream, target: u16, mut weather: watch::Receiver<
         tokio::select! {
             carried = carrying => match carried {
                 Ok(_) => Cut::Close,
-                // One side has reset it.
+                // One side has reset the connection.
                 Err(_) => Cut::Reset,
             },
             Ok(weather) = weather.wait_for(|weather| weather.cuts != before) => weather.cut,
@@ -277,17 +277,17 @@ async fn carry(mut client: TcpStream, target: u16, mut weather: watch::Receiver<
     }
 }
 
-/// When something is due, and what it is. No bytes are the end, an error is a reset.
+/// Bytes and the time of their delivery. Empty bytes are the end, an error is a reset.
 type Chunk = (Instant, io::Result<Vec<u8>>);
 
-/// Passes on one direction of a connection, its end included.
+/// Forwards one direction of a connection, including its end.
 async fn pass_on(
     source: ReadHalf<'_>,
     sink: WriteHalf<'_>,
     weather: watch::Receiver<Weather>,
     direction: Direction,
 ) -> io::Result<()> {
-    // As much as a network may have under way; a sender that is not heard for long has to wait.
+    // Simulates the buffers of a network: a sender has to wait while the receiver does not read.
     const UNDER_WAY: usize = 64;
     let (reader, chunks) = mpsc::channel(UNDER_WAY);
     tokio::try_join!(
@@ -328,7 +328,7 @@ async fn write(
         let mut unsent = VecDeque::new();
         loop {
             let passes = weather.wait_for(|weather| !weather.held[direction as usize]);
-            // An error means that the proxy is gone, and this task with it.
+            // An error means that the proxy is dropped, and this task with it.
             let Ok(trickle) = passes.await.map(|weather| weather.trickle) else {
                 return Ok(());
             };

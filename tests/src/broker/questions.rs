@@ -1,4 +1,4 @@
-//! What a node can be asked, by AMQP or with `rabbitmqctl`.
+//! Queries to a node, by AMQP or with `rabbitmqctl`.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -14,27 +14,27 @@ use super::Node;
 
 const TOOL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a queue's declaration tells of it.
+/// The counts in the reply to a queue's declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueInfo {
-    /// Messages ready for delivery, those held by consumers not counted.
+    /// Messages ready for delivery, without unacknowledged ones.
     pub messages: u32,
-    /// Consumers subscribed.
+    /// Number of consumers.
     pub consumers: u32,
 }
 
-/// A queue with all its messages.
+/// A queue and all its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueCount {
     /// The queue.
     pub name: String,
     /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Messages that consumers have and have not acknowledged.
+    /// Messages delivered and not acknowledged.
     pub unacknowledged: u64,
 }
 
-/// All that clients have on a broker.
+/// All queues, connections and channels of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Census {
     /// The queues of all virtual hosts, exclusive ones included.
@@ -45,7 +45,7 @@ pub struct Census {
     pub channels: usize,
 }
 
-/// Prints a line for each queue, then the numbers of connections and channels.
+/// Erlang code that prints a line for each queue, then the numbers of connections and channels.
 const CENSUS: &str = r#"
     [io:format("~s ~w ~w~n", [element(4, Name), Ready, Unacknowledged])
         || Host <- rabbit_vhost:list_names(),
@@ -55,7 +55,7 @@ const CENSUS: &str = r#"
 
 impl Census {
     fn parse(printed: &str) -> Option<Self> {
-        // The last line is what `io:format` returns.
+        // The last line is the result of `io:format`.
         let mut lines: Vec<&str> = printed.trim_end().strip_suffix("ok")?.lines().collect();
         let (connections, channels) = lines.pop()?.split_once(' ')?;
         let queue = |line: &str| {
@@ -75,7 +75,7 @@ impl Census {
 }
 
 impl Node {
-    /// A connection of a plain AMQP client, for what only another client can do or see.
+    /// Opens a connection of a plain AMQP client.
     ///
     /// # Panics
     ///
@@ -85,22 +85,22 @@ impl Node {
     ///
     /// Dropping the future abandons the attempt.
     pub async fn connect(&self) -> Connection {
-        // lapin leaves a task asleep until the next heartbeat, which a test that counts tasks would wait for.
+        // lapin keeps a task until the next heartbeat, which would disturb tests that count tasks.
         let url = self.url() + "?heartbeat=4";
         Connection::connect(&url, ConnectionProperties::default())
             .await
             .expect("the node accepts a connection")
     }
 
-    /// What there is of a queue, or `None` when there is no such queue.
+    /// The counts of a queue, or `None` if the queue does not exist.
     ///
     /// # Panics
     ///
-    /// When the queue is exclusive to another connection, which keeps its numbers to itself.
+    /// If the queue is exclusive to another connection, whose counts are hidden.
     ///
     /// # Cancel safety
     ///
-    /// Only asks, so it may be dropped at any time.
+    /// Read-only: the future may be dropped at any time.
     pub async fn queue(&self, name: &str) -> Option<QueueInfo> {
         match self.declare_passively(name).await {
             Ok(info) => Some(info),
@@ -109,15 +109,15 @@ impl Node {
         }
     }
 
-    /// Whether there is such a queue, be it exclusive to another connection.
+    /// Returns `true` if the queue exists, even if it is exclusive to another connection.
     ///
     /// # Panics
     ///
-    /// When the node does not answer.
+    /// If the node does not respond.
     ///
     /// # Cancel safety
     ///
-    /// Only asks, so it may be dropped at any time.
+    /// Read-only: the future may be dropped at any time.
     pub async fn has_queue(&self, name: &str) -> bool {
         match self.declare_passively(name).await {
             Ok(_) => true,
@@ -127,16 +127,16 @@ impl Node {
         }
     }
 
-    /// Runs `rabbitmqctl` against the node and returns what it prints. Takes a second or two: where AMQP can ask, as
-    /// [`queue`](Self::queue) does, it is faster.
+    /// Runs `rabbitmqctl` against the node and returns its output. Takes a second or two; AMQP queries such as
+    /// [`queue`](Self::queue) are faster.
     ///
     /// # Panics
     ///
-    /// When it fails.
+    /// If the command fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future kills the tool; the node may have done what was asked.
+    /// Dropping the future kills the tool. The node may have executed the command.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         let asking = async {
             loop {
@@ -159,7 +159,7 @@ impl Node {
         }
     }
 
-    /// A shell script that runs `rabbitmqctl` against the node, with the arguments that the script is given.
+    /// A shell script that runs `rabbitmqctl` against the node, with the arguments of the script.
     #[must_use]
     pub fn ctl_script(&self) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -183,30 +183,30 @@ impl Node {
         output.expect("rabbitmqctl is installed beside rabbitmq-server")
     }
 
-    /// Counts what clients have on the broker. The numbers are those of the moment, not statistics that lag behind.
+    /// Counts queues, connections and channels of the broker. The numbers are current, unlike the broker's statistics.
     ///
-    /// `None` while a queue cannot tell, such as one without a leader.
+    /// `None` while a queue has no counts, such as one without a leader.
     ///
     /// # Panics
     ///
-    /// When `rabbitmqctl` fails.
+    /// If `rabbitmqctl` fails.
     ///
     /// # Cancel safety
     ///
-    /// Only asks, so it may be dropped at any time.
+    /// Read-only: the future may be dropped at any time.
     pub async fn census(&self) -> Option<Census> {
         Census::parse(&self.ctl(&["-q", "eval", CENSUS]).await)
     }
 
-    /// Closes every connection from the broker's side, as an operator would: they end with code 320 and `reason`.
+    /// Closes every connection from the broker's side, as an operator would, with code 320 and `reason`.
     ///
     /// # Panics
     ///
-    /// When `rabbitmqctl` fails.
+    /// If `rabbitmqctl` fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave them open.
+    /// Dropping the future may leave connections open.
     pub async fn close_connections(&self, reason: &str) {
         self.ctl(&["close_all_connections", reason]).await;
     }
@@ -221,7 +221,7 @@ impl Node {
         let declared = channel
             .queue_declare(queue.into(), options, FieldTable::default())
             .await;
-        // The answer is known, so a connection that cannot be closed in good manners does no harm.
+        // The result is known, so a failure to close the connection does no harm.
         let _ = connection.close(200, "asked".into()).await;
         declared.map(|queue| QueueInfo {
             messages: queue.message_count(),

@@ -1,4 +1,4 @@
-//! What a node is told before it starts: its folder, its configuration, its environment.
+//! The files and the environment of a node: folder, configuration, variables.
 
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ use super::{NodeBuilder, certificates};
 /// The file in the folder `log` that RabbitMQ logs to.
 pub(super) const LOG: &str = "node.log";
 
-/// All that a node listens on, on 127.0.0.1.
+/// The ports of a node on 127.0.0.1.
 #[derive(Debug)]
 pub(super) struct Ports {
     pub(super) amqp: u16,
@@ -21,12 +21,12 @@ pub(super) struct Ports {
     pub(super) management: Option<u16>,
 }
 
-/// Host included, and a host that always resolves.
+/// The node's name with its host, which always resolves.
 pub(super) fn full_name(name: &str) -> String {
     format!("{name}@localhost")
 }
 
-/// For this user's eyes only: the cookie opens the node to whoever can read it.
+/// Creates folders that only this user can read: the cookie in them gives full access to the node.
 pub(super) fn make_folders(folder: &Path) -> io::Result<()> {
     let mut private = DirBuilder::new();
     private.mode(0o700);
@@ -52,7 +52,7 @@ pub(super) fn write_settings(
 
     let mut conf = vec![
         format!("listeners.tcp.1 = 127.0.0.1:{}", ports.amqp),
-        // Said in every handshake, by which a starting node is told from a stranger on its port.
+        // The broker states the name in every handshake, which tells a starting node from another process on its port.
         format!("cluster_name = {}", builder.greeting(name)),
         "log.console = false".to_owned(),
     ];
@@ -95,11 +95,11 @@ pub(super) fn write_settings(
     )
 }
 
-/// All a node and its tools are to know; nothing of ours or of the system's RabbitMQ.
+/// The whole environment of a node and its tools, without variables of this process or of the system's RabbitMQ.
 pub(super) fn environment(name: &str, folder: &Path, ports: &Ports) -> Vec<(&'static str, String)> {
     let file = |name: &str| folder.join(name).display().to_string();
     let path = env::var("PATH").unwrap_or_default();
-    // What Erlang itself says to other nodes stays on this machine too.
+    // Erlang's distribution listens on the loopback interface alone, too.
     let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
     vec![
         ("HOME", file("")),
@@ -129,8 +129,8 @@ pub(super) fn environment(name: &str, folder: &Path, ports: &Ports) -> Vec<(&'st
         ("RABBITMQ_SCHEMA_DIR", file("data/schema")),
         ("RABBITMQ_LOG_BASE", file("log")),
         ("RABBITMQ_LOGS", file("log/") + LOG),
-        // RabbitMQ tells Erlang's threads to sleep rather than wait for each other. While it loads its code they wait
-        // all the time, and Erlang's own default halves the time to start: 11 s to 4.5 s on two virtual cores.
+        // RabbitMQ's defaults let Erlang's threads sleep instead of spin while they wait for each other. They wait often
+        // while RabbitMQ loads its code: Erlang's own defaults reduce the start from 11 s to 4.5 s on two virtual cores.
         (
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
             format!("{loopback} +sbwt medium +sbwtdio short"),
@@ -138,7 +138,7 @@ pub(super) fn environment(name: &str, folder: &Path, ports: &Ports) -> Vec<(&'st
         ("RABBITMQ_CTL_ERL_ARGS", loopback.to_owned()),
         ("RABBITMQ_CTL_DIST_PORT_MIN", "30000".to_owned()),
         ("RABBITMQ_CTL_DIST_PORT_MAX", "32000".to_owned()),
-        // Makes the start script become the server instead of staying its parent, so signals reach the right process.
+        // Makes the start script `exec` the server instead of waiting for it, so that signals reach the server.
         ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),
     ]
 }

@@ -1,5 +1,5 @@
-# Runs one RabbitMQ node for the process that holds the other end of its standard input, and outlives that process
-# only to clean up: however it ends, the orders end with it, and then so do the server, its epmd and the folder.
+# Runs a RabbitMQ node for the process at the other end of the standard input, and cleans up after that process: however
+# the process ends, the orders end with it, and the shell then ends the server and its epmd and removes the folder.
 #
 #   sh watchdog.sh FOLDER SERVER [EPMD]
 #
@@ -8,12 +8,12 @@
 #   signal NAME                 "signalled"
 folder=$1 server=$2 epmd=${3:-}
 server_pid=$folder/server.pid # exists while the server runs
-closing=$folder/closing       # exists once nothing may run any more
+closing=$folder/closing       # exists once no server may run any more
 
 clean_up() {
   trap '' HUP INT TERM
-  # The orders may end while a server is starting. The mark is made before the pid is looked for, and looked for after
-  # the pid is written, so one of the two sides sees the other.
+  # The orders may end while a server starts. This side writes the mark before it reads the pid; the starting side
+  # writes the pid before it reads the mark. So one of the two sides sees the other.
   : >"$closing"
   [ ! -s "$server_pid" ] || kill -KILL "$(cat "$server_pid")"
   [ -z "$epmd" ] || kill -KILL "$epmd_pid"
@@ -22,7 +22,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
-trap '' PIPE # nobody may be left to read the answers
+trap '' PIPE # the reader of the answers may be gone
 
 if [ -n "$epmd" ]; then
   "$epmd" </dev/null >/dev/null 2>&1 &

@@ -1,4 +1,4 @@
-//! Arguments with the wrong names, patterns and attributes.
+//! Arguments with invalid names, patterns and attributes.
 
 use rpc_core::{Context, rpc};
 

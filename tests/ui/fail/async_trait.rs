@@ -1,4 +1,4 @@
-//! `#[async_trait]` above, below and among what `#[rpc]` makes.
+//! `#[async_trait]` above and below `#[rpc]`, and on an `impl`.
 
 use async_trait::async_trait;
 use rpc_core::rpc;

@@ -1,4 +1,4 @@
-//! A borrowed context, with `#[ctx]` and without.
+//! Borrowed contexts, with and without `#[ctx]`.
 
 use rpc_core::rpc;
 

@@ -1,4 +1,4 @@
-//! The context of a call without `#[ctx]`, also under another name and inside another type, and other types of that name.
+//! Contexts without `#[ctx]`, also under another name and inside another type, and other types called `Context`.
 
 use rpc_core::Context as Cx;
 use rpc_core::{Context, rpc};

@@ -1,4 +1,4 @@
-//! Generic traits whose parameters cannot be sent: none of the bounds is there, or some are missing.
+//! Generic traits whose parameters lack some or all bounds.
 
 use rpc_core::rpc;
 use serde::Serialize;

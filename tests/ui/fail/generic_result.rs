@@ -1,4 +1,4 @@
-//! In a generic trait the name of a return type has to say whether it is a `Result`.
+//! Return types of a generic trait whose names suggest the opposite of their type.
 
 use rpc_core::rpc;
 use serde::de::DeserializeOwned;

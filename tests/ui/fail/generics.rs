@@ -1,4 +1,4 @@
-//! Parameters that a service cannot have.
+//! Unsupported generic parameters.
 
 use rpc_core::rpc;
 

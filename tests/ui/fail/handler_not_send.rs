@@ -1,4 +1,4 @@
-//! A handler whose future cannot move between threads.
+//! A handler whose future is not `Send`.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! A handler that calls cannot share.
+//! A handler that is not `Sync`.
 
 use std::cell::Cell;
 

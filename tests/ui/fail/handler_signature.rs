@@ -1,4 +1,4 @@
-//! Handlers that do not fit their trait.
+//! Handlers whose methods do not match the trait.
 
 use rpc_core::rpc;
 

@@ -1,4 +1,4 @@
-//! A trait with more than methods, and with more than `trait` before it.
+//! Traits with unsupported items and modifiers.
 
 use rpc_core::rpc;
 

@@ -1,4 +1,4 @@
-//! Layers whose services cannot be cloned, on either side.
+//! Layers whose services are not `Clone`, on both sides.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ fn layered(connection: &Connection) {
     let _ = Server::builder(connection)
         .layer(BufferLayer::new(100))
         .layer(limit.clone());
-    // The remedy, which is no error.
-    let remedy = ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1));
-    let _ = Server::builder(connection).layer(remedy.clone());
-    let _ = FibClient::new(remedy.service(connection.client()));
+    // A buffer makes the service `Clone`.
+    let buffered = ServiceBuilder::new().buffer(100).rate_limit(5, Duration::from_secs(1));
+    let _ = Server::builder(connection).layer(buffered.clone());
+    let _ = FibClient::new(buffered.service(connection.client()));
     let _ = FibClient::new(ServiceBuilder::new().layer(limit).service(connection.client()));
 }
 

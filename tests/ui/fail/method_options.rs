@@ -1,4 +1,4 @@
-//! Options on methods: unknown, misplaced, repeated, of the wrong form, in contradiction.
+//! Options on methods: unknown, misplaced, repeated, malformed, contradictory.
 
 use rpc_core::rpc;
 
@@ -30,17 +30,17 @@ trait Fib {
     async fn conditional(n: u64) -> u64;
 
     #[rpc(oneway)]
-    async fn answers(n: u64) -> u64;
+    async fn returns(n: u64) -> u64;
 
     #[rpc(oneway)]
     async fn fails(n: u64) -> Result<(), String>;
 
     #[rpc(at_most_once, idempotent)]
-    async fn contradicts(n: u64) -> u64;
+    async fn contradictory(n: u64) -> u64;
 
     #[rpc(idempotent)]
     #[rpc(at_most_once)]
-    async fn contradicts_too(n: u64) -> u64;
+    async fn contradictory_in_two_attributes(n: u64) -> u64;
 }
 
 fn main() {}

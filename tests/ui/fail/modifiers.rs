@@ -1,4 +1,4 @@
-//! What stands before `fn`.
+//! Unsupported modifiers of methods.
 
 use rpc_core::rpc;
 

@@ -1,4 +1,4 @@
-//! What is given to a dispatcher and to a client has to fit.
+//! A dispatcher and a client of a type that does not implement the trait.
 
 use rpc_core::rpc;
 

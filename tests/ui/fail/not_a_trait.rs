@@ -1,4 +1,4 @@
-//! `#[rpc]` on anything but a trait.
+//! `#[rpc]` on items other than traits.
 
 use rpc_core::rpc;
 

@@ -1,4 +1,4 @@
-//! Types that serde knows nothing of.
+//! Types that serde does not support.
 
 use rpc_core::rpc;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ struct Point {
     x: u64,
 }
 
-struct Answer;
+struct Output;
 
 #[derive(Serialize, Deserialize)]
 struct Known;
@@ -19,9 +19,9 @@ struct Failure;
 trait Points {
     async fn argument(point: Point) -> u64;
     async fn foreign(at: std::time::Instant) -> u64;
-    async fn answer(n: u64) -> Answer;
+    async fn output(n: u64) -> Output;
     async fn failure(n: u64) -> Result<Known, Failure>;
-    async fn tuple(n: u64) -> (Known, Answer);
+    async fn tuple(n: u64) -> (Known, Output);
 }
 
 fn main() {

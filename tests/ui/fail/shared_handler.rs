@@ -1,4 +1,4 @@
-//! A handler behind a pointer.
+//! A handler in an `Arc`, given to `new` instead of `from`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Options on the trait: unknown, misplaced, repeated, of the wrong form.
+//! Options on the trait: unknown, misplaced, repeated, malformed.
 
 use rpc_core::rpc;
 
@@ -23,7 +23,7 @@ trait Twice {
     async fn fib(n: u64) -> u64;
 }
 
-// Whatever is wrong with a trait, the code around it is not complained about.
+// Uses of an invalid trait cause no further errors.
 struct Calculator;
 
 impl Unknown for Calculator {

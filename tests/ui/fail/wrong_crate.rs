@@ -1,4 +1,4 @@
-//! A `crate` that is not there.
+//! The option `crate` with a crate that does not exist.
 
 #[rpc_core::rpc(crate = "nowhere")]
 trait Fib {

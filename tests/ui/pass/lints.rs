@@ -1,4 +1,4 @@
-//! Generated code is as clean as its users may demand.
+//! Generated code under strict lints.
 #![forbid(unsafe_code)]
 #![deny(
     warnings,
@@ -38,7 +38,7 @@ use rpc_core::{Context, rpc};
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Failure;
 
-/// A service, all of which is documented.
+/// A documented service.
 #[rpc(timeout = "2s")]
 pub trait Fib {
     /// Asynchronous.
@@ -50,7 +50,7 @@ pub trait Fib {
     /// Blocking.
     #[rpc(blocking)]
     fn slow(n: u64) -> u64;
-    /// Blocking, and declared as the others are.
+    /// Blocking, and declared with `async fn`.
     #[rpc(blocking)]
     async fn slower(&self, n: u64) -> u64;
     /// One way.

@@ -1,4 +1,4 @@
-//! A crate without any prelude.
+//! A crate without a prelude.
 #![no_implicit_prelude]
 #![deny(warnings)]
 

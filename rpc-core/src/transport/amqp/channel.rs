@@ -1,83 +1,85 @@
-//! A channel of lapin behind the transport's contract.
+//! Channels of the transport's contract, implemented with lapin.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ChannelFlowOptions,
-    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ChannelFlowOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
+use parking_lot::Mutex;
 use smol_str::SmolStr;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::direct::{self, DirectReplies};
-use super::intake::Intake;
+use super::acks::Acks;
+use super::backpressure::Backpressure;
+use super::close::within_limit;
+use super::direct_reply_to::{DirectReplyTo, is_direct_reply_to};
+use super::error::{not_opened, refused_or_lost};
+use super::login::Session;
 use super::properties::{short, to_message, to_table};
-use super::publisher::{self, Address, Line, Publish, Waiting, closed};
-use super::{not_opened, refused_or_lost, within_limit};
-use crate::task::Task;
-use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Message, QueueKind, Reply,
-    Sending, TransportError,
+use super::publisher::{Address, ConfirmedPublisher, PlainPublisher, Publish, write_all};
+use crate::names::{NOTICE_EXCHANGE, NOTICE_QUEUE_PREFIX};
+use crate::transport::channel::{
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending,
 };
+use crate::transport::error::TransportError;
+use crate::transport::message::{Delivery, Message, Reply};
 
-/// The exchange for notices, which every virtual host has (<https://www.rabbitmq.com/docs/exchanges#predeclared>). Nobody has
-/// to declare it, and what nobody is bound for is dropped.
-const NOTICES: &str = "amq.direct";
-
+/// A channel of lapin, with its publisher and the state of its deliveries.
 pub(super) struct AmqpChannel {
-    line: Arc<Line>,
-    /// `None` for the channel that they go through.
-    direct_replies: Option<Arc<DirectReplies>>,
-    /// The connection's.
-    intake: Arc<Intake>,
-    mode: ChannelMode,
-    /// The size that was negotiated for the connection.
+    channel: lapin::Channel,
+    publisher: Publisher,
+    acks: Acks,
+    direct_reply_to: Arc<DirectReplyTo>,
+    /// Backpressure of the connection.
+    backpressure: Arc<Backpressure>,
+    /// Frame size of the connection.
     frame_max: usize,
-    queued: mpsc::Sender<Publish>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
-    /// Ends with the channel.
-    _publisher: Task,
+}
+
+/// The publisher of a channel, by its mode.
+enum Publisher {
+    Plain(PlainPublisher),
+    Confirmed(ConfirmedPublisher),
 }
 
 impl AmqpChannel {
     pub(super) async fn open(
-        connection: &lapin::Connection,
+        session: &Session,
         mode: ChannelMode,
-        intake: Arc<Intake>,
-        direct_replies: Option<Arc<DirectReplies>>,
+        backpressure: Arc<Backpressure>,
+        direct_reply_to: Arc<DirectReplyTo>,
     ) -> Result<Self, TransportError> {
-        let channel = connection.create_channel().await.map_err(not_opened)?;
-        let (queued, to_publish) = publisher::queue();
+        let channel = session
+            .connection
+            .create_channel()
+            .await
+            .map_err(not_opened)?;
         let (returned, returns) = mpsc::unbounded_channel(); // Holds at most one message for each publish.
-        let line = Arc::new(Line::new(channel));
         let publisher = match mode {
-            ChannelMode::Plain => Task::spawn(publisher::run(line.clone(), to_publish, returned)),
+            ChannelMode::Plain => {
+                Publisher::Plain(PlainPublisher::start(channel.clone(), returned))
+            }
             ChannelMode::Confirm => {
-                line.channel
-                    .confirm_select(ConfirmSelectOptions::default())
-                    .await
-                    .map_err(refused_or_lost)?;
-                Task::spawn(publisher::run_confirmed(line.channel.clone(), to_publish))
+                Publisher::Confirmed(ConfirmedPublisher::start(channel.clone()).await?)
             }
         };
-        let frame_max = connection.configuration().frame_max();
         Ok(Self {
-            line,
-            direct_replies,
-            intake,
-            mode,
-            frame_max: frame_max.try_into().unwrap_or(usize::MAX),
-            queued,
+            acks: Acks::new(channel.clone()),
+            channel,
+            publisher,
+            direct_reply_to,
+            backpressure,
+            frame_max: session.frame_max(),
             returns: Mutex::new(Some(returns)),
-            _publisher: publisher,
         })
     }
 
@@ -90,9 +92,8 @@ impl AmqpChannel {
         let no_ack = match acknowledge {
             Acknowledge::None => true,
             Acknowledge::Each { prefetch } => {
-                // Applies to the consumers that are started after it, each on its own.
-                self.line
-                    .channel
+                // The limit applies separately to each consumer that starts afterwards.
+                self.channel
                     .basic_qos(prefetch, BasicQosOptions { global: false })
                     .await
                     .map_err(refused_or_lost)?;
@@ -104,7 +105,6 @@ impl AmqpChannel {
             ..BasicConsumeOptions::default()
         };
         let deliveries = self
-            .line
             .channel
             .basic_consume(
                 queue_name(queue)?,
@@ -115,20 +115,19 @@ impl AmqpChannel {
             .await
             .map_err(refused_or_lost)?;
         Ok(match acknowledge {
-            Acknowledge::None => self.intake.taking(deliveries).map(read).boxed(),
+            Acknowledge::None => self.backpressure.track(deliveries).map(read).boxed(),
             Acknowledge::Each { .. } => deliveries.map(read).boxed(),
         })
     }
 
     async fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
-        let queue = format!("rpc.notices.{}", Uuid::new_v4());
+        let queue = format!("{NOTICE_QUEUE_PREFIX}{}", Uuid::new_v4());
         self.declare_queue(&queue, QueueKind::Exclusive).await?;
         for topic in topics {
-            self.line
-                .channel
+            self.channel
                 .queue_bind(
                     queue_name(&queue)?,
-                    NOTICES.into(),
+                    NOTICE_EXCHANGE.into(),
                     short("the topic", (*topic).to_owned())?,
                     QueueBindOptions::default(),
                     FieldTable::default(),
@@ -139,72 +138,19 @@ impl AmqpChannel {
         self.try_consume(&queue, "notices", Acknowledge::None).await
     }
 
-    /// A message to be published, if the broker takes it.
-    fn publish_of(
+    /// Prepares a message for the publisher.
+    fn outgoing(
         &self,
-        address: Address,
+        address: Result<Address, TransportError>,
         message: Message,
-        confirm: Option<Waiting>,
     ) -> Result<Publish, TransportError> {
-        self.check(&message)?;
-        Publish::new(address, message, confirm)
-    }
-
-    /// Publishes a message that nothing comes after; waits while too many are unwritten.
-    fn send_freely(
-        &self,
-        address: Result<Address, TransportError>,
-        message: Message,
-    ) -> Sending<'_, Result<(), TransportError>> {
-        match address.and_then(|address| self.publish_of(address, message, None)) {
-            Ok(publish) => self.line.publish(&self.queued, publish),
-            Err(error) => Sending::Done(Err(error)),
-        }
-    }
-
-    /// Hands a message to the channel's task, for the broker to confirm; waits while that has too many.
-    fn send_confirmed(
-        &self,
-        address: Result<Address, TransportError>,
-        message: Message,
-        waiting: Waiting,
-    ) -> Sending<'_, Result<(), TransportError>> {
-        let publish =
-            match address.and_then(|address| self.publish_of(address, message, Some(waiting))) {
-                Ok(publish) => publish,
-                Err(error) => return Sending::Done(Err(error)),
-            };
-        match self.queued.try_reserve() {
-            Ok(place) => {
-                place.send(publish);
-                Sending::Done(Ok(()))
-            }
-            Err(TrySendError::Full(())) => {
-                let sending = self.queued.send(publish);
-                Sending::Waiting(async move { sending.await.map_err(|_| closed()) }.boxed())
-            }
-            Err(TrySendError::Closed(())) => Sending::Done(Err(closed())),
-        }
-    }
-
-    /// Publishes and waits for the broker's word; `mandatory` decides whether that covers the routing.
-    pub(super) async fn publish_confirmed(
-        &self,
-        queue: SmolStr,
-        message: Message,
-        mandatory: bool,
-    ) -> Result<Confirm, TransportError> {
-        let (waiting, answer) = oneshot::channel();
-        let address = Address::queue(queue, mandatory);
-        let sending = self.send_confirmed(address, message, waiting);
-        sending.wait().await?;
-        Ok(Confirm(Some(answer)))
+        Publish::new(address?, message, self.frame_max)
     }
 }
 
 impl Channel for AmqpChannel {
     fn is_open(&self) -> bool {
-        self.line.channel.status().connected()
+        self.channel.status().connected()
     }
 
     fn frame_max(&self) -> usize {
@@ -220,7 +166,7 @@ impl Channel for AmqpChannel {
             let mut options = QueueDeclareOptions::default();
             let mut arguments = FieldTable::default();
             match kind {
-                // Goes with its consumer, too: that may be replaced while the connection lives.
+                // The queue is also deleted with its consumer, which may be replaced while the connection lives.
                 QueueKind::Exclusive => (options.exclusive, options.auto_delete) = (true, true),
                 QueueKind::Durable(queue) if queue.is_passive() => options.passive = true,
                 QueueKind::Durable(queue) => {
@@ -228,8 +174,7 @@ impl Channel for AmqpChannel {
                     arguments = to_table(queue.arguments())?;
                 }
             }
-            self.line
-                .channel
+            self.channel
                 .queue_declare(queue_name(queue)?, options, arguments)
                 .await
                 .map_err(refused_or_lost)?;
@@ -250,12 +195,11 @@ impl Channel for AmqpChannel {
     fn cancel<'a>(&'a self, consumer: &'a str) -> BoxFuture<'a, ()> {
         let cancelling = async move {
             if let Err(error) = self
-                .line
                 .channel
                 .basic_cancel(consumer.into(), BasicCancelOptions::default())
                 .await
             {
-                debug!(%error, "a consumer could not be cancelled"); // It ended with its channel.
+                debug!(%error, "a consumer could not be cancelled"); // It has ended with its channel.
             }
         };
         within_limit("the consumer", cancelling).boxed()
@@ -267,19 +211,18 @@ impl Channel for AmqpChannel {
         message: Message,
     ) -> Sending<'_, Result<Confirm, TransportError>> {
         let address = Address::queue(queue, message.mandatory);
-        let (sending, confirm) = match self.mode {
-            ChannelMode::Plain => (self.send_freely(address, message), Confirm(None)),
-            ChannelMode::Confirm => {
-                let (waiting, answer) = oneshot::channel();
-                let sending = self.send_confirmed(address, message, waiting);
-                (sending, Confirm(Some(answer)))
-            }
+        let publish = match self.outgoing(address, message) {
+            Ok(publish) => publish,
+            Err(error) => return Sending::Done(Err(error)),
         };
-        match sending {
-            Sending::Done(sent) => Sending::Done(sent.map(|()| confirm)),
-            Sending::Waiting(sent) => {
-                Sending::Waiting(async move { sent.await.map(|()| confirm) }.boxed())
-            }
+        match &self.publisher {
+            Publisher::Confirmed(publisher) => publisher.publish(publish),
+            Publisher::Plain(publisher) => match publisher.publish(publish) {
+                Sending::Done(sent) => Sending::Done(sent.map(|()| Confirm(None))),
+                Sending::Pending(sending) => {
+                    Sending::Pending(sending.map(|sent| sent.map(|()| Confirm(None))).boxed())
+                }
+            },
         }
     }
 
@@ -287,39 +230,35 @@ impl Channel for AmqpChannel {
         async move {
             let mut publishes = Vec::with_capacity(replies.len());
             for Reply { queue, message } in replies {
-                if let Some(direct_replies) = &self.direct_replies
-                    && direct::is_direct(&queue)
-                {
-                    direct_replies.send(queue, message).await;
+                if is_direct_reply_to(&queue) {
+                    self.direct_reply_to.send(queue, message).await;
                     continue;
                 }
-                let publish = Address::queue(queue, false)
-                    .and_then(|address| self.publish_of(address, message, None));
-                match publish {
+                match self.outgoing(Address::queue(queue, false), message) {
                     Ok(publish) => publishes.push(publish),
-                    // Whatever became of it: the next server would fare no better.
+                    // Another server could not send the reply either.
                     Err(error) => {
                         let error = error.to_string();
                         warn!(error, "a reply could not be sent");
                     }
                 }
             }
-            if let Err(error) = self.line.write_all(&mut publishes).await {
-                // The channel is gone, which its consumers report to those concerned.
+            if let Err(error) = write_all(&self.channel, &mut publishes).await {
+                // The channel is gone; its consumers report that.
                 debug!(%error, "replies could not be published");
             }
         }
         .boxed()
     }
 
-    fn is_direct(&self, queue: &str) -> bool {
-        direct::is_direct(queue)
+    fn is_direct_reply_to(&self, queue: &str) -> bool {
+        is_direct_reply_to(queue)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         let closing = async {
-            // Acknowledgements are only queued by now; the broker's answer to the close comes after them.
-            if let Err(error) = self.line.channel.close(200, "OK".into()).await {
+            // Acknowledgements may only be queued yet. The broker answers the close after it has handled them.
+            if let Err(error) = self.channel.close(200, "OK".into()).await {
                 debug!(%error, "the channel was closed already");
             }
         };
@@ -327,14 +266,13 @@ impl Channel for AmqpChannel {
     }
 
     fn ack(&self, tags: &mut [u64]) {
-        self.line.ack(tags);
+        self.acks.ack(tags);
     }
 
-    fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
+    fn acks_handled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
-            // The broker handles the methods of a channel in their order, and this one is answered.
-            self.line
-                .channel
+            // The broker handles the methods of a channel in their order, and it answers this one.
+            self.channel
                 .channel_flow(ChannelFlowOptions { active: true })
                 .await
                 .map_err(refused_or_lost)?;
@@ -344,7 +282,7 @@ impl Channel for AmqpChannel {
     }
 
     fn requeue(&self, tag: u64) {
-        self.line.requeue(tag);
+        self.acks.requeue(tag);
     }
 
     fn listen<'a>(
@@ -356,18 +294,11 @@ impl Channel for AmqpChannel {
 
     fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
-            let address = Address {
-                exchange: NOTICES.into(),
-                routing_key: short("the topic", topic)?,
-                mandatory: false,
-            };
-            match self.mode {
-                ChannelMode::Plain => self.send_freely(Ok(address), message).wait().await,
-                ChannelMode::Confirm => {
-                    let (waiting, answer) = oneshot::channel();
-                    let sending = self.send_confirmed(Ok(address), message, waiting);
-                    sending.wait().await?;
-                    Confirm(Some(answer)).wait().await
+            let publish = self.outgoing(Address::topic(NOTICE_EXCHANGE, topic), message)?;
+            match &self.publisher {
+                Publisher::Plain(publisher) => publisher.publish(publish).wait().await,
+                Publisher::Confirmed(publisher) => {
+                    publisher.publish(publish).wait().await?.wait().await
                 }
             }
         }
@@ -375,14 +306,14 @@ impl Channel for AmqpChannel {
     }
 
     fn returns(&self) -> mpsc::UnboundedReceiver<Message> {
-        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut returns = self.returns.lock();
         returns
             .take()
             .unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 }
 
-/// A delivery of lapin as the contract has it.
+/// Converts a delivery of lapin.
 fn read(delivery: lapin::Result<lapin::message::Delivery>) -> Result<Delivery, TransportError> {
     let delivery = delivery.map_err(refused_or_lost)?;
     Ok(Delivery {
@@ -399,8 +330,7 @@ fn queue_name(queue: &str) -> Result<ShortString, TransportError> {
 impl fmt::Debug for AmqpChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpChannel")
-            .field("id", &self.line.channel.id())
-            .field("mode", &self.mode)
+            .field("id", &self.channel.id())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Opening and closing a connection of lapin.
+//! Connections of the transport's contract, implemented with lapin.
 
 use std::fmt;
 use std::pin::pin;
@@ -12,31 +12,33 @@ use futures_util::stream::StreamExt;
 use lapin::Event;
 use smol_str::SmolStr;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
+use super::backpressure::Backpressure;
 use super::channel::AmqpChannel;
-use super::direct::DirectReplies;
-use super::intake::Intake;
+use super::direct_reply_to::DirectReplyTo;
+use super::error::{self, CLOSED};
 use super::login::{Login, Session};
 use super::options::Options;
 use super::renewal::Renewal;
 use super::tls::Connector;
 use super::url::Endpoint;
-use super::{CLOSED, within_limit};
 use crate::error::{OpenError, with_causes};
-use crate::task::Task;
-use crate::transport::{Channel, ChannelMode, Link, LinkStatus, Transport, TransportError};
+use crate::transport::channel::{Channel, ChannelMode};
+use crate::transport::error::TransportError;
+use crate::transport::link::{Link, LinkStatus, Transport};
 
 /// RabbitMQ at one address, or the nodes of a cluster at several.
 #[derive(Debug)]
 pub(crate) struct AmqpTransport {
     logins: Vec<Login>,
-    /// The one to try first: the last that worked, or the one after the last that did not.
+    /// Index of the login to try first: the last login that worked, or the login after the last that failed.
     next: AtomicUsize,
 }
 
 impl AmqpTransport {
-    /// Takes at least one URL, and the name that the broker's management shows.
+    /// Creates a transport from at least one URL, and the connection name that the broker's management UI shows.
     pub(crate) fn new(urls: &[String], name: &str, options: &Options) -> Result<Self, OpenError> {
         let mut tls: Option<Connector> = None;
         let mut logins = Vec::new();
@@ -62,32 +64,36 @@ impl AmqpTransport {
         })
     }
 
-    /// The addresses, without secrets.
+    /// Returns the addresses, without secrets.
     pub(crate) fn place(&self) -> String {
         let endpoints = self.logins.iter().map(|login| login.endpoint.to_string());
         endpoints.collect::<Vec<_>>().join(", ")
     }
 
-    /// Tries each address once, in turn. If none works, the error is that of the first one that refuses, else that of the first one.
+    /// Tries each address once, in turn. If none works, returns the first refusal; without a refusal, the first error.
     async fn try_each(&self) -> Result<Arc<dyn Link>, OpenError> {
         let first = self.next.load(Ordering::Relaxed);
-        // The same for all, so that an outage does not multiply the questions.
+        // One set of credentials for all addresses, so that an outage does not multiply the calls of the callback.
         let given = self.logins[first % self.logins.len()].ask().await?;
         let mut failure = None;
         for offset in 0..self.logins.len() {
             let index = (first + offset) % self.logins.len();
             let login = &self.logins[index];
-            let intake = Arc::default();
-            match login.connect(given.clone(), &intake).await {
+            let backpressure = Arc::default();
+            match login.connect(given.clone(), &backpressure).await {
                 Ok(session) => {
                     self.next.store(index, Ordering::Relaxed);
-                    return Ok(Arc::new(AmqpLink::new(session, intake, login.clone())));
+                    return Ok(Arc::new(AmqpLink::new(
+                        session,
+                        backpressure,
+                        login.clone(),
+                    )));
                 }
                 Err(error) => {
                     let reason = with_causes(&error);
                     match error.may_pass() {
-                        true => debug!(reason, "an endpoint was not reached"),
-                        // The caller tells of a single one.
+                        true => debug!(reason, "could not reach an endpoint"),
+                        // With a single address, the caller reports the refusal.
                         false if self.logins.len() > 1 => {
                             warn!(?reason, "an endpoint refuses the connection");
                         }
@@ -100,7 +106,7 @@ impl AmqpTransport {
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| OpenError::InvalidUrl("there is none".to_owned())))
+        Err(failure.unwrap_or_else(|| OpenError::InvalidUrl("no URL was given".to_owned())))
     }
 }
 
@@ -113,19 +119,22 @@ impl Transport for AmqpTransport {
 /// A connection to RabbitMQ.
 struct AmqpLink {
     session: Session,
-    intake: Arc<Intake>,
-    direct_replies: Arc<DirectReplies>,
+    backpressure: Arc<Backpressure>,
+    direct_reply_to: Arc<DirectReplyTo>,
     status: watch::Receiver<LinkStatus>,
-    _watcher: Task,
+    _watcher: AbortOnDropHandle<()>,
 }
 
 impl AmqpLink {
-    fn new(session: Session, intake: Arc<Intake>, login: Login) -> Self {
+    fn new(session: Session, backpressure: Arc<Backpressure>, login: Login) -> Self {
         let (report, status) = watch::channel(LinkStatus::Up);
         Self {
-            intake,
-            direct_replies: Arc::new(DirectReplies::new(login)),
-            _watcher: Task::spawn(watch_link(session.connection.clone(), report)),
+            backpressure,
+            direct_reply_to: Arc::new(DirectReplyTo::new(login)),
+            _watcher: AbortOnDropHandle::new(tokio::spawn(watch_link(
+                session.connection.clone(),
+                report,
+            ))),
             session,
             status,
         }
@@ -133,7 +142,7 @@ impl AmqpLink {
 }
 
 impl AmqpLink {
-    /// The cause for which the link was lost, which its watcher soon reports.
+    /// Returns the cause of the loss, which the link's watcher reports soon.
     async fn loss(&self) -> TransportError {
         let mut status = self.status.clone();
         let lost = status.wait_for(|status| matches!(status, LinkStatus::Lost(_)));
@@ -144,15 +153,15 @@ impl AmqpLink {
     }
 }
 
-/// How often a link is looked at. lapin has events for most losses, but not for a close by the broker.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between two checks of a link. lapin has events for most losses, but not for a close by the broker.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Reports how a link is until it is lost.
+/// Reports the state of a link until the link is lost.
 async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<LinkStatus>) {
     let mut events = pin!(connection.events_listener());
     let mut cause = CLOSED.to_owned();
     loop {
-        let event = tokio::time::timeout(LOOK_INTERVAL, events.next()).await;
+        let event = tokio::time::timeout(CHECK_INTERVAL, events.next()).await;
         match event {
             Ok(Some(Event::ConnectionBlocked(reason))) => {
                 report.send_replace(LinkStatus::Blocked(reason));
@@ -160,8 +169,8 @@ async fn watch_link(connection: Arc<lapin::Connection>, report: watch::Sender<Li
             Ok(Some(Event::ConnectionUnblocked)) => {
                 report.send_replace(LinkStatus::Up);
             }
-            // A channel's error comes this way too.
-            Ok(Some(Event::Error(error))) => cause = super::cause(&error).to_string(),
+            // lapin reports errors of channels here, too.
+            Ok(Some(Event::Error(error))) => cause = error::cause(&error).to_string(),
             _ => {}
         }
         if !connection.status().connected() {
@@ -198,12 +207,12 @@ impl Link for AmqpLink {
         mode: ChannelMode,
     ) -> BoxFuture<'_, Result<Arc<dyn Channel>, TransportError>> {
         async move {
-            let intake = self.intake.clone();
-            let direct_replies = Some(self.direct_replies.clone());
+            let backpressure = self.backpressure.clone();
+            let direct_reply_to = self.direct_reply_to.clone();
             let connection = &self.session.connection;
-            match AmqpChannel::open(connection, mode, intake, direct_replies).await {
+            match AmqpChannel::open(&self.session, mode, backpressure, direct_reply_to).await {
                 Ok(channel) => Ok(Arc::new(channel) as Arc<dyn Channel>),
-                // Others may have been told of the cause.
+                // lapin may have reported the cause elsewhere.
                 Err(TransportError::Lost(_)) if !connection.status().connected() => {
                     Err(self.loss().await)
                 }
@@ -215,24 +224,14 @@ impl Link for AmqpLink {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            self.direct_replies.close().await;
+            self.direct_reply_to.close().await;
             self.session.close().await;
         }
         .boxed()
     }
 
-    /// Its socket belongs to the runtime and has ended with it.
+    /// The socket belongs to the runtime and has ended with it.
     fn abandon(&self) {}
-}
-
-/// Closes a connection and waits until the broker knows.
-pub(super) async fn close(connection: &lapin::Connection) {
-    let closing = async {
-        if let Err(error) = connection.close(200, "OK".into()).await {
-            debug!(%error, "the connection was closed already");
-        }
-    };
-    within_limit("the connection", closing).await;
 }
 
 impl fmt::Debug for AmqpLink {

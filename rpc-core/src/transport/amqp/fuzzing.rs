@@ -1,16 +1,16 @@
-//! The parts of this folder that fuzzers need; see `crate::fuzzing`.
+//! Entry points for fuzzers; see `crate::fuzzing`.
 
 use lapin::protocol::basic;
 
 use super::url::Endpoint;
 use super::{guard, properties};
-use crate::transport::Message;
+use crate::transport::message::Message;
 
-/// The most bytes that may begin a table or an array: lapin's parser recurses into them.
+/// Limit of bytes that may begin a table or an array, into which lapin's parser recurses.
 const MAX_NESTING: usize = 64;
 
-/// The message that these properties and the body after them make, if lapin can read them. It survives the way to the broker and
-/// back.
+/// Reads a message from properties and the body after them, if lapin can read them. Checks that the message survives the way to the
+/// broker and back.
 pub(crate) fn message(data: &[u8]) -> Option<Message> {
     let nesting = data.iter().filter(|byte| b"AF".contains(byte));
     if nesting.count() > MAX_NESTING {
@@ -22,17 +22,17 @@ pub(crate) fn message(data: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// A message is written as it is read, or refused.
+/// Checks that a message is written as it was read, or refused.
 pub(crate) fn published(mut message: Message) {
     if let Ok((written, body)) = properties::to_properties(message.clone()) {
-        // Only a publisher says this.
+        // Not part of a message: an option of publishing.
         message.mandatory = false;
         let again = properties::to_message(&written, body.to_vec());
         assert_eq!(format!("{again:?}"), format!("{message:?}"));
     }
 }
 
-/// Parses a URL; nothing that is said of it repeats the password.
+/// Parses a URL, and checks that no text about it contains the password.
 pub(crate) fn url(text: &str) {
     const SECRET: &str = "s3cr3t";
 
@@ -52,11 +52,12 @@ pub(crate) fn url(text: &str) {
     assert!(!said.contains(SECRET), "{url}: {said}");
 }
 
-/// The size of pieces in which all frames of an input arrive at once.
+/// Size of pieces that is larger than any input.
 const WHOLE: usize = 1 << 16;
 
-/// Frames from a broker: a byte for the size of the pieces in which they arrive, then for each a byte for its kind, two for the
-/// length of its payload, and that. However they arrive, lapin gets the same, and can read the properties of every message.
+/// Frames from a broker: a byte for the size of the pieces in which they arrive; then for each frame a byte for its type, two for
+/// the length of its payload, and the payload. Checks that the pieces do not matter and that lapin can read the properties of every
+/// message.
 pub(crate) fn frames(data: &[u8]) {
     let Some((&chunk, mut rest)) = data.split_first() else {
         return;

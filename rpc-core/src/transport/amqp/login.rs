@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_rs::Tokio;
@@ -13,12 +13,14 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream};
 use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{ConnectionProperties, ErrorKind};
+use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use super::cause;
+use super::backpressure::Backpressure;
+use super::close::close_connection;
+use super::error::cause;
 use super::guard::{self, GuardedStream, Secrets};
-use super::intake::Intake;
 use super::renewal::Renewal;
 use super::sasl::Sasl;
 use super::tls::Connector;
@@ -33,50 +35,50 @@ type Stream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 #[derive(Clone)]
 pub(super) struct Login {
     pub(super) endpoint: Endpoint,
-    /// The name that the broker's management shows.
+    /// Connection name that the broker's management UI shows.
     pub(super) name: String,
-    /// The program's callback, in place of the URL's user and password.
+    /// The program's callback, which replaces the URL's user and password.
     pub(super) credentials: Option<Provider>,
-    /// There for `amqps` URLs.
+    /// `Some` for `amqps` URLs.
     pub(super) tls: Option<Connector>,
 }
 
-/// The credentials that a program's callback gave, and the time.
+/// Credentials from a program's callback, with the time at which it returned them.
 #[derive(Clone)]
-pub(super) struct Given {
+pub(super) struct TimedCredentials {
     credentials: Credentials,
     at: Instant,
 }
 
-/// A connection of lapin, and as whom it is logged in.
+/// A connection of lapin with its login.
 pub(super) struct Session {
     pub(super) connection: Arc<lapin::Connection>,
-    /// `None` if the broker alone knows.
+    /// `None` if only the broker knows.
     pub(super) user: Option<SmolStr>,
     pub(super) renewal: Option<Renewal>,
 }
 
-/// The progress of an attempt.
+/// Stage of an attempt to connect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Reaching,
     Securing,
-    /// TLS is done, if it is used. Nothing has come from a broker.
+    /// TLS is done, if it is used. Nothing has arrived from a broker yet.
     Greeting,
     LoggingIn,
 }
 
-/// The time for which a broker may say why it ended a connection.
+/// Time limit for a broker's reason for ending a connection.
 const REASON_LIMIT: Duration = Duration::from_secs(1);
 
 impl Login {
     /// Asks the program for credentials, if it has a callback.
-    pub(super) async fn ask(&self) -> Result<Option<Given>, OpenError> {
+    pub(super) async fn ask(&self) -> Result<Option<TimedCredentials>, OpenError> {
         let Some(provider) = &self.credentials else {
             return Ok(None);
         };
         match provider.ask(self.endpoint.timeout()).await {
-            Ok(credentials) => Ok(Some(Given {
+            Ok(credentials) => Ok(Some(TimedCredentials {
                 credentials,
                 at: Instant::now(),
             })),
@@ -84,17 +86,17 @@ impl Login {
         }
     }
 
-    /// Opens a connection with credentials from [`ask`](Self::ask). It reads no faster than the consumers of `intake` take what they
-    /// get.
+    /// Opens a connection with credentials from [`ask`](Self::ask). The connection reads no faster than its consumers take their
+    /// deliveries.
     pub(super) async fn connect(
         &self,
-        given: Option<Given>,
-        intake: &Arc<Intake>,
+        given: Option<TimedCredentials>,
+        backpressure: &Arc<Backpressure>,
     ) -> Result<Session, OpenError> {
         let limit = self.endpoint.timeout();
         let mut uri = self.endpoint.uri.clone();
         let mut validity = None;
-        if let Some(Given { credentials, at }) = given {
+        if let Some(TimedCredentials { credentials, at }) = given {
             validity = credentials.valid_for.map(|lifetime| (at, lifetime));
             uri.authority.userinfo = AMQPUserInfo {
                 username: credentials.user,
@@ -104,8 +106,8 @@ impl Login {
         let user = uri.authority.userinfo.username.clone();
         let secrets = Arc::default();
         let begun = Instant::now();
-        // lapin limits neither name resolution nor the handshake.
-        let connecting = tokio::time::timeout(limit, self.try_connect(uri, intake, &secrets));
+        // lapin limits neither the time of name resolution nor that of the handshake.
+        let connecting = tokio::time::timeout(limit, self.try_connect(uri, backpressure, &secrets));
         let connection = match connecting.await {
             Ok(Ok(connection)) => Arc::new(connection),
             Ok(Err((stage, error))) => {
@@ -137,17 +139,17 @@ impl Login {
     async fn try_connect(
         &self,
         uri: AMQPUri,
-        intake: &Arc<Intake>,
+        backpressure: &Arc<Backpressure>,
         secrets: &Arc<Secrets>,
     ) -> Result<lapin::Connection, (Stage, lapin::Error)> {
-        // Not left to lapin, which leaves tasks behind with each attempt that fails.
+        // lapin does not connect by itself, because it would leave tasks behind with each failed attempt.
         let stream = self.stream().await?;
         let guarded = GuardedStream::new(stream, uri.query.frame_max)
-            .for_intake(intake)
+            .with_backpressure(backpressure)
             .with_secrets(secrets.clone());
         let stream = Mutex::new(Some(AsyncTcpStream::Plain(guarded)));
         let connected = async move |_, _| {
-            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let stream = stream.lock().take();
             stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
         };
         let greeted = Arc::new(AtomicBool::new(false));
@@ -166,7 +168,7 @@ impl Login {
             })
     }
 
-    /// A stream to the broker, before AMQP begins.
+    /// Opens a stream to the broker. AMQP has not begun on this stream.
     async fn stream(&self) -> Result<Stream, (Stage, lapin::Error)> {
         let at = |stage| move |error: io::Error| (stage, error.into());
         let runtime =
@@ -184,23 +186,25 @@ impl Login {
         secured.map_err(at(Stage::Securing))
     }
 
-    /// The reason for which a broker ends a connection that TLS is done for, on its side. With TLS 1.3, it refuses a client's
-    /// certificate by then, and what it says of that is lost if anything was sent meanwhile. So this sends nothing.
+    /// Asks for the reason of a broker that ends a connection after TLS is done on its side. With TLS 1.3, the broker refuses a
+    /// client's certificate only then, and its reason is lost if the client has sent anything meanwhile. So this connection sends
+    /// nothing.
     async fn refusal_of_tls(&self) -> Option<io::Error> {
         self.tls.as_ref()?;
         let mut stream = self.stream().await.ok()?;
         stream.read(&mut [0]).await.err()
     }
 
-    /// The login mechanisms that a broker offers, with spaces between them. It ends a connection that asks for another one without a
-    /// word.
+    /// Asks for the login mechanisms that a broker offers, separated by spaces. A broker that is asked for another mechanism
+    /// ends the connection without a reason.
     async fn offered_mechanisms(&self) -> Option<String> {
-        /// Larger than any broker's.
+        /// Larger than the list of any broker.
         const MAX_LEN: usize = 64 << 10;
         let mut stream = self.stream().await.ok()?;
         stream.write_all(b"AMQP\x00\x00\x09\x01").await.ok()?;
         stream.flush().await.ok()?;
-        // A frame: type, channel, length. Then the method, the version, and the broker's properties with their length.
+        // A frame begins with type, channel and length. The method, the version, and the broker's properties with their length
+        // follow.
         let mut head = [0; 7];
         stream.read_exact(&mut head).await.ok()?;
         let [_, _, _, length @ ..] = head;
@@ -216,7 +220,7 @@ impl Login {
         Some(String::from_utf8_lossy(mechanisms).into_owned())
     }
 
-    /// The reason of an error for which a broker gave none, from one more connection to it.
+    /// Finds the reason of an error for which the broker gave none, through one more connection.
     async fn ask_why(&self, stage: Stage, error: &lapin::Error) -> Option<OpenError> {
         let endpoint = self.endpoint.to_string();
         match stage {
@@ -238,12 +242,12 @@ impl Login {
                         offered,
                     });
                 }
-                // It says so, but resets the connection before that arrives.
+                // The broker states this reason, but resets the connection before the reason arrives.
                 let is_small = self.endpoint.frame_max_is_small();
                 is_small.then(|| OpenError::OptionRefused {
                     endpoint,
                     option: "frame_max",
-                    hint: "RabbitMQ 4 takes no value below 8192; raise it, or leave it out",
+                    hint: "RabbitMQ 4 requires at least 8192; raise it, or leave it out",
                     source: cause(error),
                 })
             }
@@ -251,7 +255,7 @@ impl Login {
         }
     }
 
-    /// Says what a refusal means (<https://www.rabbitmq.com/docs/access-control>).
+    /// Explains a refusal (<https://www.rabbitmq.com/docs/access-control>).
     fn explain(&self, stage: Stage, error: &lapin::Error, user: String) -> OpenError {
         let endpoint = self.endpoint.to_string();
         let source = cause(error);
@@ -287,9 +291,9 @@ impl Login {
                 }
                 let virtual_host = self.endpoint.uri.vhost.clone();
                 let hint = if virtual_host.is_empty() {
-                    ": a URL that ends in '/' names the virtual host ''; the default one, '/', is written %2f"
+                    ": a URL that ends in '/' names the virtual host ''; the default virtual host '/' is written %2f"
                 } else {
-                    ": check its name and the user's permissions"
+                    ": check its name, and the user's permissions there"
                 };
                 OpenError::VirtualHostRefused {
                     endpoint,
@@ -303,7 +307,7 @@ impl Login {
         }
     }
 
-    /// Says why a stream could not be made or broke.
+    /// Explains a stream that could not be made or that broke.
     fn explain_stream(&self, stage: Stage, error: &lapin::Error) -> OpenError {
         let endpoint = self.endpoint.to_string();
         let source = cause(error);
@@ -317,23 +321,23 @@ impl Login {
             };
         }
         let hint = match stage {
-            Stage::Reaching => "is it running there?",
+            Stage::Reaching => "check that it is running there",
             Stage::Securing => {
-                "it ended the connection during the TLS handshake; is it the port for amqp:// URLs?"
+                "it ended the connection during the TLS handshake; check that this is not the port for amqp:// URLs"
             }
             Stage::Greeting if error.is_io_error() => match self.tls {
                 Some(_) => {
-                    "it ended the connection at once: is it being started or stopped, or a load balancer that has no node?"
+                    "it ended the connection at once; it may be starting or stopping, or a load balancer without a node"
                 }
                 None => {
-                    "it ended the connection at once: is it being started or stopped, a load balancer that has no node, or the port \
-                     for amqps:// URLs?"
+                    "it ended the connection at once; it may be starting or stopping, or a load balancer without a node, or the \
+                     port for amqps:// URLs"
                 }
             },
             Stage::Greeting if self.tls.is_none() => {
-                "what listens there does not speak AMQP; is it the port for amqps:// URLs?"
+                "the peer does not speak AMQP; check that this is not the port for amqps:// URLs"
             }
-            Stage::Greeting => "what listens there speaks TLS, but not AMQP",
+            Stage::Greeting => "the peer speaks TLS, but not AMQP",
             Stage::LoggingIn => "it ended the connection during the login",
         };
         OpenError::Unreachable {
@@ -344,18 +348,18 @@ impl Login {
     }
 }
 
-/// Names the limit of connections that the broker's words are about, and the way to raise it.
+/// Names the limit of connections that the broker's text is about, and the way to raise it.
 fn limit_hint(said: &str) -> &'static str {
     if said.contains("user connection limit") {
-        "the user has as many as it may have: close others, or raise its limit with `rabbitmqctl set_user_limits`"
+        "the user has reached its limit of connections: close some, or raise its limit with `rabbitmqctl set_user_limits`"
     } else if said.contains("node connection limit") {
-        "the node has as many as it may have: close others, or raise `connection_max` in its configuration"
+        "the node has reached its limit of connections: close some, or raise `connection_max` in its configuration"
     } else {
-        "the virtual host has as many as it may have: close others, or raise its limit with `rabbitmqctl set_vhost_limits`"
+        "the virtual host has reached its limit of connections: close some, or raise its limit with `rabbitmqctl set_vhost_limits`"
     }
 }
 
-/// The option of the URL that the broker's words refuse, and a way out.
+/// Names the option of the URL that the broker's text refuses, and a remedy.
 fn refused_option(said: &str) -> Option<(&'static str, &'static str)> {
     let (_, refused) = said.split_once("negotiated ")?;
     let option = OPTIONS
@@ -368,21 +372,27 @@ fn refused_option(said: &str) -> Option<(&'static str, &'static str)> {
     Some((option, hint))
 }
 
-/// Splits what begins with AMQP's long string, or a table, behind that.
+/// Splits bytes after the long string, or the table, with which they begin.
 fn split_long_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
 impl Session {
-    /// Returns `true` if another is to take its place.
+    /// Returns `true` if another session has to replace this one.
     pub(super) fn is_outdated(&self) -> bool {
         self.renewal.as_ref().is_some_and(Renewal::is_outdated)
     }
 
-    /// Closes the connection and waits until the broker knows.
+    /// Size in bytes of the largest frame, as both sides have agreed.
+    pub(super) fn frame_max(&self) -> usize {
+        let frame_max = self.connection.configuration().frame_max();
+        frame_max.try_into().unwrap_or(usize::MAX)
+    }
+
+    /// Closes the connection and waits for the broker's answer.
     pub(super) async fn close(&self) {
-        super::connection::close(&self.connection).await;
+        close_connection(&self.connection).await;
     }
 }
 
@@ -396,7 +406,7 @@ impl fmt::Debug for Login {
 }
 
 impl fmt::Debug for Session {
-    /// lapin's own output has the whole configuration.
+    /// lapin's `Debug` output has the whole configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("connected", &self.connection.status().connected())
@@ -409,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_is_reached_is_named_with_its_own_remedy() {
+    fn each_limit_of_connections_has_its_own_remedy() {
         for (said, part) in [
             (
                 "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached",
@@ -429,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_refused_is_named() {
+    fn refused_options_are_named() {
         for (said, refused) in [
             (
                 "NOT_ALLOWED - negotiated frame_max = 4096 is lower than the minimum allowed value (8192)",

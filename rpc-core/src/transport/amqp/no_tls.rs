@@ -1,4 +1,4 @@
-//! TLS in a build without the feature `tls`: none. URLs that ask for it are refused before.
+//! Stand-in for TLS in a build without the feature `tls`. URLs that ask for TLS are refused earlier.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use super::options::Options;
 use crate::error::OpenError;
 
-/// A maker of TLS streams, which no one can have.
+/// A maker of TLS streams, which cannot exist.
 #[derive(Clone)]
 pub(super) struct Connector(Infallible);
 

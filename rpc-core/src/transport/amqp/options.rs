@@ -10,9 +10,9 @@ use crate::credentials::Provider;
 pub(crate) struct Options {
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) credentials: Option<Provider>,
-    /// Certificate authorities to trust besides the platform's, in PEM.
+    /// Certificate authorities that are trusted beside those of the platform, in PEM.
     pub(crate) root_certificates: Option<String>,
-    /// The client's certificate with those that lead to its authority, and its key, in PEM.
+    /// Certificate of the client with the chain to its authority, and its key, in PEM.
     pub(crate) identity: Option<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! Messages to AMQP properties and back.
+//! Conversion between messages and AMQP properties.
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -6,8 +6,10 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use smol_str::SmolStr;
 
 use crate::headers::{HeaderValue, Headers};
+use crate::names::{BATCHES_HEADER, DEADLINE_HEADER};
+use crate::transport::error::TransportError;
 use crate::transport::limits::too_long;
-use crate::transport::{BATCHES_HEADER, Content, DEADLINE_HEADER, Message, TransportError};
+use crate::transport::message::{Content, Message};
 
 /// AMQP's delivery mode for messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -82,7 +84,7 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
     content.into()
 }
 
-/// A short string of AMQP holds 255 bytes, and lapin panics on more.
+/// Converts a text to a short string of AMQP, which holds 255 bytes. lapin's own conversion panics on a longer text.
 pub(super) fn short(what: &str, text: impl Into<String>) -> Result<ShortString, TransportError> {
     ShortString::try_new(text).map_err(|_| too_long(what))
 }
@@ -112,7 +114,8 @@ fn to_field(value: HeaderValue) -> Result<AMQPValue, TransportError> {
     })
 }
 
-/// Those of the protocol that are in nearly every message are apart from the others. One that makes no sense is none.
+/// Reads headers. The protocol's headers that are in nearly every message have fields of their own; one with a wrong type is
+/// ignored.
 fn take_headers(content: &mut Content, table: &FieldTable) {
     for (name, value) in table.inner() {
         match name.as_str() {
@@ -156,7 +159,7 @@ fn to_value(value: &AMQPValue) -> HeaderValue {
     }
 }
 
-/// A long string of AMQP is bytes; most clients mean text.
+/// Reads a long string of AMQP: any bytes, which most clients use for text.
 fn to_text(text: &LongString) -> HeaderValue {
     match std::str::from_utf8(text.as_bytes()) {
         Ok(text) => HeaderValue::String(text.to_owned()),
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_survives_the_way_there_and_back() {
+    fn messages_survive_conversion_to_properties_and_back() {
         let original = message();
         let (properties, body) = to_properties(original.clone()).unwrap();
         let back = to_message(&properties, body.to_vec());
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_are_the_ones_of_the_wire_protocol() {
+    fn properties_are_those_of_the_wire_protocol() {
         let (properties, _) = to_properties(message()).unwrap();
         assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "1500");
         assert_eq!(*properties.delivery_mode(), Some(2));
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_for_amqp_is_an_error_and_no_panic() {
+    fn texts_too_long_for_amqp_are_refused() {
         let long = "x".repeat(256);
         let mut named = message();
         named.app_id = Some(long.clone().into());

@@ -1,4 +1,4 @@
-//! Credentials that expire, renewed while their connection works (<https://www.rabbitmq.com/docs/oauth2#token-expiration>).
+//! Renewal of credentials that expire, while their connection is in use (<https://www.rabbitmq.com/docs/oauth2#token-expiration>).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,33 +6,34 @@ use std::time::Duration;
 use lapin::types::ShortString;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use super::error::cause;
 use super::guard::Secrets;
 use crate::backoff::pauses;
 use crate::credentials::{Credentials, Provider};
 use crate::error::{BoxError, with_causes};
-use crate::task::Task;
 
-/// The shortest time between two renewals.
+/// Shortest time between two renewals.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The pauses between questions that were not answered.
+/// Pauses between attempts that failed.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// A moment, and the time for which credentials are valid from then on.
 type Validity = (Instant, Duration);
 
-/// The renewal of a connection's credentials. It ends when this is dropped.
+/// Renewal of a connection's credentials. Dropping it ends the renewal.
 #[derive(Debug)]
 pub(super) struct Renewal {
     outdated: watch::Receiver<bool>,
-    _task: Task,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Renewal {
-    /// Takes a callback with the time that it, and the broker, have for an answer, and the credentials' user and validity.
+    /// Starts the renewal of the credentials of `user`. `limit` is the time limit for the callback, and for the broker's answer.
     pub(super) fn start(
         connection: Arc<lapin::Connection>,
         secrets: Arc<Secrets>,
@@ -50,16 +51,16 @@ impl Renewal {
         };
         Self {
             outdated,
-            _task: Task::spawn(renewing.run(validity, report)),
+            _task: AbortOnDropHandle::new(tokio::spawn(renewing.run(validity, report))),
         }
     }
 
-    /// Returns `true` if the credentials are another user's by now, for which the connection cannot be used.
+    /// Returns `true` if the credentials are those of another user by now, for whom the connection cannot be used.
     pub(super) fn is_outdated(&self) -> bool {
         *self.outdated.borrow()
     }
 
-    /// Watches that.
+    /// Watches [`is_outdated`](Self::is_outdated).
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
         self.outdated.clone()
     }
@@ -85,10 +86,10 @@ impl Renewing {
             };
             if given.user != self.user {
                 info!(
-                    "the credentials are another user's now; a new connection takes the place of this one"
+                    "the credentials are now those of another user; a new connection will replace this one"
                 );
                 report.send_replace(true);
-                // The report counts for as long as the connection is used.
+                // The report is valid while the connection is used.
                 return report.closed().await;
             }
             match given.valid_for {
@@ -98,7 +99,8 @@ impl Renewing {
         }
     }
 
-    /// Asks until there are credentials that the broker accepts or that are another user's; `None` if the connection was lost before.
+    /// Calls the callback until it returns credentials that the broker accepts, or credentials of another user; `None` if the connection was lost
+    /// before.
     async fn renewed(&self, (begun, lifetime): Validity) -> Option<Credentials> {
         for pause in pauses(MIN_PAUSE, MAX_PAUSE) {
             match self.try_renew().await {
@@ -108,7 +110,7 @@ impl Renewing {
                     let error = with_causes(&*error);
                     warn!(
                         ?error,
-                        "the credentials could not be renewed; asking again, while the connection goes on"
+                        "the credentials could not be renewed; the connection stays in use, and the callback will be called again"
                     );
                 }
             }
@@ -127,7 +129,7 @@ impl Renewing {
         let stand_in = self.secrets.disguise(given.password.as_bytes());
         let telling = self.connection.update_secret(stand_in.into(), reason);
         match tokio::time::timeout(self.limit, telling).await {
-            Ok(told) => told.map_err(|error| super::cause(&error))?,
+            Ok(told) => told.map_err(|error| cause(&error))?,
             Err(_) => return Err("the broker did not answer".into()),
         }
         debug!("the credentials were renewed");
@@ -135,7 +137,7 @@ impl Renewing {
     }
 }
 
-/// A pause that leaves time for another question before the credentials expire. Those that have expired are in no hurry.
+/// Shortens a pause so that another attempt fits in before the credentials expire. Expired credentials keep the whole pause.
 fn shortened(pause: Duration, left: Duration) -> Duration {
     match left {
         Duration::ZERO => pause,
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_leaves_time_for_another_question() {
+    fn pauses_leave_time_for_another_attempt() {
         let [second, ten, long] = [1, 10, 3600].map(Duration::from_secs);
         assert_eq!(shortened(MAX_PAUSE, long), MAX_PAUSE);
         assert_eq!(shortened(MAX_PAUSE, ten), ten / 2);

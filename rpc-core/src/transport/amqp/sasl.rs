@@ -1,4 +1,4 @@
-//! The login itself, as lapin asks for it (<https://www.rabbitmq.com/docs/access-control#mechanisms>).
+//! SASL mechanisms, as lapin asks for them (<https://www.rabbitmq.com/docs/access-control#mechanisms>).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use lapin::uri::{AMQPUserInfo, SASLMechanism};
 
 use super::guard::Secrets;
 
-/// The mechanisms that are offered to programs.
+/// Mechanisms that programs can choose.
 pub(super) const MECHANISMS: [SASLMechanism; 4] = [
     SASLMechanism::Plain,
     SASLMechanism::AMQPlain,
@@ -17,16 +17,16 @@ pub(super) const MECHANISMS: [SASLMechanism; 4] = [
     SASLMechanism::Anonymous,
 ];
 
-/// The login of one attempt to connect.
+/// Login of one attempt to connect.
 pub(super) struct Sasl {
     mechanism: SASLMechanism,
-    /// The bytes that lapin sends in place of the response.
+    /// Bytes that lapin sends in place of the response.
     stand_in: Vec<u8>,
     greeted: Arc<AtomicBool>,
 }
 
 impl Sasl {
-    /// Sets `greeted` when a broker has said that it is one.
+    /// Sets `greeted` once a broker has sent its greeting.
     pub(super) fn new(
         mechanism: SASLMechanism,
         user: &AMQPUserInfo,

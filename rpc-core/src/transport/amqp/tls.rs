@@ -1,4 +1,4 @@
-//! TLS: certificates that programs give, and refusals in words.
+//! TLS: certificates that programs give, and explanations of refusals.
 
 use std::io;
 
@@ -19,22 +19,22 @@ pub(super) struct Connector {
     has_identity: bool,
 }
 
-/// The reason of a broker that speaks an old TLS alone.
+/// Explanation of a broker that only speaks an old version of TLS.
 const OTHER_TLS: &str =
-    "the broker has no version or cipher of TLS that rustls has: enable TLS 1.2 or 1.3 there";
+    "the broker and rustls have no version or cipher of TLS in common: enable TLS 1.2 or 1.3 there";
 
 impl Connector {
-    /// Reads the certificates of the platform and those that were given.
+    /// Reads the certificates of the platform and of the options.
     pub(super) fn new(options: &Options) -> Result<Self, OpenError> {
         let mut config = RustlsConnectorConfig::default();
         match config.clone().with_native_certs() {
             Ok(with_native) => config = with_native,
-            // A small container may have none, and those that were given do.
+            // A small container may have none; the program's own certificates are enough.
             Err(_) if options.root_certificates.is_some() => {}
             Err(error) => {
                 return Err(OpenError::InvalidCertificate(format!(
                     "the platform has no certificate authorities ({error}): install them, usually the package ca-certificates, or \
-                     set your own with `ConnectionBuilder::root_certificates`"
+                     set others with `ConnectionBuilder::root_certificates`"
                 )));
             }
         }
@@ -54,7 +54,7 @@ impl Connector {
         })
     }
 
-    /// Has a connected stream speak TLS, with a broker that has a certificate for this host.
+    /// Starts TLS on a connected stream, with a broker that has a certificate for this host.
     pub(super) async fn secure(
         &self,
         stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>,
@@ -63,7 +63,7 @@ impl Connector {
         stream.into_rustls(&self.connector, host).await
     }
 
-    /// Says what an error of a stream means, if TLS is its reason. With TLS 1.3, a broker refuses a client's certificate after the
+    /// Explains an error of a stream, if TLS is its cause. With TLS 1.3, a broker refuses a client's certificate only after the
     /// handshake.
     pub(super) fn explain(&self, error: &io::Error) -> Option<&'static str> {
         let error = error.get_ref()?.downcast_ref::<Error>()?;
@@ -77,25 +77,26 @@ impl Connector {
                 }
                 CertificateError::NotValidForName
                 | CertificateError::NotValidForNameContext { .. } => {
-                    "the broker's certificate is for another host: write a name into the URL that the certificate has"
+                    "the broker's certificate is for another host: use a name in the URL that the certificate has"
                 }
-                // The other one is of another authority with the same name.
+                // A bad signature means another authority with the same name.
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                    "the broker's certificate is of an authority that is not trusted here: give the authority's certificate to \
+                    "the broker's certificate was issued by an authority that is not trusted here: give the authority's certificate to \
                      `ConnectionBuilder::root_certificates`"
                 }
                 _ => "the broker's certificate is not accepted",
             },
             Error::AlertReceived(alert) => match alert {
                 AlertDescription::CertificateRequired => {
-                    "the broker wants a client certificate: set one with `ConnectionBuilder::identity`"
+                    "the broker requires a client certificate: set one with `ConnectionBuilder::identity`"
                 }
                 AlertDescription::HandshakeFailure if !self.has_identity => {
-                    "the broker wants a client certificate, which `ConnectionBuilder::identity` sets, or has no cipher that rustls has"
+                    "the broker requires a client certificate (set one with `ConnectionBuilder::identity`), or it and rustls have no cipher \
+                     in common"
                 }
                 AlertDescription::HandshakeFailure => {
-                    "the broker does not accept the client certificate: is it one for clients (extendedKeyUsage clientAuth)? The broker's \
-                     log says more"
+                    "the broker does not accept the client certificate: check that it is one for clients (extendedKeyUsage clientAuth), and \
+                     see the broker's log"
                 }
                 AlertDescription::ProtocolVersion => OTHER_TLS,
                 AlertDescription::BadCertificate
@@ -109,10 +110,10 @@ impl Connector {
                 {
                     "the broker does not accept the client certificate: check its dates, and that the broker trusts its authority"
                 }
-                _ => "the broker refuses, in an alert of TLS",
+                _ => "the broker refused the connection with a TLS alert",
             },
             Error::InvalidMessage(_) => {
-                "what listens there does not speak TLS: is it the port for amqp:// URLs?"
+                "the peer does not speak TLS; check that this is not the port for amqp:// URLs"
             }
             Error::PeerIncompatible(_) => OTHER_TLS,
             _ => "the TLS handshake failed",
@@ -126,7 +127,7 @@ fn roots(text: &str) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     for root in &roots {
         store.add(root.clone()).map_err(|error| {
             OpenError::InvalidCertificate(format!(
-                "`root_certificates` has a certificate that is damaged or none of an authority: {error}"
+                "`root_certificates` has a certificate that is damaged or is not one of an authority: {error}"
             ))
         })?;
     }
@@ -138,13 +139,13 @@ fn identity(
     key: &str,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), OpenError> {
     let certificates = certificates("identity", certificate)?;
-    // The parser's own words may repeat what it has read.
+    // The parser's error may repeat what it has read.
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| {
         let reason = match error {
             pem::Error::NoItemsFound => {
-                "has no private key in PEM, without a passphrase, as second argument (-----BEGIN PRIVATE KEY-----)"
+                "needs a private key in PEM as its second argument, without a passphrase (-----BEGIN PRIVATE KEY-----)"
             }
-            _ => "has a private key that is damaged",
+            _ => "has a damaged private key",
         };
         OpenError::InvalidCertificate(format!("`identity` {reason}"))
     })?;
@@ -157,19 +158,19 @@ fn certificates(setter: &str, text: &str) -> Result<Vec<CertificateDer<'static>>
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match read {
         Ok(read) if read.is_empty() => Err(invalid(
-            "has no certificate in PEM (-----BEGIN CERTIFICATE-----); it takes the text of a file, not its name",
+            "has no certificate in PEM (-----BEGIN CERTIFICATE-----); it takes the text of a file, not the name of a file",
         )),
         Ok(read) => Ok(read),
-        Err(_) => Err(invalid("has a certificate that is damaged")),
+        Err(_) => Err(invalid("has a damaged certificate")),
     }
 }
 
-/// Says why an identity cannot be used.
+/// Explains an identity that cannot be used.
 fn unusable(error: &io::Error) -> OpenError {
     let known = error.get_ref().and_then(|cause| cause.downcast_ref());
     OpenError::InvalidCertificate(match known {
         Some(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            "the key of `identity` is not that of its first certificate".to_owned()
+            "the key of `identity` does not belong to its first certificate".to_owned()
         }
         _ => format!("`identity` cannot be used: {error}"),
     })

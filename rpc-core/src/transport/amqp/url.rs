@@ -8,20 +8,21 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use super::options::Options;
 use super::sasl::MECHANISMS;
 use crate::error::OpenError;
+use crate::transport::limits::MIN_FRAME_MAX;
 
-/// How long connecting and the AMQP handshake may take together, unless the URL says otherwise.
+/// Time limit for connecting and the AMQP handshake together, unless the URL sets another.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Seconds between two signs of life, unless the URL or the program says otherwise. lapin gives a connection up on which nothing
-/// has arrived for two intervals, and looks every half interval.
+/// Heartbeat interval in seconds, unless the URL or the program sets another. lapin gives up a connection on which nothing has
+/// arrived for two intervals, and checks every half interval.
 const HEARTBEAT: u16 = 30;
 
-/// The most that a URL can ask for: a dead connection is to be noticed within two minutes.
+/// Longest heartbeat interval that a URL can set: a dead connection has to be noticed within two minutes.
 const MAX_HEARTBEAT: u16 = 45;
 
-/// The options that a URL may carry (<https://www.rabbitmq.com/docs/uri-query-parameters>).
+/// Options of a URL (<https://www.rabbitmq.com/docs/uri-query-parameters>).
 ///
-/// lapin ignores every other one. We do not: a misspelt `heartbeat` or an ignored `verify` is a bad surprise.
+/// lapin ignores all others. This crate refuses them: a misspelt `heartbeat` or an ignored `verify` would go unnoticed.
 pub(super) const OPTIONS: [&str; 5] = [
     "auth_mechanism",
     "channel_max",
@@ -30,16 +31,15 @@ pub(super) const OPTIONS: [&str; 5] = [
     "heartbeat",
 ];
 
-/// The channels of a connection with a client and a server. A client has one for requests, one for confirmed ones and one for notices; a
-/// server has one for its queues, one for notices, one for what it publishes anew, and two for a moment: to declare a queue and to
-/// try again alone.
+/// Number of channels of a connection with a client and a server. A client has one for requests, one for confirmed requests and one
+/// for notices. A server has one for its queues, one for notices, one for requests that it republishes, and two for a short time: to
+/// declare a queue, and to retry a request alone.
 const MIN_CHANNELS: u16 = 8;
 
-/// The smallest limit of a frame that AMQP 0-9-1 allows, in bytes, and the smallest that RabbitMQ 4 does.
-const MIN_FRAME: u32 = 4096;
-const RABBITMQ_4_MIN_FRAME: u32 = 8192;
+/// Smallest limit of a frame that RabbitMQ 4 allows, in bytes.
+const RABBITMQ_4_MIN_FRAME_MAX: u32 = 8192;
 
-/// Where a broker is, and as whom to log in there. Prints as `host:port`, never with the password.
+/// Address of a broker, with the user for the login. Prints as `host:port`, never with the password.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(super) uri: AMQPUri,
@@ -49,9 +49,9 @@ impl Endpoint {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         let invalid = |reason: String| Err(OpenError::InvalidUrl(reason));
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
-            return invalid("it must begin with amqp://, amqps:// or memory:".to_owned());
+            return invalid("a URL begins with amqp://, amqps:// or memory:".to_owned());
         }
-        // Else what stands behind it is cut off.
+        // Otherwise the parser would cut off the rest.
         if url.contains('#') {
             return invalid(
                 "a '#' in the user name, the password or the virtual host is written %23"
@@ -60,7 +60,7 @@ impl Endpoint {
         }
         if has_bare_percent(url) {
             return invalid(
-                "a '%' is followed by the two digits of a byte; a '%' itself is written %25"
+                "a '%' needs two hexadecimal digits after it; a '%' itself is written %25"
                     .to_owned(),
             );
         }
@@ -70,7 +70,7 @@ impl Endpoint {
                 "a '?' or '@' in the user name or the password is written %3f, %40".to_owned(),
             );
         }
-        // Else what stands before a '/' is taken for the host, and printed.
+        // Otherwise the parser would take the text before a '/' for the host, and print it.
         if authority_and_rest(url).1.contains('@') {
             return invalid(
                 "a '/' or '@' in the user name, the password or the virtual host is written %2f, %40"
@@ -84,7 +84,7 @@ impl Endpoint {
                         .to_owned()
                 }
                 "certfile" | "keyfile" => {
-                    "give the texts of those files to `ConnectionBuilder::identity`".to_owned()
+                    "give the texts of both files to `ConnectionBuilder::identity`".to_owned()
                 }
                 _ => format!("the options are {}", OPTIONS.join(", ")),
             };
@@ -102,7 +102,7 @@ impl Endpoint {
                 known.join(", ")
             ));
         }
-        // With the scheme known to be one of these two, none of the parser's reasons repeats the URL.
+        // The scheme is one of these two, so none of the parser's errors repeats the URL.
         let mut uri: AMQPUri = match url.parse() {
             Ok(uri) => uri,
             Err(reason) => {
@@ -117,15 +117,15 @@ impl Endpoint {
         if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "tls") {
             return invalid("amqps:// needs the feature `tls` of rpc-core".to_owned());
         }
-        // 0 leaves both to the broker.
+        // 0 leaves both limits to the broker.
         if let Some(small @ 1..MIN_CHANNELS) = uri.query.channel_max {
             return invalid(format!(
                 "`channel_max` is {small}, and a connection with a client and a server needs {MIN_CHANNELS}"
             ));
         }
-        if let Some(small @ 1..MIN_FRAME) = uri.query.frame_max {
+        if let Some(small @ 1..MIN_FRAME_MAX) = uri.query.frame_max {
             return invalid(format!(
-                "`frame_max` is {small}, and AMQP asks for {MIN_FRAME} bytes at least"
+                "`frame_max` is {small}, and AMQP requires at least {MIN_FRAME_MAX} bytes"
             ));
         }
         uri.query.heartbeat = Some(match uri.query.heartbeat {
@@ -135,7 +135,7 @@ impl Endpoint {
         Ok(Self { uri })
     }
 
-    /// Sets the time between two signs of life, whatever the URL says. Zero leaves it to the broker.
+    /// Sets the heartbeat interval, in place of the URL's. Zero leaves the interval to the broker.
     pub(crate) fn set_heartbeat(&mut self, interval: Duration) {
         let begun = u64::from(interval.subsec_nanos() > 0);
         let seconds = interval.as_secs().saturating_add(begun);
@@ -149,11 +149,11 @@ impl Endpoint {
             .map_or(CONNECTION_TIMEOUT, Duration::from_millis)
     }
 
-    /// Refuses options that cannot go with the URL.
+    /// Refuses options that contradict the URL.
     pub(super) fn check(&self, options: &Options) -> Result<(), OpenError> {
         let invalid = |reason: &str| Err(OpenError::InvalidUrl(reason.to_owned()));
         if options.identity.is_some() && !self.is_secure() {
-            return invalid("`identity` is for TLS, so the URL begins with amqps://");
+            return invalid("`identity` needs TLS: begin the URL with amqps://");
         }
         if self.mechanism() != SASLMechanism::External {
             return Ok(());
@@ -166,7 +166,7 @@ impl Endpoint {
         }
         if options.credentials.is_some() {
             return invalid(
-                "`auth_mechanism=external` logs in with a client certificate, so the credentials of a callback would not be used",
+                "`auth_mechanism=external` logs in with a client certificate, so it cannot be combined with a credentials callback",
             );
         }
         Ok(())
@@ -176,7 +176,7 @@ impl Endpoint {
     pub(super) fn frame_max_is_small(&self) -> bool {
         matches!(
             self.uri.query.frame_max,
-            Some(MIN_FRAME..RABBITMQ_4_MIN_FRAME)
+            Some(MIN_FRAME_MAX..RABBITMQ_4_MIN_FRAME_MAX)
         )
     }
 
@@ -185,12 +185,12 @@ impl Endpoint {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// The way to log in.
+    /// Mechanism of the login.
     pub(super) fn mechanism(&self) -> SASLMechanism {
         self.uri.query.auth_mechanism.unwrap_or_default()
     }
 
-    /// Returns `true` if the client names the user as whom it logs in.
+    /// Returns `true` if the client names the user of the login.
     pub(super) fn names_user(&self) -> bool {
         !matches!(
             self.mechanism(),
@@ -224,13 +224,13 @@ fn unknown_option(query: &str) -> Option<&str> {
         .find(|name| !name.is_empty() && !OPTIONS.contains(name))
 }
 
-/// Splits a URL behind its scheme into the authority and the rest.
+/// Splits a URL after its scheme into the authority and the rest.
 fn authority_and_rest(url: &str) -> (&str, &str) {
     let (_, rest) = url.split_once("://").unwrap_or(("", url));
     rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
 }
 
-/// The first option that should be a number and is none, and the largest number that it can be.
+/// The first numeric option with another value, and the largest number that it can have.
 fn bad_number(query: &str) -> Option<(&str, u64)> {
     query.split('&').find_map(|option| {
         let (name, value) = option.split_once('=')?;
@@ -256,7 +256,7 @@ fn unknown_mechanism(query: &str) -> Option<&str> {
     (!is_known).then_some(name)
 }
 
-/// Finds a '%' without two hexadecimal digits behind it. The parser would keep it as it is.
+/// Returns `true` if a '%' has no two hexadecimal digits after it. The parser would keep it as it is.
 fn has_bare_percent(url: &str) -> bool {
     let mut parts = url.split('%');
     parts.next();
@@ -266,7 +266,7 @@ fn has_bare_percent(url: &str) -> bool {
     })
 }
 
-/// The host of a URL that has an IPv6 address, for which lapin's parser would give `localhost`.
+/// The IPv6 address in a URL, for which lapin's parser would return `localhost`.
 fn ip_v6_host(url: &str) -> Option<&str> {
     let (authority, _) = authority_and_rest(url);
     let host = authority
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_prints_no_password() {
+    fn endpoints_print_no_password() {
         let endpoint = Endpoint::parse("amqp://ada:s3cret@broker:5673/%2f").unwrap();
         assert_eq!(endpoint.to_string(), "broker:5673");
         assert!(!format!("{endpoint:?}").contains("s3cret"));
     }
 
     #[test]
-    fn a_bad_url_is_explained_without_the_password() {
+    fn errors_about_urls_do_not_contain_the_password() {
         for url in [
             "amqp://ada:s3cret@broker:notaport/",
             "amqp://ada:s3cret@broker?heartbeat=x",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_password_is_not_taken_for_the_host() {
+    fn parts_of_a_password_are_not_taken_for_the_host() {
         for url in [
             "amqp://ada:@s3cret/word@broker",
             "amqp://ada:pass@s3cret#word@broker",
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_cut_a_url_are_to_be_escaped() {
+    fn special_characters_in_a_password_have_to_be_escaped() {
         for (url, said) in [
             ("amqp://ada:s3c#ret@broker", "written %23"),
             ("amqp://ada:s3cret@broker/one#two", "written %23"),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ip_v6_host_is_kept() {
+    fn ipv6_hosts_are_kept() {
         let endpoint = Endpoint::parse("amqp://[::1]:5673/%2f").unwrap();
         assert_eq!(endpoint.to_string(), "[::1]:5673");
         assert_eq!(endpoint.uri.authority.host, "::1");
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_does_not_switch_heartbeats_off() {
+    fn urls_cannot_switch_heartbeats_off() {
         for (query, seconds) in [
             ("", 30),
             ("?heartbeat=0", 30),
@@ -403,13 +403,13 @@ mod tests {
         ] {
             let endpoint = Endpoint::parse(&format!("amqp://broker/{query}")).unwrap();
             assert_eq!(endpoint.uri.query.heartbeat, Some(seconds), "{query}");
-            // Silence of two intervals, noticed half an interval later at most.
+            // Two intervals without data, noticed at most half an interval later.
             assert!(u64::from(seconds) * 5 / 2 < 120);
         }
     }
 
     #[test]
-    fn the_program_decides_on_heartbeats_if_it_does() {
+    fn the_heartbeat_of_the_program_overrides_the_url() {
         let mut endpoint = Endpoint::parse("amqp://broker/?heartbeat=5").unwrap();
         for (interval, seconds) in [
             (Duration::ZERO, 0),

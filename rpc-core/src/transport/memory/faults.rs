@@ -1,36 +1,16 @@
-//! What a test can do to the embedded broker.
+//! Faults that a test can cause in the embedded broker, and publishing through them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use smol_str::SmolStr;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
-use super::broker::{Broker, State};
-use crate::testing::{Fate, Published, QueueState};
-use crate::transport::{LinkStatus, Message, TransportError};
-
-/// Decides what becomes of each message.
-pub(crate) type Decide = Box<dyn FnMut(&Published<'_>) -> Fate + Send>;
-
-/// Who hears what became of a message.
-pub(super) enum Publisher {
-    /// A channel, to which it is returned if there is no such queue and it is mandatory. Nobody learns of a refusal: the
-    /// caller's deadline tells, as it does with RabbitMQ.
-    Channel(u64),
-    /// Whoever waits for the confirm.
-    Waiting(oneshot::Sender<Result<(), TransportError>>),
-}
-
-/// A message that waits until the broker takes messages again.
-pub(super) struct Stalled {
-    queue: SmolStr,
-    message: Message,
-    publisher: Publisher,
-    /// The publisher's runtime, for what happens to the message later.
-    runtime: Handle,
-}
+use super::broker::{Broker, Publisher, Stalled, State};
+use super::hooks::{Fate, Published, QueueState};
+use crate::transport::error::TransportError;
+use crate::transport::link::LinkStatus;
+use crate::transport::message::Message;
 
 impl State {
     pub(crate) fn lose_links(&mut self) {
@@ -101,22 +81,22 @@ impl State {
         let outcome = if self.has_queue(queue) {
             self.publish_as_decided(broker, queue, message)
         } else if !message.mandatory {
-            Ok(()) // Dropped, as nobody asked.
+            Ok(()) // The message is dropped, because it is not mandatory.
         } else {
             if let Publisher::Channel(channel) = publisher
                 && let Some(channel) = self.channels.get(&channel)
             {
-                let _ = channel.returns.send(message); // Nobody listens: nobody wants to know.
+                let _ = channel.returns.send(message); // The receiver may be gone.
                 return;
             }
             Err(TransportError::Unroutable)
         };
-        if let Publisher::Waiting(waiting) = publisher {
-            let _ = waiting.send(outcome); // The call may be over.
+        if let Publisher::Confirmed(confirm) = publisher {
+            let _ = confirm.send(outcome); // The call may be over.
         }
     }
 
-    /// Puts a message into its queue as the test has it; without one, simply so.
+    /// Publishes a message with the fate that the test decides; without a test's decision, delivers it.
     fn publish_as_decided(
         &mut self,
         broker: &Arc<Broker>,
@@ -132,7 +112,7 @@ impl State {
             Fate::Lose => Ok(()),
             Fate::Delay(pause) => {
                 let (broker, queue) = (Arc::downgrade(broker), queue.to_owned());
-                // Ends by itself, after the pause; nobody needs to hear of a queue that is gone by then.
+                // Ends by itself, after the pause. If the queue is gone by then, the message is dropped.
                 tokio::spawn(async move {
                     tokio::time::sleep(pause).await;
                     if let Some(broker) = broker.upgrade() {
@@ -155,7 +135,7 @@ impl State {
             reply_to: message.reply_to.as_deref(),
             body: &message.body,
         };
-        // The publisher is not to blame for a panic of the test's, and has more to do: a server settles the delivery.
+        // The publisher must survive a panic of the test: a server still has to settle the delivery.
         catch_unwind(AssertUnwindSafe(|| decide(&published))).unwrap_or(Fate::Deliver)
     }
 }

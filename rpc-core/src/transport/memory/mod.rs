@@ -1,39 +1,44 @@
 //! The embedded broker: queues, consumers and acknowledgements in this process.
 //!
-//! It does what RabbitMQ does with the part of AMQP that this crate uses: competing consumers served in turn, prefetch,
-//! redelivery, expiry, dead letters, priorities, limits, returned messages, confirms and exclusive queues; and it refuses what
-//! RabbitMQ refuses. What is different:
+//! It behaves as RabbitMQ does in the part of AMQP that this crate uses: competing consumers served in turn, prefetch, redelivery,
+//! expiry, dead letters, priorities, limits, returned messages, confirms and exclusive queues; and it refuses what RabbitMQ
+//! refuses. The differences are:
 //!
 //! - It keeps nothing on disk: a durable queue lives as long as its broker.
-//! - It notices what has expired when something happens in that queue, not at that moment: dead letters may come later.
+//! - It removes expired messages when something happens in their queue, not at the moment of expiry: dead letters may arrive later.
 //! - A queue without a limit holds a million messages.
 //!
-//! One lock guards a broker. Nothing is awaited and no code of others but a test's hook runs under it: deliveries go into
-//! channels whose length the prefetch limits.
+//! One lock guards a broker. Nothing is awaited under the lock, and the only foreign code under it is a test's hook: deliveries go
+//! into channels whose length is limited by the prefetch.
 
-mod arguments;
 mod broker;
 mod faults;
+mod hooks;
+mod queue;
+mod refusals;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, StreamExt};
+use parking_lot::{Mutex, MutexGuard};
 use smol_str::SmolStr;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
-use self::broker::{ChannelState, Consumer, Listener, Queue, State, closed};
-use self::faults::Publisher;
-use super::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, Delivery, Link, LinkStatus, Message,
-    QueueKind, Reply, Sending, Transport, TransportError, limits,
-};
+use self::broker::{Listener, Publisher, State, closed};
+pub use self::hooks::{Fate, Published, QueueState};
+use self::queue::{ChannelState, Consumer, Queue};
+use super::channel::{Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending};
+use super::error::TransportError;
+use super::limits;
+use super::link::{Link, LinkStatus, Transport};
+use super::message::{Delivery, Message, Reply};
 use crate::error::OpenError;
 use crate::queue::{QueueOptions, QueueType};
 
-/// Links to a broker of this process.
+/// Source of links to a broker in this process.
 #[derive(Debug)]
 pub(crate) struct MemoryTransport(pub(crate) Arc<Broker>);
 
@@ -43,7 +48,7 @@ impl Transport for MemoryTransport {
         if state.refuses_links {
             let refused = OpenError::Unreachable {
                 endpoint: "memory:".to_owned(),
-                hint: "a test says so",
+                hint: "a test has called `refuse_connections`",
                 source: "the embedded broker refuses connections".into(),
             };
             return ready(Err(refused)).boxed();
@@ -77,7 +82,7 @@ impl Link for MemoryLink {
         }
     }
 
-    /// Everyone is RabbitMQ's default user.
+    /// Every link is RabbitMQ's default user.
     fn user(&self) -> Option<SmolStr> {
         Some(SmolStr::new_static("guest"))
     }
@@ -154,10 +159,10 @@ impl MemoryChannel {
         let Some(queue) = state.queue(name) else {
             if options.is_passive() {
                 state.close_channel(self.id);
-                return Err(unavailable(arguments::missing(name)));
+                return Err(unavailable(refusals::missing(name)));
             }
-            let problem = arguments::name_problem(name)
-                .or_else(|| arguments::argument_problem(name, &options));
+            let problem =
+                refusals::name_problem(name).or_else(|| refusals::argument_problem(name, &options));
             if let Some(problem) = problem {
                 state.close_channel(self.id);
                 return Err(refused(problem));
@@ -169,10 +174,10 @@ impl MemoryChannel {
         };
         queue.touch();
         let refusal = if queue.owner != owner {
-            unavailable(arguments::locked(name))
+            unavailable(refusals::locked(name))
         } else if options.is_passive() {
             return Ok(());
-        } else if let Some(difference) = arguments::difference(name, &queue.options, &options) {
+        } else if let Some(difference) = refusals::difference(name, &queue.options, &options) {
             refused(difference)
         } else {
             return Ok(());
@@ -191,13 +196,13 @@ impl MemoryChannel {
         let id = state.next_id();
         let Some(target) = state.queue(queue) else {
             state.close_channel(self.id);
-            return Err(unavailable(arguments::missing(queue)));
+            return Err(unavailable(refusals::missing(queue)));
         };
         if target.owner.is_some_and(|owner| owner != self.link) {
             state.close_channel(self.id);
-            return Err(unavailable(arguments::locked(queue)));
+            return Err(unavailable(refusals::locked(queue)));
         }
-        // Bounded by the consumer's prefetch, or, without acknowledgements, by the calls in flight.
+        // The prefetch bounds the deliveries; without acknowledgements, the calls in flight bound them.
         let (sender, receiver) = mpsc::unbounded_channel();
         target.consumers.push_back(Consumer {
             id,
@@ -234,8 +239,8 @@ impl MemoryChannel {
         let (publisher, confirm) = match self.mode {
             ChannelMode::Plain => (Publisher::Channel(self.id), Confirm(None)),
             ChannelMode::Confirm => {
-                let (waiting, answer) = oneshot::channel();
-                (Publisher::Waiting(waiting), Confirm(Some(answer)))
+                let (outcome, answer) = oneshot::channel();
+                (Publisher::Confirmed(outcome), Confirm(Some(answer)))
             }
         };
         state.publish(&self.broker, queue, message, publisher);
@@ -243,10 +248,10 @@ impl MemoryChannel {
     }
 }
 
-/// Refuses what RabbitMQ would close the channel or the connection for.
+/// Refuses a message over which RabbitMQ would close the channel or the connection.
 fn check(queue: &str, message: &Message) -> Result<(), TransportError> {
     limits::check_short("the queue's name", queue)?;
-    limits::check(message, limits::USUAL_FRAME_MAX)
+    limits::check(message, limits::DEFAULT_FRAME_MAX)
 }
 
 fn deliveries(mut receiver: mpsc::UnboundedReceiver<Delivery>) -> Deliveries {
@@ -267,7 +272,7 @@ impl Channel for MemoryChannel {
     }
 
     fn frame_max(&self) -> usize {
-        limits::USUAL_FRAME_MAX
+        limits::DEFAULT_FRAME_MAX
     }
 
     fn declare_queue<'a>(
@@ -305,7 +310,7 @@ impl Channel for MemoryChannel {
     fn reply(&self, replies: Vec<Reply>) -> BoxFuture<'_, ()> {
         if let Ok(mut state) = self.open() {
             for Reply { queue, message } in replies {
-                // One that does not fit into AMQP is not sent.
+                // A reply that does not fit into AMQP is not sent.
                 if check(&queue, &message).is_ok() {
                     state.publish(&self.broker, queue, message, Publisher::Channel(self.id));
                 }
@@ -314,7 +319,7 @@ impl Channel for MemoryChannel {
         ready(()).boxed()
     }
 
-    fn is_direct(&self, _: &str) -> bool {
+    fn is_direct_reply_to(&self, _: &str) -> bool {
         false
     }
 
@@ -330,7 +335,7 @@ impl Channel for MemoryChannel {
         }
     }
 
-    fn settled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
+    fn acks_handled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         ready(self.open().map(drop)).boxed()
     }
 
@@ -355,7 +360,7 @@ impl Channel for MemoryChannel {
     }
 
     fn returns(&self) -> mpsc::UnboundedReceiver<Message> {
-        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut returns = self.returns.lock();
         returns
             .take()
             .unwrap_or_else(|| mpsc::unbounded_channel().1)

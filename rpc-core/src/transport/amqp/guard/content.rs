@@ -3,11 +3,12 @@
 use std::io;
 use std::ops::Range;
 
+use super::malformed::malformed;
 use super::table;
-use super::{malformed, text};
-use crate::transport::UNREADABLE_HEADER;
+use super::text;
+use crate::names::UNREADABLE_HEADER;
 
-/// Class, weight and the body's size.
+/// Length of class, weight and the body's size.
 const PREFIX: usize = 12;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ enum Kind {
     Octets(usize),
 }
 
-/// The properties in their order on the wire; the first belongs to the highest bit of the flags.
+/// Kinds of the properties in their order on the wire. The first one belongs to the highest bit of the flags.
 const KINDS: [Kind; 14] = [
     Kind::Short,     // content type
     Kind::Short,     // content encoding
@@ -39,8 +40,8 @@ const HEADERS: usize = 2;
 const CORRELATION_ID: usize = 5;
 const MESSAGE_ID: usize = 8;
 
-/// Mends a message's properties. Gives other ones in their place, of at most `limit` bytes, if that is not enough.
-pub(super) fn mend(payload: &mut [u8], limit: usize) -> io::Result<Option<Vec<u8>>> {
+/// Repairs the properties of a message in place. Returns a replacement of at most `limit` bytes if that is not enough.
+pub(super) fn repair(payload: &mut [u8], limit: usize) -> io::Result<Option<Vec<u8>>> {
     let properties = Properties::read(payload)?;
     let headers = properties.places[HEADERS].clone();
     let defect = match headers.map(|headers| table::check(&mut payload[headers][4..])) {
@@ -57,7 +58,7 @@ pub(super) fn mend(payload: &mut [u8], limit: usize) -> io::Result<Option<Vec<u8
     Ok(Some(properties.marked(payload, reason, false)))
 }
 
-/// Leaves the ids of a returned message, which lapin logs. Gives the properties in its place and the size of its body.
+/// Reduces a returned message, which lapin logs, to its ids. Returns the replacement and the size of the body.
 pub(super) fn blank(payload: &mut [u8]) -> io::Result<(Vec<u8>, u64)> {
     let properties = Properties::read(payload)?;
     let size = payload[4..].first_chunk().copied().map(u64::from_be_bytes);
@@ -79,15 +80,15 @@ fn flag(property: usize) -> u16 {
     0x8000 >> property
 }
 
-/// The places of a message's properties, with their lengths.
+/// Positions of the properties of a message, with their lengths.
 struct Properties {
     places: [Option<Range<usize>>; KINDS.len()],
-    /// A reason to think that there are more of them.
+    /// The defect that hides further properties, if there is one.
     defect: Option<&'static str>,
 }
 
 impl Properties {
-    /// Finds the properties, and makes UTF-8 of their texts.
+    /// Finds the properties, and turns their texts into UTF-8.
     fn read(payload: &mut [u8]) -> io::Result<Self> {
         if payload.len() < PREFIX {
             return Err(malformed("a header frame that is too short"));
@@ -105,7 +106,7 @@ impl Properties {
         loop {
             let property = flags.leading_zeros() as usize;
             let Some(&kind) = KINDS.get(property) else {
-                break; // Bits without a meaning, or none are left.
+                break; // No bits are left, or only bits without a meaning.
             };
             flags &= !flag(property);
             let Some(length) = length(&payload[at..], kind) else {
@@ -118,12 +119,12 @@ impl Properties {
             let place = at..at + length;
             at = place.end;
             if kind == Kind::Short {
-                text::mend(&mut payload[place.clone()][1..]);
+                text::repair(&mut payload[place.clone()][1..]);
             }
             properties.places[property] = Some(place);
         }
         if at < payload.len() {
-            properties.defect = Some("there is more than the properties");
+            properties.defect = Some("there are bytes after the properties");
         }
         Ok(properties)
     }
@@ -134,7 +135,7 @@ impl Properties {
             .map_or(&[], |place| &payload[place])
     }
 
-    /// The same properties with headers that say why they are incomplete.
+    /// Returns the same properties with headers that contain the reason for which they are incomplete.
     fn marked(&self, payload: &mut [u8], reason: &str, with_others: bool) -> Vec<u8> {
         let mut out = payload[..PREFIX].to_vec();
         let present = |&property: &usize| property == HEADERS || self.places[property].is_some();
@@ -157,7 +158,7 @@ impl Properties {
     }
 }
 
-/// The length of the property that these bytes begin with, if it is there.
+/// Length of the property at the beginning of these bytes, if it is complete.
 fn length(bytes: &[u8], kind: Kind) -> Option<usize> {
     let length = match kind {
         Kind::Short => 1 + usize::from(*bytes.first()?),

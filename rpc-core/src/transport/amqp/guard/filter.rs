@@ -1,32 +1,32 @@
 //! Bytes that were received and not read yet.
 //!
-//! Nearly all bytes are checked in the reader's own buffer and stay there. A filter keeps the others: the beginning of a frame,
-//! bytes behind a frame that is replaced, and its replacement.
+//! Nearly all bytes are checked in the reader's own buffer and stay there. A filter keeps the others: the beginning of a frame, the
+//! bytes after a frame that is replaced, and the replacement.
 
 use std::io;
 
 use super::frames::Frames;
 
-/// The most bytes that are received at once.
+/// Limit of bytes that are received at once.
 pub(super) const ROOM: usize = 262_144;
 
-/// The longest beginning of a frame that is put into the reader's buffer, to look at it there with what follows; and the least that
-/// there is room for here.
+/// Longest beginning of a frame that is copied into the reader's buffer, to be checked there with the bytes that follow; and the
+/// least room for bytes in the filter.
 const SHORT: usize = 4_096;
 
 pub(super) struct Filter {
     frames: Frames,
-    /// Holds the bytes that are kept, from `start` to `end`.
+    /// Buffer of the kept bytes, from `start` to `end`.
     input: Vec<u8>,
     start: usize,
-    /// The end of those that can be read as they are.
+    /// End of the bytes that can be read unchanged.
     checked: usize,
-    /// The place to go on after those. What lies between is left out, and `instead` is read in its place.
+    /// Position after the bytes that are left out, which follow `checked`. `replacement` is read in their place.
     resume: usize,
     end: usize,
-    instead: Vec<u8>,
-    /// The number of its bytes that were read.
-    read_instead: usize,
+    replacement: Vec<u8>,
+    /// Number of bytes of the replacement that were read.
+    read_of_replacement: usize,
 }
 
 impl Filter {
@@ -38,12 +38,12 @@ impl Filter {
             checked: 0,
             resume: 0,
             end: 0,
-            instead: Vec::new(),
-            read_instead: 0,
+            replacement: Vec::new(),
+            read_of_replacement: 0,
         }
     }
 
-    /// Reads bytes that are kept; 0 if more must be received first.
+    /// Reads kept bytes; 0 if more have to be received first.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.start < self.checked {
@@ -51,32 +51,32 @@ impl Filter {
                 self.start += read;
                 return Ok(read);
             }
-            if self.read_instead < self.instead.len() {
-                let read = copy(&self.instead[self.read_instead..], buffer);
-                self.read_instead += read;
+            if self.read_of_replacement < self.replacement.len() {
+                let read = copy(&self.replacement[self.read_of_replacement..], buffer);
+                self.read_of_replacement += read;
                 return Ok(read);
             }
-            self.read_instead = 0;
+            self.read_of_replacement = 0;
             self.start = self.resume;
             let checked = self.frames.check(&mut self.input[self.start..self.end])?;
             self.checked = self.start + checked.passed;
             self.resume = self.checked + checked.left_out;
-            self.instead = checked.instead;
+            self.replacement = checked.replacement;
             if self.resume == self.start {
                 return Ok(0);
             }
         }
     }
 
-    /// Puts the bytes that are kept into the reader's buffer, before those that are to be received. `None` if they are too many.
+    /// Copies the kept bytes to the beginning of the reader's buffer. Returns `None` if there are too many.
     ///
-    /// This and [`room`](Self::room) are for when there is nothing to [`read`](Self::read).
+    /// This method and [`room`](Self::room) are for a filter that has nothing to [`read`](Self::read).
     pub(super) fn begin(&self, buffer: &mut [u8]) -> Option<usize> {
         let kept = &self.input[self.start..self.end];
         (kept.len() <= SHORT.min(buffer.len() / 2)).then(|| copy(kept, buffer))
     }
 
-    /// Checks the reader's buffer, with the bytes that were put and received there. Reads the first ones, and keeps the rest.
+    /// Checks the reader's buffer, with the bytes that were copied and received there. Reads the first bytes, and keeps the rest.
     pub(super) fn read_in_place(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let checked = self.frames.check(buffer);
         let (read, gone) = match &checked {
@@ -91,11 +91,11 @@ impl Filter {
             self.input.resize(self.end, 0);
         }
         self.input[..self.end].copy_from_slice(&buffer[gone..]);
-        self.instead = checked?.instead;
+        self.replacement = checked?.replacement;
         Ok(read)
     }
 
-    /// Room for bytes that are to be received, if the reader's buffer is too small.
+    /// Room for received bytes, if the reader's buffer is too small.
     pub(super) fn room(&mut self) -> &mut [u8] {
         self.input.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -103,13 +103,13 @@ impl Filter {
         self.checked = 0;
         self.resume = 0;
         if self.end == self.input.len() {
-            // A frame is longer, as long as the two sides have agreed on at most.
+            // The frame is longer, up to the limit on which the two sides have agreed.
             self.input.resize((2 * self.end).max(SHORT), 0);
         }
         &mut self.input[self.end..]
     }
 
-    /// Takes note of bytes that were received there.
+    /// Records bytes that were received in [`room`](Self::room).
     pub(super) fn received(&mut self, received: usize) {
         self.end += received;
     }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_kept_than_a_frame_and_what_is_received_at_once() {
+    fn a_filter_keeps_at_most_one_frame_and_one_read() {
         let mut filter = Filter::new(Frames::new(None));
         let mut frame = vec![1, 0, 0, 0, 1, 0xff, 0xf8];
         frame.resize(131_071, 0);

@@ -1,12 +1,12 @@
-//! Method frames. What the broker says itself is well formed, but it repeats what publishers say: exchanges, routing keys, names
-//! of consumers.
+//! Method frames. A broker's own methods are well formed, but repeat names from publishers: exchanges, routing keys, consumers.
 
 use std::io;
 
+use super::malformed::malformed;
 use super::table;
-use super::{malformed, text};
+use super::text;
 
-/// A part of a method.
+/// Argument of a method.
 enum Argument {
     Octets(usize),
     Short,
@@ -21,7 +21,7 @@ pub(super) const TUNE: (u16, u16) = (10, 30);
 /// `basic.return`
 pub(super) const RETURN: (u16, u16) = (60, 50);
 
-/// The arguments of what a broker may say (<https://www.rabbitmq.com/amqp-0-9-1-reference>).
+/// Arguments of the methods that a broker may send (<https://www.rabbitmq.com/amqp-0-9-1-reference>).
 fn arguments(method: (u16, u16)) -> Option<&'static [Argument]> {
     Some(match method {
         // connection: start, secure, tune, open-ok, close, close-ok, blocked, unblocked, update-secret-ok
@@ -72,8 +72,8 @@ pub(super) fn frame_max(tune: &[u8]) -> u32 {
     frame_max.copied().map_or(0, u32::from_be_bytes)
 }
 
-/// Mends a method. Gives another in its place if that is not enough.
-pub(super) fn mend(payload: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+/// Repairs a method in place. Returns a replacement if that is not enough.
+pub(super) fn repair(payload: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
     let id = id(payload).ok_or_else(|| malformed("a method frame that is too short"))?;
     let arguments = arguments(id).ok_or_else(|| {
         let (class, method) = id;
@@ -95,7 +95,7 @@ pub(super) fn mend(payload: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
             Octets(octets) => *octets,
             Short => {
                 let length = 1 + usize::from(*rest.first().ok_or_else(unreadable)?);
-                text::mend(rest.get_mut(1..length).ok_or_else(unreadable)?);
+                text::repair(rest.get_mut(1..length).ok_or_else(unreadable)?);
                 length
             }
             Long | Table => {
@@ -107,7 +107,7 @@ pub(super) fn mend(payload: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
         if end > payload.len() {
             return Err(unreadable());
         }
-        // No method has two.
+        // No method has two tables.
         if let Table = argument
             && table::check(&mut payload[at + 4..end]).is_err()
         {

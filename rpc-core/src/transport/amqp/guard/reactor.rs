@@ -1,4 +1,4 @@
-//! tokio as lapin knows it, with guarded streams.
+//! A reactor for lapin: tokio, with guarded streams.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,28 +11,28 @@ use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
 use lapin::tcp::AsyncTcpStream;
 
-use super::GuardedStream;
+use super::stream::GuardedStream;
 
 /// A stream of tokio's, with or without TLS.
 type TokioStream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// The current runtime, for a connection that reads through a guard.
-pub(in crate::transport::amqp) fn runtime() -> Runtime<RuntimeParts<Tokio, GuardReactor>> {
+/// The current runtime, for a connection with a guarded stream.
+pub(crate) fn runtime() -> Runtime<RuntimeParts<Tokio, GuardReactor>> {
     Runtime::new(RuntimeParts::new(
         Tokio::current(),
         GuardReactor(Tokio::current()),
     ))
 }
 
-/// Makes tokio's timers, and guarded streams. lapin is given a stream that is connected, and only asks for timers.
+/// Creates tokio's timers, and guarded streams. lapin gets a connected stream, and only asks for timers.
 #[derive(Clone, Debug)]
-pub(in crate::transport::amqp) struct GuardReactor(Tokio);
+pub(crate) struct GuardReactor(Tokio);
 
 impl Reactor for GuardReactor {
     type TcpStream = GuardedStream<TokioStream>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
-    /// Refuses: the bounds that tokio needs cannot be named outside async-rs.
+    /// Refuses: code outside async-rs cannot name the bounds that tokio needs.
     fn register<H: Send + 'static>(
         &self,
         _: H,

@@ -1,31 +1,31 @@
-//! Passwords on their way to a broker, which lapin does not see.
+//! Passwords on their way to a broker, hidden from lapin.
 //!
-//! At the level TRACE, lapin logs every method that it sends, those with a password included. So it is given another text of the same
+//! At the level TRACE, lapin logs every method that it sends, including those with a password. So lapin gets a stand-in of the same
 //! length, and the stream puts the password in its place.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
-/// The secrets of a connection that are about to be sent: one at most.
+/// Secrets of a connection that are about to be sent: at most one.
 #[derive(Default)]
-pub(in crate::transport::amqp) struct Secrets {
-    /// True while one waits. Most writes ask for nothing else.
+pub(crate) struct Secrets {
+    /// `true` while a secret waits. Most writes check nothing else.
     waits: AtomicBool,
     waiting: Mutex<Option<Disguised>>,
 }
 
-/// A secret and its place, each as AMQP's long string.
+/// A secret and its stand-in, each as AMQP's long string.
 struct Disguised {
     stand_in: Vec<u8>,
     secret: Vec<u8>,
 }
 
 impl Secrets {
-    /// Gives a text for lapin to send in place of the secret, at random so that nothing else is taken for it.
-    pub(in crate::transport::amqp) fn disguise(&self, secret: &[u8]) -> Vec<u8> {
+    /// Returns a stand-in for lapin to send. It is random, so that no other bytes are taken for it.
+    pub(crate) fn disguise(&self, secret: &[u8]) -> Vec<u8> {
         let mut stand_in = Vec::new();
         while stand_in.len() < secret.len() {
             stand_in.extend(Uuid::new_v4().simple().to_string().into_bytes());
@@ -35,7 +35,7 @@ impl Secrets {
             stand_in: long_string(&stand_in),
             secret: long_string(secret),
         };
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(disguised);
+        *self.waiting.lock() = Some(disguised);
         self.waits.store(true, Ordering::Release);
         stand_in
     }
@@ -44,9 +44,9 @@ impl Secrets {
         self.waits.load(Ordering::Acquire)
     }
 
-    /// Puts the secret into its place, once; `false` if its place is not there. lapin writes whole frames at once.
+    /// Replaces the stand-in by the secret, once; `false` if the stand-in is not in these bytes. lapin writes whole frames at once.
     pub(super) fn reveal(&self, bytes: &mut [u8]) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         let Some(Disguised { stand_in, secret }) = &*waiting else {
             return false;
         };

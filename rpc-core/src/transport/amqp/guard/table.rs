@@ -1,15 +1,16 @@
 //! Header tables, walked without recursion and without allocation.
 //!
-//! lapin's parser calls itself for each nested table or array, on a thread whose stack cannot be enlarged, and gives up a
-//! connection for one value that it does not know.
+//! lapin's parser recurses into each nested table or array, on a thread whose stack cannot be enlarged, and drops the connection
+//! over one value of an unknown type.
 
 use super::text;
 use crate::headers::{self, MAX_DEPTH};
 
-/// The most values of a header table, at all depths together: those that a user may send, and those of the protocol and the broker.
+/// Limit of values in a header table, at all depths together: the user's limit, and room for the headers of the protocol and the
+/// broker.
 const MAX_VALUES: usize = headers::MAX_VALUES + headers::OTHER_VALUES;
 
-/// A reason why lapin cannot read a table, or should not.
+/// A defect for which lapin cannot read a table, or should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Defect {
     TooDeep,
@@ -19,7 +20,7 @@ pub(super) enum Defect {
 }
 
 impl Defect {
-    /// The defect in words, for the receiver of the message.
+    /// Describes the defect for the receiver of the message.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::TooDeep => "nested more than 32 deep",
@@ -30,7 +31,7 @@ impl Defect {
     }
 }
 
-/// Makes UTF-8 of the keys of a table (without its length), and finds out whether it can be read.
+/// Turns the keys of a table (without its length) into UTF-8, and checks that lapin can read the table.
 pub(super) fn check(table: &mut [u8]) -> Result<(), Defect> {
     let mut walk = Walk::new(table, MAX_VALUES);
     while let Some(step) = walk.step(table) {
@@ -43,12 +44,12 @@ pub(super) fn check(table: &mut [u8]) -> Result<(), Defect> {
     Ok(())
 }
 
-/// Appends what can be read of a table (without its length) to `out`, with its length, and in it the text `mark` under a name,
-/// instead of what the table has under that name.
+/// Appends the readable part of a table (without its length) to `out`, with its length. Adds the text of `mark` under its name, in
+/// place of the table's own value.
 pub(super) fn rewrite(table: &mut [u8], mark: Option<(&str, &str)>, out: &mut Vec<u8>) {
-    // The places of the lengths of what is open.
+    // Positions of the lengths of open tables and arrays.
     let mut open = vec![begin(out)];
-    let mut walk = Walk::new(table, MAX_VALUES - 1); // The mark is one, too.
+    let mut walk = Walk::new(table, MAX_VALUES - 1); // The mark counts as one.
     while let Some(step) = walk.step(table) {
         match step {
             Step::Value(entry) => {
@@ -82,27 +83,27 @@ pub(super) fn rewrite(table: &mut [u8], mark: Option<(&str, &str)>, out: &mut Ve
     end(out, open.pop());
 }
 
-/// Reserves the place of a length.
+/// Reserves room for a length.
 fn begin(out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(&[0; 4]);
     out.len()
 }
 
-/// Writes the length of what was appended since `begin`.
+/// Writes the length of the bytes that were appended since `begin`.
 fn end(out: &mut [u8], begun: Option<usize>) {
     let Some(begun) = begun else { return };
-    // Never more than what was read and a mark: a frame's length has four bytes.
+    // At most the bytes that were read and a mark: a frame's length has four bytes.
     let length = u32::try_from(out.len() - begun).unwrap_or(u32::MAX);
     out[begun - 4..begun].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Appends a name of our own, which is short.
+/// Appends the name of a mark, which is short.
 fn short_string(out: &mut Vec<u8>, name: &str) {
     out.extend(u8::try_from(name.len()));
     out.extend_from_slice(name.as_bytes());
 }
 
-/// A value, with its key if it is in a table, as places in the outermost table.
+/// A value, with its key if it is in a table. Positions are those in the outermost table.
 struct Entry {
     start: usize,
     tag: usize,
@@ -123,7 +124,7 @@ impl Entry {
         if let Nested::Table = container {
             let length = usize::from(*bytes.get(start).ok_or(Defect::Overrun)?);
             tag = start + 1 + length;
-            text::mend(bytes.get_mut(start + 1..tag).ok_or(Defect::Overrun)?);
+            text::repair(bytes.get_mut(start + 1..tag).ok_or(Defect::Overrun)?);
         }
         let content = bytes.get(tag + 1..).ok_or(Defect::Overrun)?;
         let nested = match bytes[tag] {
@@ -131,7 +132,7 @@ impl Entry {
             b'A' => Some(Nested::Array),
             _ => None,
         };
-        // The types that lapin knows are those that RabbitMQ sends (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
+        // lapin knows the types that RabbitMQ sends (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
         let length = match bytes[tag] {
             b'V' => 0,
             b't' | b'b' | b'B' => 1,
@@ -166,11 +167,11 @@ enum Step {
     Value(Entry),
     /// A table or an array; its entries follow.
     Open(Entry),
-    /// The end of the innermost table or array that was opened.
+    /// The end of the innermost open table or array.
     Close,
-    /// A table or an array whose entries do not follow.
+    /// A table or an array that is nested too deep. Its entries are skipped.
     TooDeep(Entry),
-    /// The innermost table or array goes on, but cannot be read any further.
+    /// The rest of the innermost table or array cannot be read.
     Cut(Defect),
 }
 
@@ -238,11 +239,11 @@ impl Walk {
             container,
             end: entry.end,
         };
-        self.at = entry.tag + 5; // Behind the length.
+        self.at = entry.tag + 5; // After the length.
         Some(Step::Open(entry))
     }
 
-    /// Leaves what was just opened.
+    /// Skips the entries of the table or array that was just opened.
     fn pass_by(&mut self, opened: &Entry) {
         self.depth -= 1;
         self.at = opened.end;

@@ -1,10 +1,10 @@
-//! Short strings, which lapin reads as UTF-8 and the broker as any bytes.
+//! Short strings: bytes for the broker, UTF-8 for lapin.
 
-/// Takes the place of each byte that is not part of UTF-8.
+/// Replacement of each byte that is not part of UTF-8.
 const STAND_IN: u8 = b'?';
 
-/// Makes UTF-8 of a text without changing its length. Leaves UTF-8 as it is.
-pub(super) fn mend(text: &mut [u8]) {
+/// Turns a text into UTF-8 without changing its length. Keeps valid UTF-8.
+pub(super) fn repair(text: &mut [u8]) {
     if text.is_ascii() {
         return;
     }
@@ -20,8 +20,8 @@ pub(super) fn mend(text: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_offending_byte_is_replaced_and_no_other() {
-        for (text, mended) in [
+    fn only_invalid_bytes_are_replaced() {
+        for (text, repaired) in [
             (&b""[..], &b""[..]),
             (b"plain", b"plain"),
             ("schön ✓".as_bytes(), "schön ✓".as_bytes()),
@@ -30,8 +30,8 @@ mod tests {
             (b"\xed\xa0\x80\xc3\xb6", b"???\xc3\xb6"),
         ] {
             let mut bytes = text.to_vec();
-            super::mend(&mut bytes);
-            assert_eq!(bytes, mended);
+            super::repair(&mut bytes);
+            assert_eq!(bytes, repaired);
         }
     }
 }

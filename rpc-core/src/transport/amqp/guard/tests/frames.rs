@@ -1,4 +1,4 @@
-//! Frames to try, built byte by byte.
+//! Test frames, built byte by byte.
 
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
@@ -61,7 +61,7 @@ pub(super) fn nested_tables(depth: usize) -> Vec<u8> {
     })
 }
 
-/// The frames that lapin's parser makes of these bytes; `None` if it refuses one.
+/// Parses bytes with lapin's parser; `None` if it refuses a frame.
 pub(super) fn parse(mut bytes: &[u8]) -> Option<Vec<AMQPFrame>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -72,7 +72,7 @@ pub(super) fn parse(mut bytes: &[u8]) -> Option<Vec<AMQPFrame>> {
     Some(frames)
 }
 
-/// A property that is there.
+/// The text of a property. Panics without the property.
 pub(super) fn text(property: &Option<ShortString>) -> &str {
     property.as_ref().expect("the property").as_str()
 }
@@ -85,7 +85,7 @@ pub(super) fn headers(frame: &AMQPFrame) -> Option<&FieldTable> {
     }
 }
 
-/// The depth to which a table is nested, and the number of its values.
+/// Depth of a table, and the number of its values.
 pub(super) fn measure(table: &FieldTable) -> (usize, usize) {
     let values = table.inner().values().map(measure_value);
     values.fold((0, 0), |(depth, count), (deep, more)| {
@@ -107,12 +107,12 @@ fn measure_value(value: &AMQPValue) -> (usize, usize) {
     (depth + 1, count + 1)
 }
 
-/// A header frame that a publisher might send, or one who means harm.
+/// A random header frame, of an honest or a malicious publisher.
 pub(super) fn random_header(rng: &mut Rng) -> Vec<u8> {
     let class = if rng.u8(..20) == 0 { rng.u16(..) } else { 60 };
     let mut flags = rng.u16(..);
     if rng.bool() {
-        flags &= !3; // Else two bits have no meaning.
+        flags &= !3; // Two bits have no meaning.
     }
     if rng.bool() {
         flags |= HEADERS;
@@ -168,7 +168,7 @@ fn random_entries(rng: &mut Rng, is_table: bool, depth: usize, left: &mut usize)
         if is_table {
             entries.extend(random_text(rng));
         }
-        // Rarely one that is unknown.
+        // Rarely an unknown type.
         let kind = match rng.u8(..200) {
             0 => rng.u8(..),
             _ => *rng.choice(b"tbBsUuIilLfdDTSxFAFAV").unwrap(),
@@ -200,7 +200,7 @@ fn random_entries(rng: &mut Rng, is_table: bool, depth: usize, left: &mut usize)
     entries
 }
 
-/// Changes, inserts or takes away a few bytes.
+/// Changes, inserts or removes a few bytes.
 pub(super) fn mutate(rng: &mut Rng, payload: &mut Vec<u8>) {
     for _ in 0..rng.usize(1..4) {
         if payload.is_empty() {

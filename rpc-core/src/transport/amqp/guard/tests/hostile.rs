@@ -1,4 +1,4 @@
-//! Messages that lapin could not read, and what becomes of them.
+//! Messages that lapin could not read, and their repair.
 
 use amq_protocol::frame::AMQPFrame;
 use amq_protocol::protocol::basic::AMQPProperties;
@@ -31,7 +31,7 @@ fn properties(sent: &[u8]) -> AMQPProperties {
     }
 }
 
-/// The properties of a request that was marked, all there, and the reason.
+/// The properties of a request with a mark, all present, and the reason in the mark.
 fn marked(sent: &[u8]) -> (AMQPProperties, String) {
     let properties = properties(sent);
     assert_eq!(text(properties.correlation_id()), "id");
@@ -49,7 +49,7 @@ fn int(number: u8) -> Vec<u8> {
 }
 
 #[test]
-fn deep_nesting_is_cut_and_said() {
+fn deep_nesting_is_cut_and_reported() {
     for nested in [
         nested_arrays(33),
         nested_arrays(2_160),
@@ -70,7 +70,7 @@ fn deep_nesting_is_cut_and_said() {
 }
 
 #[test]
-fn too_many_values_are_cut_and_said() {
+fn excess_values_are_cut_and_reported() {
     let array = |length: usize| {
         let values: Vec<u8> = b"V".repeat(length);
         [b"A".to_vec(), long(&values)].concat()
@@ -89,7 +89,7 @@ fn too_many_values_are_cut_and_said() {
 }
 
 #[test]
-fn a_table_is_cut_where_it_cannot_be_read() {
+fn tables_are_cut_where_they_become_unreadable() {
     let array = |entries: &[u8]| [b"A".to_vec(), long(entries)].concat();
     for (bad, reason) in [
         (b"z".to_vec(), "a value of an unknown type"),
@@ -125,7 +125,7 @@ fn a_table_is_cut_where_it_cannot_be_read() {
 }
 
 #[test]
-fn a_senders_own_mark_does_not_survive_beside_ours() {
+fn marks_of_a_sender_are_replaced() {
     let mine = |value| (&b"rpc-unreadable"[..], value);
     for value in [
         [b"S".to_vec(), long(b"forged")].concat(),
@@ -144,7 +144,7 @@ fn a_senders_own_mark_does_not_survive_beside_ours() {
 }
 
 #[test]
-fn texts_that_are_not_utf_8_are_mended_at_every_depth() {
+fn invalid_utf8_is_repaired_at_every_depth() {
     let inner = [b"F".to_vec(), table(&[(b"k\xff", int(1))])].concat();
     let array = [b"A".to_vec(), long(&inner)].concat();
     let headers = table(&[
@@ -195,7 +195,7 @@ fn texts_that_are_not_utf_8_are_mended_at_every_depth() {
 }
 
 #[test]
-fn the_publishers_part_of_a_method_is_mended() {
+fn names_from_publishers_in_methods_are_repaired() {
     // basic.deliver
     let payload = [
         b"\0\x3c\0\x3c".to_vec(),
@@ -214,7 +214,7 @@ fn the_publishers_part_of_a_method_is_mended() {
 }
 
 #[test]
-fn the_servers_own_table_is_cut_without_a_mark() {
+fn tables_of_the_broker_are_cut_without_a_mark() {
     let start = |properties| {
         let payload = [
             b"\0\x0a\0\x0a\0\x09".to_vec(),
@@ -240,7 +240,7 @@ fn the_servers_own_table_is_cut_without_a_mark() {
 }
 
 #[test]
-fn properties_that_end_early_are_kept_as_far_as_they_go() {
+fn complete_properties_before_a_cut_are_kept() {
     let whole = [table(&[(b"a", int(1))]), short(b"id"), short(b"replies")].concat();
     for kept in 0..whole.len() {
         let sent = header(
@@ -267,7 +267,7 @@ fn properties_that_end_early_are_kept_as_far_as_they_go() {
 }
 
 #[test]
-fn what_is_marked_fits_the_frame() {
+fn marked_messages_fit_the_frame() {
     let full = |length| {
         let big = [b"S".to_vec(), long(&vec![b'x'; length])].concat();
         let headers = table(&[(b"big", big), (b"", b"z".to_vec())]);

@@ -1,4 +1,4 @@
-//! The guard against the parser that it guards, and against streams that behave badly.
+//! Tests of the guard with lapin's parser, and with streams that misbehave.
 
 mod frames;
 mod hostile;

@@ -1,4 +1,4 @@
-//! The guard lets nothing through that lapin's parser refuses, and alters nothing that it accepts.
+//! The guard passes nothing that lapin's parser refuses, and alters nothing that it accepts.
 
 use amq_protocol::frame::{AMQPFrame, gen_frame};
 use amq_protocol::protocol::{AMQPClass, basic, connection, queue};
@@ -8,20 +8,20 @@ use fastrand::Rng;
 use super::super::clean;
 use super::frames::{frame, headers, measure, mutate, parse, random_header};
 
-/// Within a few seconds.
+/// Number of cases for a few seconds.
 const CASES: u64 = if cfg!(debug_assertions) {
     20_000
 } else {
     100_000
 };
 
-/// Checks the guard's work on any frame. Tells how the parser reads the frame without it.
+/// Checks the guard with any frame. Returns the frames that the parser reads without the guard.
 fn examine(sent: &[u8], rng: &mut Rng) -> Option<Vec<AMQPFrame>> {
     let accepted = parse(sent);
     let Ok(cleaned) = clean(sent, sent.len()) else {
         return accepted;
     };
-    let read = parse(&cleaned).unwrap_or_else(|| panic!("let through: {sent:02x?}"));
+    let read = parse(&cleaned).unwrap_or_else(|| panic!("passed: {sent:02x?}"));
     for table in read.iter().filter_map(headers) {
         let (depth, values) = measure(table);
         assert!(
@@ -48,24 +48,24 @@ fn examine(sent: &[u8], rng: &mut Rng) -> Option<Vec<AMQPFrame>> {
 }
 
 #[test]
-fn every_header_frame_is_either_read_by_the_parser_and_kept_or_mended() {
+fn header_frames_are_kept_or_repaired() {
     let mut kept = 0;
     for seed in 0..CASES {
         let mut rng = Rng::with_seed(seed);
         let sent = random_header(&mut rng);
         let accepted = examine(&sent, &mut rng);
         kept += u64::from(accepted.is_some());
-        // Whatever it is like, as long as it says how much of a body follows.
+        // Refused only without the size of a body.
         assert_eq!(clean(&sent, 7).is_ok(), sent.len() >= 20, "{sent:02x?}");
     }
-    // Both kinds are tried.
+    // Both kinds of frames occur.
     assert!(
         kept > CASES / 4 && kept < CASES * 3 / 4,
         "{kept} of {CASES}"
     );
 }
 
-/// The methods that only clients send, as the parser knows them: class and method.
+/// Methods that only clients send, of those that the parser knows: class and method.
 const CLIENTS: &[(u16, u16)] = &[
     (10, 11),
     (10, 21),
@@ -97,7 +97,7 @@ const CLIENTS: &[(u16, u16)] = &[
 ];
 
 #[test]
-fn every_method_that_the_parser_knows_is_known_unless_only_clients_send_it() {
+fn all_methods_of_brokers_are_known() {
     let mut known = 0;
     for (class, method) in (0..100).flat_map(|class| (0..130).map(move |method| (class, method))) {
         for zeros in 0..40 {
@@ -116,7 +116,7 @@ fn every_method_that_the_parser_knows_is_known_unless_only_clients_send_it() {
     assert_eq!(known, 39);
 }
 
-/// Methods of a broker with texts of publishers or tables.
+/// Methods of a broker with texts from publishers, or with tables.
 fn methods() -> Vec<AMQPClass> {
     use amq_protocol::protocol::basic::AMQPMethod::{Cancel, Deliver, GetOk, Return};
     let mut capabilities = FieldTable::default();
@@ -171,7 +171,7 @@ fn methods() -> Vec<AMQPClass> {
 }
 
 #[test]
-fn every_method_frame_is_either_kept_mended_or_refused() {
+fn method_frames_are_kept_repaired_or_refused() {
     let methods: Vec<_> = methods()
         .into_iter()
         .map(|method| {
@@ -186,7 +186,7 @@ fn every_method_frame_is_either_kept_mended_or_refused() {
     for sent in &methods {
         assert_eq!(clean(sent, 5).unwrap(), *sent);
     }
-    let (mut kept, mut mended) = (0, 0);
+    let (mut kept, mut repaired) = (0, 0);
     for seed in 0..CASES / 2 {
         let mut rng = Rng::with_seed(seed);
         let method = rng.choice(&methods).unwrap();
@@ -195,8 +195,11 @@ fn every_method_frame_is_either_kept_mended_or_refused() {
         let sent = frame(1, 3, &payload);
         match examine(&sent, &mut rng) {
             Some(_) => kept += 1,
-            None => mended += u64::from(clean(&sent, 64).is_ok()),
+            None => repaired += u64::from(clean(&sent, 64).is_ok()),
         }
     }
-    assert!(kept > CASES / 20 && mended > CASES / 100, "{kept} {mended}");
+    assert!(
+        kept > CASES / 20 && repaired > CASES / 100,
+        "{kept} {repaired}"
+    );
 }

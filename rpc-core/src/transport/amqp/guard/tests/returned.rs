@@ -1,4 +1,4 @@
-//! Returned messages lose all but their ids, whatever passes between their frames.
+//! Returned messages lose everything but their ids, with any other frames between theirs.
 
 use amq_protocol::frame::AMQPFrame;
 
@@ -17,7 +17,7 @@ fn returning(channel: u16) -> Vec<u8> {
     frame(1, channel, &payload.concat())
 }
 
-/// In place of a frame that is left out.
+/// Replacement of a frame that is left out.
 fn heartbeat() -> Vec<u8> {
     frame(8, 0, b"")
 }
@@ -45,7 +45,7 @@ fn secret_header(channel: u16, size: u64) -> Vec<u8> {
 }
 
 #[test]
-fn nothing_is_left_of_a_returned_message_but_its_ids() {
+fn returned_messages_keep_only_their_ids() {
     let sent = [
         returning(1),
         secret_header(1, 12),
@@ -77,7 +77,7 @@ fn nothing_is_left_of_a_returned_message_but_its_ids() {
 }
 
 #[test]
-fn channels_are_told_apart() {
+fn returned_messages_are_tracked_per_channel() {
     let delivered = [delivering(2), secret_header(2, 4)].concat();
     let body = frame(3, 2, b"kept");
     let sent = [
@@ -88,7 +88,7 @@ fn channels_are_told_apart() {
         frame(3, 1, b"gone"),
         delivering(2),
         frame(3, 1, b"go"),
-        // The next message of the channel is delivered.
+        // The next message of the channel is a delivery.
         delivering(1),
         secret_header(1, 4),
         frame(3, 1, b"kept"),
@@ -119,14 +119,14 @@ fn channels_are_told_apart() {
 }
 
 #[test]
-fn a_return_without_a_body_ends_with_its_header() {
+fn returned_messages_without_a_body_end_with_their_header() {
     let sent = [returning(1), secret_header(1, 0), frame(3, 1, b"kept")].concat();
     let cleaned = clean(&sent, 10).unwrap();
     assert!(cleaned.ends_with(&frame(3, 1, b"kept")));
 }
 
 #[test]
-fn a_returned_message_that_cannot_be_read_is_blank_too() {
+fn unreadable_returned_messages_are_reduced_too() {
     let sent = [
         returning(1),
         header(

@@ -1,4 +1,4 @@
-//! Passwords on their way out.
+//! Passwords on their way to the broker.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use futures_io::AsyncWrite;
 
 use super::super::{GuardedStream, Secrets};
 
-/// A stream that takes a few bytes at a time, and none every second time.
+/// A stream that takes a few bytes at a time, and is pending every second time.
 #[derive(Default)]
 struct Slow {
     written: Vec<u8>,
@@ -41,7 +41,7 @@ impl AsyncWrite for Slow {
     }
 }
 
-/// Writes as lapin does: what was not taken is offered again, then all is flushed.
+/// Writes as lapin does: bytes that were not taken are offered again, then all are flushed.
 fn write(stream: &mut GuardedStream<Slow>, mut bytes: &[u8]) {
     let mut context = Context::from_waker(Waker::noop());
     while !bytes.is_empty() {
@@ -58,7 +58,7 @@ fn long_string(text: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_secret_is_sent_once_in_its_place() {
+fn secrets_replace_their_stand_in_once() {
     for at_once in [1, 3, 1000] {
         let secrets = Arc::new(Secrets::default());
         let slow = Slow {
@@ -71,7 +71,7 @@ fn a_secret_is_sent_once_in_its_place() {
         let method = |secret: &[u8]| [b"before", &long_string(secret)[..], b"behind"].concat();
         write(&mut stream, b"something else");
         write(&mut stream, &method(&stand_in));
-        // Were it sent by somebody else, later, it would stay as it is.
+        // A later message with the same bytes stays as it is.
         write(&mut stream, &method(&stand_in));
         let expected = [
             &b"something else"[..],
@@ -83,7 +83,7 @@ fn a_secret_is_sent_once_in_its_place() {
 }
 
 #[test]
-fn nothing_is_sent_in_place_of_an_empty_secret() {
+fn empty_secrets_replace_nothing() {
     let secrets = Arc::new(Secrets::default());
     let slow = Slow {
         at_once: 5,

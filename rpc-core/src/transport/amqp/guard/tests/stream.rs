@@ -1,4 +1,4 @@
-//! The guard as a stream: nothing depends on how the bytes arrive or are asked for.
+//! The guard as a stream: the pieces in which bytes arrive and are read do not matter.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use futures_io::AsyncRead;
 use super::super::{GuardedStream, clean};
 use super::frames::{HEADERS, TYPE, frame, header, nested_arrays, random_header, short, table};
 
-/// Gives these pieces, each once it is asked for a second time.
+/// A stream of pieces, each after one pending poll.
 struct Pieces {
     pieces: VecDeque<Vec<u8>>,
     is_ready: bool,
@@ -41,7 +41,7 @@ impl AsyncRead for Pieces {
     }
 }
 
-/// Reads to the end or to an error, a number of bytes at a time, with the limit for frames that the URL asks for.
+/// Reads to the end or to an error, at most `at_once` bytes at a time, with the frame limit of the URL.
 fn read_to_end(
     frame_max: Option<u32>,
     pieces: impl IntoIterator<Item = Vec<u8>>,
@@ -82,7 +82,7 @@ fn read(pieces: impl IntoIterator<Item = Vec<u8>>, at_once: usize) -> Vec<u8> {
     output
 }
 
-/// A little of everything.
+/// Frames of all kinds.
 fn conversation() -> Vec<u8> {
     let deep = table(&[(b"deep", nested_arrays(40))]);
     [
@@ -99,7 +99,7 @@ fn conversation() -> Vec<u8> {
 }
 
 #[test]
-fn it_does_not_matter_where_the_bytes_are_divided() {
+fn divided_frames_arrive_whole() {
     let sent = conversation();
     let cleaned = clean(&sent, sent.len()).unwrap();
     assert_ne!(cleaned, sent);
@@ -116,7 +116,7 @@ fn it_does_not_matter_where_the_bytes_are_divided() {
 }
 
 #[test]
-fn long_streams_in_pieces_of_all_sizes_arrive_whole() {
+fn long_streams_arrive_whole_in_pieces_of_all_sizes() {
     let mut rng = Rng::with_seed(1);
     let (mut sent, mut cleaned) = (Vec::new(), Vec::new());
     for _ in 0..2_000 {
@@ -141,7 +141,7 @@ fn long_streams_in_pieces_of_all_sizes_arrive_whole() {
 }
 
 #[test]
-fn a_held_frame_larger_than_the_buffers_arrives_whole() {
+fn frames_larger_than_the_buffers_arrive_whole() {
     let value = [
         b"S".to_vec(),
         120_000_u32.to_be_bytes().to_vec(),
@@ -156,20 +156,20 @@ fn a_held_frame_larger_than_the_buffers_arrives_whole() {
 }
 
 #[test]
-fn an_end_within_a_frame_is_an_end() {
+fn a_stream_may_end_within_a_frame() {
     let whole = frame(8, 0, b"");
     for begun in [conversation(), frame(3, 1, b"body")] {
         for length in 0..10 {
             let sent = [&whole[..], &begun[..length]].concat();
             let read = read([sent], 100);
-            // A frame that has begun to pass has passed.
+            // The beginning of a frame passes at once.
             assert!(read.starts_with(&whole) && read.len() <= whole.len() + length);
         }
     }
 }
 
 #[test]
-fn what_comes_before_a_broken_frame_is_read_before_the_error() {
+fn frames_before_a_malformed_frame_are_read_before_the_error() {
     let whole = frame(8, 0, b"");
     for (broken, reason) in [
         (
@@ -200,7 +200,7 @@ fn what_comes_before_a_broken_frame_is_read_before_the_error() {
         for at_once in [1, 100] {
             let sent = [&whole[..], &broken].concat();
             let (read, error) = read_to_end(None, [sent], at_once);
-            // A frame that has begun to pass may have passed.
+            // The beginning of a frame may have passed.
             assert!(read.starts_with(&whole), "{reason}");
             let error = error.expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
@@ -209,7 +209,7 @@ fn what_comes_before_a_broken_frame_is_read_before_the_error() {
 }
 
 #[test]
-fn frames_may_be_as_long_as_was_agreed_on() {
+fn frames_may_be_as_long_as_agreed() {
     let tune = |frame_max: u32| {
         let payload = [b"\0\x0a\0\x1e\0\0", &frame_max.to_be_bytes()[..], b"\0\0"].concat();
         frame(1, 0, &payload)
@@ -234,7 +234,7 @@ fn frames_may_be_as_long_as_was_agreed_on() {
 }
 
 #[test]
-fn a_peer_of_another_version_is_heard() {
+fn protocol_headers_of_other_versions_pass() {
     let sent = b"AMQP\0\x01\x00\x00";
     for chunk in 1..9 {
         assert_eq!(clean(sent, chunk).unwrap(), sent);

@@ -1,0 +1,241 @@
+//! Types of a method's arguments and return values, and the checks that they can be sent.
+//!
+//! A type that cannot be sent is the most frequent mistake in a service. The compiler would report the type at every bound, a dozen times
+//! for one type. So generated code states the bounds in one place that never runs ([`check_argument`], [`check_return`]), and uses
+//! `Signature` everywhere else, which compiles with any type.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::ContentType;
+use crate::context::Context;
+use crate::error::{CallError, ErrorKind, RpcError};
+use crate::message::{Outcome, Response};
+
+/// A type that can be sent: an argument, a returned value, or an error.
+pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + Send + 'static> Value for T {}
+
+/// A [`Value`] that a method returns, with advice for types that cannot be sent.
+///
+/// `Unnamed` is the type of [`unnamed`], which no program can write. The compiler therefore does not propose this trait as a bound of a
+/// type parameter.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire",
+    label = "not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
+    note = "for a type of another crate, enable the feature `serde` of that crate, if it has one",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<T: Serialize + DeserializeOwned + Send + 'static>`"
+)]
+pub trait Sent<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> Sent<Unnamed> for T {}
+
+/// A [`Value`] that is an argument without `#[ctx]`, which may be the context under another name or inside another type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire",
+    label = "not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for a type of your own, write `#[derive(serde::Serialize, serde::Deserialize)]`",
+    note = "for a type of another crate, enable the feature `serde` of that crate, if it has one",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<T: Serialize + DeserializeOwned + Send + 'static>`",
+    note = "for the context of the call, which the server gives to a handler and callers do not send, write `#[ctx] cx: rpc_core::Context`"
+)]
+pub trait SentArgument<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentArgument<Unnamed> for T {}
+
+/// A [`Value`] that is an argument whose type is called `Context` and has no `#[ctx]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent over the wire, and the argument is not marked `#[ctx]`",
+    label = "neither marked `#[ctx]` nor `Serialize + DeserializeOwned + Send + 'static`",
+    note = "the server gives a handler its `rpc_core::Context`, and callers do not send it: write `#[ctx]` before the argument, as in \
+            `#[ctx] cx: Context`",
+    note = "for a type of your own that is called `Context`, write `#[derive(serde::Serialize, serde::Deserialize)]`"
+)]
+pub trait SentContext<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentContext<Unnamed> for T {}
+
+/// A [`Value`] that is a service's own error.
+#[diagnostic::on_unimplemented(
+    message = "the error `{Self}` cannot be sent over the wire",
+    label = "its error is not `Serialize + DeserializeOwned + Send + 'static`",
+    note = "for an error of your own, write `#[derive(Debug, serde::Serialize, serde::Deserialize)]`",
+    note = "serde knows nothing of `anyhow::Error`, `std::io::Error` and their like: return an error type of your own, and have the handler \
+            turn others into it, such as with `.map_err(|error| OrderError::Internal(error.to_string()))`",
+    note = "every call can fail with `RpcError`: instead of `Result<u64, RpcError>` return `u64`",
+    note = "for a type parameter of the trait, write the bounds: `trait Store<E: Serialize + DeserializeOwned + Send + 'static>`"
+)]
+pub trait SentError<Unnamed> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Value, Unnamed> SentError<Unnamed> for T {}
+
+/// A function whose type has no name.
+pub fn unnamed() {}
+
+/// The type of an argument that is marked `#[ctx]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is marked `#[ctx]` and is not the context of a call",
+    label = "not `rpc_core::Context`",
+    note = "write `#[ctx] cx: rpc_core::Context`, or remove `#[ctx]` from an argument that callers send"
+)]
+pub trait FromContext {
+    /// Gives the handler its context.
+    fn from_context(context: Context) -> Self;
+}
+
+impl FromContext for Context {
+    fn from_context(context: Context) -> Self {
+        context
+    }
+}
+
+/// The return type of a method: with `FALLIBLE` a `Result` whose error is the service's own, else any type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is called a `Result` and is not one",
+    label = "not a `core::result::Result`",
+    note = "`#[rpc]` on a generic trait recognizes a `Result` by its name: use another name, or an alias with another name"
+)]
+pub trait Return<const FALLIBLE: bool> {
+    /// Output of the call that the client awaits.
+    type Awaited;
+    /// The value in a reply of type `result`.
+    type Value;
+    /// The value in a reply of type `error`.
+    type Error;
+}
+
+impl<T> Return<false> for T {
+    type Awaited = Result<T, RpcError>;
+    type Value = T;
+    type Error = ();
+}
+
+impl<T, E> Return<true> for Result<T, E> {
+    type Awaited = Result<T, CallError<E>>;
+    type Value = T;
+    type Error = E;
+}
+
+/// A return type that can be sent.
+pub trait SentReturn<const FALLIBLE: bool>: Return<FALLIBLE> + Send + 'static {
+    /// Encodes what the handler returned.
+    fn into_response(self, content_type: ContentType) -> Result<Response, RpcError>;
+
+    /// Decodes the response of a call; sets `unreadable` if that is not possible.
+    fn from_response(response: Result<Response, RpcError>, unreadable: &mut bool) -> Self::Awaited;
+}
+
+impl<T: Value> SentReturn<false> for T {
+    fn into_response(self, content_type: ContentType) -> Result<Response, RpcError> {
+        Response::encode(Outcome::Result, content_type, &self)
+    }
+
+    fn from_response(
+        response: Result<Response, RpcError>,
+        unreadable: &mut bool,
+    ) -> Result<T, RpcError> {
+        let response = response?;
+        match response.outcome {
+            Outcome::Result => decode(&response, unreadable),
+            Outcome::Error => {
+                *unreadable = true;
+                Err(RpcError::new(
+                    ErrorKind::BadReply,
+                    "the server answered with an error of its own, but the method declares none",
+                ))
+            }
+        }
+    }
+}
+
+impl<T: Value, E: Value> SentReturn<true> for Result<T, E> {
+    fn into_response(self, content_type: ContentType) -> Result<Response, RpcError> {
+        match self {
+            Ok(value) => Response::encode(Outcome::Result, content_type, &value),
+            Err(error) => Response::encode(Outcome::Error, content_type, &error),
+        }
+    }
+
+    fn from_response(
+        response: Result<Response, RpcError>,
+        unreadable: &mut bool,
+    ) -> Result<T, CallError<E>> {
+        let response = response?;
+        match response.outcome {
+            Outcome::Result => Ok(decode(&response, unreadable)?),
+            Outcome::Error => Err(CallError::App(decode(&response, unreadable)?)),
+        }
+    }
+}
+
+fn decode<T: Value>(response: &Response, unreadable: &mut bool) -> Result<T, RpcError> {
+    let value = response.decode();
+    *unreadable = value.is_err();
+    value
+}
+
+/// Asserts that an argument can be sent.
+pub fn check_argument<A: SentArgument<U>, U>(_unnamed: U) {}
+
+/// Asserts that an argument whose type is called `Context` can be sent.
+pub fn check_context<A: SentContext<U>, U>(_unnamed: U) {}
+
+/// Asserts that a return type can be sent.
+pub fn check_return<const FALLIBLE: bool, T, U>(_unnamed: U)
+where
+    T: Return<FALLIBLE, Value: Sent<U>, Error: SentError<U>>,
+{
+}
+
+/// Tells at compile time if a type is a `Result`, under any alias: the compiler prefers inherent items to those of a trait,
+/// wherever the inherent ones apply.
+#[derive(Debug)]
+pub struct Probe<T>(PhantomData<T>);
+
+/// [`Probe::SHAPE`] of a `Result`.
+#[derive(Debug)]
+pub struct IsResult;
+
+/// [`Probe::SHAPE`] of any other type.
+#[derive(Debug)]
+pub struct IsPlain;
+
+impl<T, E> Probe<Result<T, E>> {
+    /// `true`: the type is a `Result`.
+    pub const IS_RESULT: bool = true;
+    /// The same as a type.
+    pub const SHAPE: IsResult = IsResult;
+}
+
+/// See [`Probe`].
+pub trait NotResult {
+    /// `false`: the type is not a `Result`.
+    const IS_RESULT: bool = false;
+    /// The same as a type.
+    const SHAPE: IsPlain = IsPlain;
+}
+
+impl<T> NotResult for Probe<T> {}
+
+/// The shape that [`check_is_plain`] accepts.
+#[diagnostic::on_unimplemented(
+    message = "this type is a `Result` under another name",
+    label = "an alias of `core::result::Result`",
+    note = "`#[rpc]` on a generic trait recognizes a `Result` by its name: write `Result<T, E>`, or an alias whose name ends in `Result`"
+)]
+pub trait Plain {}
+
+impl Plain for IsPlain {}
+
+/// Asserts that a type with another name is not a `Result`. The check needs [`Probe::SHAPE`], a type, because the value of a constant is
+/// not known in generic code.
+pub fn check_is_plain<P: Plain>(_: P) {}

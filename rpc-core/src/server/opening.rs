@@ -1,0 +1,155 @@
+//! Opening of sessions: the first when a server starts, further ones when a link is lost or replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::SelectAll;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use super::consumer::Consumer;
+use super::instance::Instance;
+use super::last_attempts::LastAttempts;
+use super::open_failure::{OpenFailure, Outlook};
+use super::outbox::Outbox;
+use super::served::{QueueRole, ServedQueue};
+use super::session::{Session, SessionEnd, stopped};
+use crate::backoff::pauses;
+use crate::error::{ServeError, with_causes};
+use crate::transport::{ChannelMode, Link, TransportError};
+use crate::wire;
+
+/// The pauses before a server that lost its channel asks for another.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+impl Instance {
+    /// Declares the queues and reads them, as soon as an attempt succeeds. A passive queue has to exist.
+    pub(super) async fn open(&self) -> Result<Session, ServeError> {
+        self.keep_opening(Outlook::Transient).await
+    }
+
+    /// Opens the next session, as soon as an attempt succeeds; `None` if the server is told to stop first. A new user of the connection
+    /// may get the permissions later, or be replaced as well.
+    pub(super) async fn reopen(
+        &self,
+        end: &SessionEnd,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Session>, ServeError> {
+        let worst = match end {
+            SessionEnd::Moved => Outlook::AfterMove,
+            SessionEnd::Lost | SessionEnd::Stopped => Outlook::AfterLoss,
+        };
+        tokio::select! {
+            () = stopped(stop) => Ok(None),
+            reopened = self.keep_opening(worst) => reopened.map(Some),
+        }
+    }
+
+    /// Tries to open a session until an attempt succeeds, or fails with an outlook worse than `worst`. A link may be lost before the
+    /// connection notices, or at once, and in a cluster a queue may come back later than the connection.
+    async fn keep_opening(&self, worst: Outlook) -> Result<Session, ServeError> {
+        let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
+        let mut logged = String::new();
+        loop {
+            let handovers = self.connection.handovers(); // Before the link, so that none is missed.
+            let link = self.connection.link().await?;
+            match self.try_open(link, handovers).await {
+                Ok(session) => return Ok(session),
+                Err(failure) if failure.outlook <= worst => {
+                    let error = with_causes(&failure.error);
+                    if error != logged {
+                        warn!(?error, "cannot serve yet; trying again");
+                        logged = error;
+                    }
+                }
+                Err(failure) => return Err(failure.error),
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
+        }
+    }
+
+    async fn try_open(
+        &self,
+        link: Arc<dyn Link>,
+        handovers: watch::Receiver<()>,
+    ) -> Result<Session, OpenFailure> {
+        let options = &self.options;
+        let channel = link
+            .open_channel(ChannelMode::Plain)
+            .await
+            .map_err(|error| self.failure(None, error))?;
+        let user_id = self.connection.user_id_on(&*link);
+        // Before the queues, so that no notice about their requests is missed.
+        let notices = self.listen(&*link).await?;
+        let outbox = Outbox::start(
+            link.clone(),
+            channel.clone(),
+            options.batch_limit(),
+            user_id,
+        );
+        let mut session = Session {
+            link,
+            channel,
+            outbox: Arc::new(outbox),
+            deliveries: SelectAll::new(),
+            last_attempts: LastAttempts::default(),
+            has_quorum_queue: self.queues.iter().any(ServedQueue::may_be_quorum),
+            handovers,
+            _notices: notices,
+        };
+        for (queue, served) in self.queues.iter().enumerate() {
+            let first = |role| Consumer::first(queue, role);
+            session.subscribe(self, first(QueueRole::Main)).await?;
+            if served.isolates(options.delivery_limit) {
+                session.subscribe(self, first(QueueRole::Retry)).await?;
+                session.last_attempts.add(queue, 0);
+            }
+            info!(
+                service = served.service,
+                queue = &*served.queue,
+                prefetch = options.prefetch,
+                "serving"
+            );
+        }
+        Ok(session)
+    }
+
+    /// Listens for notices of dropped calls. A server without the permission goes on without notices.
+    async fn listen(&self, link: &dyn Link) -> Result<Option<AbortOnDropHandle<()>>, OpenFailure> {
+        let Some(calls) = self.calls.clone() else {
+            return Ok(None);
+        };
+        let queues = self.queues.iter();
+        let topics: Vec<String> = queues
+            .map(|served| wire::notices_for(&served.queue))
+            .collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        // On a separate channel, because a refusal closes the channel.
+        let listening = async {
+            let channel = link.open_channel(ChannelMode::Plain).await?;
+            let notices = channel.listen(&topics).await?;
+            Ok::<_, TransportError>((channel, notices))
+        };
+        match listening.await {
+            Ok((channel, notices)) => Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                calls.listen(notices).await;
+                drop(channel);
+            })))),
+            // The queues would fail for the same reason.
+            Err(error @ (TransportError::Lost(_) | TransportError::NoChannel(_))) => {
+                Err(self.failure(None, error))
+            }
+            Err(error) => {
+                let error = error.to_string();
+                warn!(
+                    ?error,
+                    "dropped calls will not be cancelled: grant the server's user the permissions to configure, write and read queues \
+                     whose names begin with 'rpc.notices.', and to read the exchange 'amq.direct'"
+                );
+                Ok(None)
+            }
+        }
+    }
+}

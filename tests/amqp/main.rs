@@ -1,0 +1,19 @@
+//! RabbitMQ passes the suite of behaviour that all transports share (`tests/suite`). The tests start one private node.
+//!
+//! ```text
+//! cargo test -p rpc-tests --features broker --test amqp
+//! cargo test -p rpc-tests --features broker --test amqp answers::a_call_gets_its_response -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used)] // A test that fails panics.
+
+#[path = "../suite/mod.rs"]
+mod suite;
+
+use rpc_tests::broker::shared_node;
+use suite::Broker;
+
+async fn broker() -> Broker {
+    Broker {
+        url: shared_node().await.url(),
+    }
+}

@@ -1,0 +1,22 @@
+//! The embedded broker (`memory:`) passes the suite of behaviour that all transports share (`tests/suite`), and calls keep
+//! their promises under injected faults in paused time (`chaos`, `coalescing`, `hooks`).
+//!
+//! ```text
+//! cargo test -p rpc-tests --test memory
+//! cargo test -p rpc-tests --test memory answers::a_call_gets_its_response -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used)] // A test that fails panics.
+
+mod chaos;
+mod coalescing;
+mod hooks;
+#[path = "../suite/mod.rs"]
+mod suite;
+
+use suite::Broker;
+
+async fn broker() -> Broker {
+    Broker {
+        url: format!("memory:{}", rpc_tests::unique_queue("broker")),
+    }
+}
