@@ -183,6 +183,11 @@ impl Queues {
         self.prefixed(method.queue.unwrap_or(&self.common))
     }
 
+    /// Returns the queue of methods without a queue of their own.
+    pub(crate) fn common_queue(&self) -> Cow<'_, str> {
+        self.prefixed(&self.common)
+    }
+
     /// Returns the queue of a method's requests as a shared string.
     pub(crate) fn shared_of_method(&self, method: &Method) -> Arc<str> {
         match method.queue {

@@ -225,6 +225,7 @@ mod client;
 mod server;
 
 mod connection;
+pub mod instances;
 
 mod requester;
 

@@ -13,7 +13,6 @@ pub(crate) const MAX_NAME: usize = 255;
 // Prefixes that are reserved.
 
 /// Prefix of the names of built-in methods. The macro reserves it.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the macro"))]
 pub(crate) const METHOD_PREFIX: &str = "rpc.";
 
 /// Prefix of headers that belong to the protocol.
@@ -79,6 +78,9 @@ pub(crate) const EXECUTED_HEADER: &str = "rpc-executed";
 /// Set on a request that a server republished: the number of earlier deliveries that no server settled.
 pub(crate) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 
+/// Set on the reply of one instance to a request that all instances get: the id of the instance, as text.
+pub(crate) const INSTANCE_HEADER: &str = "rpc-instance";
+
 /// Set on a request in a dead-letter queue: the reason.
 pub(crate) const DEATH_REASON_HEADER: &str = "rpc-death-reason";
 
@@ -112,6 +114,17 @@ pub(crate) const TRACESTATE: &str = "tracestate";
 
 /// Headers of the trace, which nested calls inherit together.
 pub(crate) const TRACE_HEADERS: [&str; 2] = [TRACEPARENT, TRACESTATE];
+
+// Built-in methods.
+
+/// Asks an instance for its [`InstanceInfo`](crate::instances::InstanceInfo).
+pub(crate) const PING: &str = "rpc.ping";
+
+/// Asks an instance for its [`ServiceInfo`](crate::instances::ServiceInfo).
+pub(crate) const DESCRIBE: &str = "rpc.describe";
+
+/// Asks an instance for its [`InstanceStats`](crate::instances::InstanceStats).
+pub(crate) const STATS: &str = "rpc.stats";
 
 // Types of messages, beside the names of methods.
 
@@ -147,12 +160,20 @@ pub(crate) const QUEUE_PREFIX: &str = "rpc.";
 /// Prefix of the reply queue of a connection. A random UUID follows.
 pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 
-/// Prefix of the queue from which a server receives notices. A random UUID follows.
-#[cfg(feature = "amqp")]
-pub(crate) const NOTICE_QUEUE_PREFIX: &str = "rpc.notices.";
+/// Prefix of the private queue of an instance. The id of the instance follows, then a dot and a random UUID.
+pub(crate) const INSTANCE_QUEUE_PREFIX: &str = "rpc.instance.";
 
 /// Prefix of the topic of the notices for the servers of a queue. The queue's name follows.
 pub(crate) const CANCEL_TOPIC_PREFIX: &str = "rpc.cancel.";
+
+/// Prefix of the topic of calls to all servers of a queue. The queue's name follows.
+pub(crate) const ALL_TOPIC_PREFIX: &str = "rpc.all.";
+
+/// Topic of questions to all instances.
+pub(crate) const INSTANCES_TOPIC: &str = "rpc.instances";
+
+/// Prefix of the topic of questions to the instances of a service. The service's name follows.
+pub(crate) const SERVICE_TOPIC_PREFIX: &str = "rpc.instances.";
 
 /// Suffix of the queue in which requests wait for their last attempt, which each makes alone.
 pub(crate) const RETRY_SUFFIX: &str = ".retry";
@@ -163,13 +184,17 @@ pub(crate) const DEAD_LETTER_SUFFIX: &str = ".dead";
 /// Longest name of a request queue, in bytes: the topic of its notices is the longest name derived from it.
 pub(crate) const MAX_QUEUE_NAME: usize = MAX_NAME - CANCEL_TOPIC_PREFIX.len();
 
+/// Longest name of a service, in bytes: the topic of questions to its instances is the longest name derived from it.
+#[cfg_attr(not(test), expect(dead_code, reason = "read by the macro"))]
+pub(crate) const MAX_SERVICE_NAME: usize = MAX_NAME - SERVICE_TOPIC_PREFIX.len();
+
 /// Prefix of the broker's own names.
 pub(crate) const BROKER_QUEUE_PREFIX: &str = "amq.";
 
-/// Exchange for notices, which every virtual host has (<https://www.rabbitmq.com/docs/exchanges#predeclared>): there is nothing to
-/// declare, and a notice that no queue is bound for is dropped.
+/// Exchange for messages to several instances, which every virtual host has
+/// (<https://www.rabbitmq.com/docs/exchanges#predeclared>): there is nothing to declare.
 #[cfg(feature = "amqp")]
-pub(crate) const NOTICE_EXCHANGE: &str = "amq.direct";
+pub(crate) const TOPIC_EXCHANGE: &str = "amq.direct";
 
 /// Prefix of direct reply-to addresses (<https://www.rabbitmq.com/docs/direct-reply-to>).
 #[cfg(feature = "amqp")]

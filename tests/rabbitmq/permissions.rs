@@ -175,7 +175,7 @@ async fn missing_permissions_for_cancel_notices_are_logged() {
     let told = log.text();
     for part in [
         "will not be cancelled",
-        "'rpc.notices.'",
+        "'rpc.instance.'",
         "'amq.direct'",
         "grant",
     ] {

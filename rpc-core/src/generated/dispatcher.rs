@@ -14,6 +14,7 @@ use crate::codec::{self, ContentType};
 use crate::context::{Context, ExecutionLimit, panic_fault};
 use crate::definition::{Method, Queues, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
+use crate::instances::{self, ServiceInfo};
 use crate::message::Request;
 use crate::queue::QueueOptions;
 use crate::server::{DispatcherInfo, report_dispatcher};
@@ -150,6 +151,10 @@ impl<H> DispatcherInfo for Dispatcher<H> {
 
     fn queue_options(&self) -> &QueueOptions {
         &self.queue_options
+    }
+
+    fn describe(&self) -> ServiceInfo {
+        instances::describe(self.definition, &self.queues)
     }
 }
 

@@ -102,5 +102,7 @@ async fn send_notices(
 
 async fn notify(channel: &LazyChannel, queue: &str, notice: Message) -> Result<(), TransportError> {
     let channel = channel.get().await?;
-    channel.notify(wire::notices_for(queue), notice).await
+    channel
+        .publish_to_topic(wire::cancel_topic(queue), notice)
+        .await
 }

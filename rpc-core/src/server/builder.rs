@@ -16,6 +16,7 @@ use super::served::{Endpoint, LayeredService, ServedQueue};
 use crate::connection::Connection;
 use crate::definition::Service as Definition;
 use crate::error::RpcError;
+use crate::instances::ServiceInfo;
 use crate::names::{DEAD_LETTER_SUFFIX, RETRY_SUFFIX};
 use crate::queue::QueueOptions;
 use crate::service::RpcService;
@@ -37,6 +38,7 @@ struct AddedService {
     definition: &'static Definition,
     queues: Vec<String>,
     queue_options: QueueOptions,
+    description: ServiceInfo,
     endpoint: Endpoint,
 }
 
@@ -129,12 +131,14 @@ impl ServerBuilder {
         } else {
             Endpoint::layered(service)
         };
-        self.adding(
-            first.definition,
-            first.queues,
-            first.queue_options,
+        self.adding(AddedService {
+            service: first.definition.name,
+            definition: first.definition,
+            queues: first.queues,
+            queue_options: first.queue_options,
+            description: first.description,
             endpoint,
-        )
+        })
     }
 
     /// Adds a service with a layer around its dispatcher, or with several in a `tower::ServiceBuilder`, like
@@ -171,26 +175,21 @@ impl ServerBuilder {
         L::Service: Serve,
     {
         let info = dispatcher.dispatcher();
-        let (definition, queues) = (info.definition(), info.queues());
-        let options = info.queue_options().clone();
-        let endpoint = Endpoint::layered(layer.layer(dispatcher));
-        self.adding(definition, queues, options, endpoint)
-    }
-
-    fn adding(
-        mut self,
-        definition: &'static Definition,
-        queues: Vec<String>,
-        queue_options: QueueOptions,
-        endpoint: Endpoint,
-    ) -> Self {
-        self.services.push(AddedService {
+        let definition = info.definition();
+        let (queues, description) = (info.queues(), info.describe());
+        let queue_options = info.queue_options().clone();
+        self.adding(AddedService {
             service: definition.name,
             definition,
             queues,
             queue_options,
-            endpoint,
-        });
+            description,
+            endpoint: Endpoint::layered(layer.layer(dispatcher)),
+        })
+    }
+
+    fn adding(mut self, service: AddedService) -> Self {
+        self.services.push(service);
         self
     }
 
@@ -341,9 +340,11 @@ impl ServerBuilder {
             let endpoint = layers.iter().rev().fold(added.endpoint, |endpoint, layer| {
                 Endpoint::Layered(layer(endpoint.into_service()))
             });
+            let description = Arc::new(added.description);
             added.queues.into_iter().map(move |queue| ServedQueue {
                 service: added.service,
                 definition: added.definition,
+                description: description.clone(),
                 retry_queue: format!("{queue}{RETRY_SUFFIX}"),
                 dead_letter_queue: match &added.queue_options.dead_letter_queue {
                     Some(named) => named.clone(),

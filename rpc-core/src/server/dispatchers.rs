@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use crate::definition::Service;
 use crate::error::RpcError;
+use crate::instances::ServiceInfo;
 use crate::message::{Request, Response};
 use crate::queue::QueueOptions;
 use crate::service::{ResponseFuture, RpcService};
@@ -51,6 +52,9 @@ pub trait DispatcherInfo {
 
     /// Options with which the queues are declared.
     fn queue_options(&self) -> &QueueOptions;
+
+    /// Describes the service as this dispatcher serves it.
+    fn describe(&self) -> ServiceInfo;
 }
 
 /// A dispatcher inside of a service.
@@ -60,6 +64,7 @@ pub(super) struct FoundDispatcher {
     pub(super) definition: &'static Service,
     pub(super) queues: Vec<String>,
     pub(super) queue_options: QueueOptions,
+    pub(super) description: ServiceInfo,
 }
 
 thread_local! {
@@ -96,6 +101,7 @@ pub(crate) fn report_dispatcher<D>(dispatcher: &impl DispatcherInfo) {
                 definition: dispatcher.definition(),
                 queues: dispatcher.queues(),
                 queue_options: dispatcher.queue_options().clone(),
+                description: dispatcher.describe(),
             });
         });
     }

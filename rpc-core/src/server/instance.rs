@@ -10,6 +10,8 @@ use crate::connection::Connection;
 
 /// A running server. It outlives the loss of its connection.
 pub(super) struct Instance {
+    /// Id of the instance: a UUID.
+    pub(super) id: Arc<str>,
     pub(super) connection: Connection,
     pub(super) queues: Vec<ServedQueue>,
     pub(super) options: ServerOptions,

@@ -43,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
+use uuid::Uuid;
 
 pub use self::builder::ServerBuilder;
 use self::cancellation::CallRegistry;
@@ -164,7 +165,9 @@ impl Server {
             return Err(ServeError::NoRuntime);
         }
         let refused = Arc::default();
+        let id: Arc<str> = Uuid::new_v4().hyphenated().to_string().into();
         let instance = Arc::new(Instance {
+            id: id.clone(),
             connection: self.connection.clone(),
             queues: self.queues,
             calls: self.options.cancellation.then(CallRegistry::default),
@@ -185,6 +188,7 @@ impl Server {
             outcome
         });
         Ok(ServerHandle {
+            id,
             stop,
             task,
             connection: self.connection,
@@ -283,6 +287,7 @@ async fn retire(mut session: Session) {
 /// requests to other servers, or to the next one. Prefer [`shutdown`](Self::shutdown).
 #[must_use = "dropping the handle stops the server"]
 pub struct ServerHandle {
+    id: Arc<str>,
     stop: watch::Sender<bool>,
     /// One task, which ends with the set.
     task: JoinSet<Result<(), ServeError>>,
@@ -325,6 +330,11 @@ impl ServerHandle {
 }
 
 impl ServerHandle {
+    /// Returns the id of this instance of the services: a UUID in its usual form, fresh for each start of a server.
+    pub fn instance_id(&self) -> &str {
+        &self.id
+    }
+
     /// Number of requests that no handler saw because the requests are invalid: arguments that could not be decoded, unknown methods
     /// and content types, and reply queues that are not allowed ([`ServerBuilder::reply_policy`]). Each was answered, except
     /// those of the last kind, and acknowledged.

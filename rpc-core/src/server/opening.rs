@@ -7,6 +7,7 @@ use futures_util::stream::SelectAll;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::consumer::Consumer;
 use super::instance::Instance;
@@ -17,7 +18,8 @@ use super::served::{QueueRole, ServedQueue};
 use super::session::{Session, SessionEnd, stopped};
 use crate::backoff::pauses;
 use crate::error::{ServeError, with_causes};
-use crate::transport::{ChannelMode, Link, TransportError};
+use crate::names::INSTANCE_QUEUE_PREFIX;
+use crate::transport::{Acknowledge, ChannelMode, Link, QueueKind, TransportError};
 use crate::wire;
 
 /// The pauses before a server that lost its channel asks for another.
@@ -81,8 +83,8 @@ impl Instance {
             .await
             .map_err(|error| self.failure(None, error))?;
         let user_id = self.connection.user_id_on(&*link);
-        // Before the queues, so that no notice about their requests is missed.
-        let notices = self.listen(&*link).await?;
+        // Before the request queues, so that no notice about their requests is missed.
+        let private_queue = self.open_private_queue(&*link).await?;
         let outbox = Outbox::start(
             link.clone(),
             channel.clone(),
@@ -97,7 +99,7 @@ impl Instance {
             last_attempts: LastAttempts::default(),
             has_quorum_queue: self.queues.iter().any(ServedQueue::may_be_quorum),
             handovers,
-            _notices: notices,
+            _private_queue: private_queue,
         };
         for (queue, served) in self.queues.iter().enumerate() {
             let first = |role| Consumer::first(queue, role);
@@ -116,27 +118,38 @@ impl Instance {
         Ok(session)
     }
 
-    /// Listens for notices of dropped calls. A server without the permission goes on without notices.
-    async fn listen(&self, link: &dyn Link) -> Result<Option<AbortOnDropHandle<()>>, OpenFailure> {
+    /// Opens the private queue of the instance. A server without the permissions goes on without the queue.
+    async fn open_private_queue(
+        &self,
+        link: &dyn Link,
+    ) -> Result<Option<AbortOnDropHandle<()>>, OpenFailure> {
         let Some(calls) = self.calls.clone() else {
             return Ok(None);
         };
+        let queue = format!("{INSTANCE_QUEUE_PREFIX}{}.{}", self.id, Uuid::new_v4());
         let queues = self.queues.iter();
         let topics: Vec<String> = queues
-            .map(|served| wire::notices_for(&served.queue))
+            .map(|served| wire::cancel_topic(&served.queue))
             .collect();
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         // On a separate channel, because a refusal closes the channel.
-        let listening = async {
+        let opening = async {
             let channel = link.open_channel(ChannelMode::Plain).await?;
-            let notices = channel.listen(&topics).await?;
-            Ok::<_, TransportError>((channel, notices))
+            channel.declare_queue(&queue, QueueKind::Exclusive).await?;
+            for topic in &topics {
+                channel.bind(&queue, topic).await?;
+            }
+            let deliveries = channel
+                .consume(&queue, "instance", Acknowledge::None)
+                .await?;
+            Ok::<_, TransportError>((channel, deliveries))
         };
-        match listening.await {
-            Ok((channel, notices)) => Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                calls.listen(notices).await;
-                drop(channel);
-            })))),
+        match opening.await {
+            Ok((channel, deliveries)) => {
+                Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    calls.listen(deliveries).await;
+                    drop(channel);
+                }))))
+            }
             // The queues would fail for the same reason.
             Err(error @ (TransportError::Lost(_) | TransportError::NoChannel(_))) => {
                 Err(self.failure(None, error))
@@ -146,7 +159,7 @@ impl Instance {
                 warn!(
                     ?error,
                     "dropped calls will not be cancelled: grant the server's user the permissions to configure, write and read queues \
-                     whose names begin with 'rpc.notices.', and to read the exchange 'amq.direct'"
+                     whose names begin with 'rpc.instance.', and to read the exchange 'amq.direct'"
                 );
                 Ok(None)
             }

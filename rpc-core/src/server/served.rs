@@ -9,6 +9,7 @@ use tower::util::{BoxCloneSyncService, service_fn};
 use super::dispatchers::Serve;
 use crate::definition::{Method, Service as Definition};
 use crate::error::RpcError;
+use crate::instances::ServiceInfo;
 use crate::message::{Request, Response};
 use crate::names::MAX_QUEUE_NAME;
 use crate::queue::{Declares, QueueOptions, QueueType};
@@ -65,6 +66,7 @@ pub(super) struct ServedQueue {
     /// Name of the service that the queue belongs to.
     pub(super) service: &'static str,
     pub(super) definition: &'static Definition,
+    pub(super) description: Arc<ServiceInfo>,
     pub(super) queue: Arc<str>,
     /// Queue in which requests wait for their last attempt.
     pub(super) retry_queue: String,

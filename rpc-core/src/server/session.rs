@@ -53,7 +53,7 @@ pub(super) struct Session {
     pub(super) has_quorum_queue: bool,
     /// Changes when another link takes the place of this one.
     pub(super) handovers: watch::Receiver<()>,
-    pub(super) _notices: Option<AbortOnDropHandle<()>>,
+    pub(super) _private_queue: Option<AbortOnDropHandle<()>>,
 }
 
 /// Reason why a session ended.

@@ -20,7 +20,7 @@ pub(crate) type Deliveries = BoxStream<'static, Result<Delivery, TransportError>
 pub(crate) enum QueueKind<'a> {
     /// A request queue. It outlives servers, connections and the broker.
     Durable(&'a QueueOptions),
-    /// A reply queue. It belongs to the link, and is deleted with its consumer.
+    /// A private queue, for replies or for messages to one instance. It belongs to the link, and is deleted with its consumer.
     Exclusive,
 }
 
@@ -144,15 +144,22 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Returns a delivery to its queue.
     fn requeue(&self, tag: u64);
 
-    /// Receives the notices for any of these topics while the channel is open.
-    fn listen<'a>(
+    /// Binds a queue to a topic: the queue gets a copy of each message that is published to the topic, until the queue is deleted.
+    ///
+    /// A refusal closes the channel.
+    fn bind<'a>(
         &'a self,
-        topics: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Deliveries, TransportError>>;
+        queue: &'a str,
+        topic: &'a str,
+    ) -> BoxFuture<'a, Result<(), TransportError>>;
 
-    /// Publishes a notice to all listeners of a topic. The broker does not say whether there are any. On a [`ChannelMode::Confirm`]
-    /// channel, resolves once the broker has the notice.
-    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>>;
+    /// Publishes a message to all queues that are bound to a topic. On a [`ChannelMode::Confirm`] channel, resolves once the broker has the
+    /// message, and with [`TransportError::Unroutable`] if the message is mandatory and no queue is bound.
+    fn publish_to_topic(
+        &self,
+        topic: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<(), TransportError>>;
 
     /// Returned messages of a [`ChannelMode::Plain`] channel. Can be taken once.
     fn returns(&self) -> mpsc::UnboundedReceiver<Message>;

@@ -33,6 +33,8 @@ pub(crate) struct Content {
     pub(crate) user_id: Option<SmolStr>,
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
+    /// Topic that a message was delivered through; `None` if it was published to the queue.
+    pub(crate) topic: Option<SmolStr>,
 }
 
 impl From<Content> for Message {

@@ -1,7 +1,7 @@
 //! Contract between the library and a broker, and its two implementations.
 //!
 //! A [`Link`] is one connection to a broker. It never recovers: once lost, it stays lost. Its [`Channel`]s publish, consume
-//! and acknowledge as in AMQP 0-9-1, through the default exchange; notices go to all their listeners through another
+//! and acknowledge as in AMQP 0-9-1, through the default exchange; messages for a topic go to all queues that are bound to it, through another
 //! exchange. [`amqp`] implements the contract with RabbitMQ, [`memory`] in this process. One suite of tests runs on both.
 
 #[cfg(feature = "amqp")]

@@ -9,7 +9,7 @@ mod reply;
 mod request;
 
 pub(crate) use self::checks::{check_headers, check_size, unreadable};
-pub(crate) use self::notice::{CancelNotice, notices_for};
+pub(crate) use self::notice::{CancelNotice, cancel_topic};
 pub(crate) use self::redelivery::{
     History, dead_letter, is_expired, made_to_fit, redirected, remove_forged_counts, revive,
 };

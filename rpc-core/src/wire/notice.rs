@@ -9,7 +9,7 @@ use crate::names::{CANCEL, CANCEL_TOPIC_PREFIX};
 use crate::transport::{Content, Message};
 
 /// Returns the topic of the notices for the servers of a queue.
-pub(crate) fn notices_for(queue: &str) -> String {
+pub(crate) fn cancel_topic(queue: &str) -> String {
     format!("{CANCEL_TOPIC_PREFIX}{queue}")
 }
 

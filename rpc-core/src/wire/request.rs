@@ -92,6 +92,7 @@ pub(crate) fn message_from_request(
         user_id: None,
         headers,
         body: request.body_as(content_type)?,
+        topic: None,
     }))
 }
 

@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use super::acks::Acks;
 use super::backpressure::Backpressure;
@@ -25,7 +24,7 @@ use super::error::{not_opened, refused_or_lost};
 use super::login::Session;
 use super::properties::{short, to_message, to_table};
 use super::publisher::{Address, ConfirmedPublisher, PlainPublisher, Publish, write_all};
-use crate::names::{NOTICE_EXCHANGE, NOTICE_QUEUE_PREFIX};
+use crate::names::TOPIC_EXCHANGE;
 use crate::transport::channel::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending,
 };
@@ -118,24 +117,6 @@ impl AmqpChannel {
             Acknowledge::None => self.backpressure.track(deliveries).map(read).boxed(),
             Acknowledge::Each { .. } => deliveries.map(read).boxed(),
         })
-    }
-
-    async fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
-        let queue = format!("{NOTICE_QUEUE_PREFIX}{}", Uuid::new_v4());
-        self.declare_queue(&queue, QueueKind::Exclusive).await?;
-        for topic in topics {
-            self.channel
-                .queue_bind(
-                    queue_name(&queue)?,
-                    NOTICE_EXCHANGE.into(),
-                    short("the topic", (*topic).to_owned())?,
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                )
-                .await
-                .map_err(refused_or_lost)?;
-        }
-        self.try_consume(&queue, "notices", Acknowledge::None).await
     }
 
     /// Prepares a message for the publisher.
@@ -285,16 +266,33 @@ impl Channel for AmqpChannel {
         self.acks.requeue(tag);
     }
 
-    fn listen<'a>(
+    fn bind<'a>(
         &'a self,
-        topics: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
-        self.try_listen(topics).boxed()
+        queue: &'a str,
+        topic: &'a str,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        async move {
+            self.channel
+                .queue_bind(
+                    queue_name(queue)?,
+                    TOPIC_EXCHANGE.into(),
+                    short("the topic", topic.to_owned())?,
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .map_err(refused_or_lost)
+        }
+        .boxed()
     }
 
-    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
+    fn publish_to_topic(
+        &self,
+        topic: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
-            let publish = self.outgoing(Address::topic(NOTICE_EXCHANGE, topic), message)?;
+            let publish = self.outgoing(Address::topic(TOPIC_EXCHANGE, topic), message)?;
             match &self.publisher {
                 Publisher::Plain(publisher) => publisher.publish(publish).wait().await,
                 Publisher::Confirmed(publisher) => {
@@ -316,10 +314,15 @@ impl Channel for AmqpChannel {
 /// Converts a delivery of lapin.
 fn read(delivery: lapin::Result<lapin::message::Delivery>) -> Result<Delivery, TransportError> {
     let delivery = delivery.map_err(refused_or_lost)?;
+    let mut message = to_message(&delivery.properties, delivery.data);
+    // The default exchange, which has no name, routes by the name of the queue.
+    if !delivery.exchange.as_str().is_empty() {
+        message.topic = Some(SmolStr::new(delivery.routing_key.as_str()));
+    }
     Ok(Delivery {
         tag: delivery.delivery_tag,
         redelivered: delivery.redelivered,
-        message: to_message(&delivery.properties, delivery.data),
+        message,
     })
 }
 

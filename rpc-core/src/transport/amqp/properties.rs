@@ -77,6 +77,7 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
         user_id: owned(properties.user_id()),
         headers: Headers::new(),
         body: body.into(),
+        topic: None,
     };
     if let Some(table) = properties.headers() {
         take_headers(&mut content, table);
@@ -201,6 +202,7 @@ mod tests {
             user_id: Some("guest".into()),
             headers: headers.into_iter().collect(),
             body: Bytes::from_static(b"body"),
+            topic: None,
         })
     }
 

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::hooks::Decide;
 use super::queue::{Channels, Consumer, Queue};
@@ -18,7 +18,7 @@ use crate::headers::{HeaderValue, Headers};
 use crate::names::BROKER_DEATHS_HEADER;
 use crate::transport::error::TransportError;
 use crate::transport::link::LinkStatus;
-use crate::transport::message::{Delivery, Message};
+use crate::transport::message::Message;
 
 /// Brokers that are shared by name.
 static NAMED: Mutex<BTreeMap<String, Weak<Broker>>> = Mutex::new(BTreeMap::new());
@@ -34,8 +34,8 @@ pub(crate) struct State {
     pub(super) links: BTreeMap<u64, watch::Sender<LinkStatus>>,
     pub(super) queues: FxHashMap<String, Queue>,
     pub(super) channels: Channels,
-    /// Listeners to the notices for a topic.
-    pub(super) listeners: HashMap<String, Vec<Listener>>,
+    /// Queues that are bound to a topic.
+    pub(super) bindings: HashMap<String, Vec<String>>,
     pub(crate) decide: Option<Decide>,
     pub(crate) refuses_links: bool,
     /// The reason for which no messages are accepted at the moment.
@@ -43,11 +43,6 @@ pub(crate) struct State {
     /// Messages that arrived while the broker was blocked. Unbounded, as publishers of a blocked RabbitMQ keep their messages.
     pub(super) stalled: Vec<Stalled>,
     last_id: u64,
-}
-
-pub(super) struct Listener {
-    pub(super) channel: u64,
-    pub(super) notices: mpsc::UnboundedSender<Delivery>,
 }
 
 /// Receiver of the outcome of a message.
@@ -151,16 +146,31 @@ impl State {
             .count()
     }
 
-    /// Sends a notice to all listeners of its topic.
-    pub(super) fn notify(&mut self, topic: &str, message: &Message) {
-        for listener in self.listeners.get(topic).into_iter().flatten() {
-            let delivery = Delivery {
-                tag: 0,
-                redelivered: false,
-                message: message.clone(),
-            };
-            let _ = listener.notices.send(delivery); // The listener may be gone.
+    /// Binds a queue to a topic.
+    pub(super) fn bind(&mut self, queue: &str, topic: &str) {
+        let Self {
+            bindings, queues, ..
+        } = self;
+        // Bindings end with their queues.
+        bindings.retain(|_, bound| {
+            bound.retain(|queue| queues.contains_key(queue));
+            !bound.is_empty()
+        });
+        let bound = bindings.entry(topic.to_owned()).or_default();
+        if !bound.iter().any(|other| other == queue) {
+            bound.push(queue.to_owned());
         }
+    }
+
+    /// Puts a copy of a message into each queue that is bound to a topic. Returns `false` if there is none.
+    pub(super) fn route_to_topic(&mut self, topic: &str, mut message: Message) -> bool {
+        let bound = self.bindings.get(topic).cloned().unwrap_or_default();
+        message.topic = Some(topic.into());
+        let routed = bound.iter().filter(|queue| {
+            let outcome = self.route(queue, message.clone());
+            !matches!(outcome, Err(TransportError::Unroutable))
+        });
+        routed.count() > 0
     }
 
     /// Moves expired messages to the queue's dead-letter queue, if it has one.
@@ -240,10 +250,6 @@ impl State {
         let Some(channel) = self.channels.remove(&id) else {
             return;
         };
-        self.listeners.retain(|_, listeners| {
-            listeners.retain(|listener| listener.channel != id);
-            !listeners.is_empty()
-        });
         self.remove_consumers(|consumer| consumer.channel == id);
         let mut touched = Vec::new();
         let mut unsettled: Vec<_> = channel.unsettled.into_iter().collect();

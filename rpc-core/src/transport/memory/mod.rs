@@ -27,7 +27,7 @@ use smol_str::SmolStr;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::broker::Broker;
-use self::broker::{Listener, Publisher, State, closed};
+use self::broker::{Publisher, State, closed};
 pub use self::hooks::{Fate, Published, QueueState};
 use self::queue::{ChannelState, Consumer, Queue};
 use super::channel::{Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending};
@@ -219,20 +219,6 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
-    fn try_listen(&self, topics: &[&str]) -> Result<Deliveries, TransportError> {
-        let mut state = self.open()?;
-        let (sender, receiver) = mpsc::unbounded_channel(); // As unbounded as an exclusive queue of RabbitMQ.
-        for topic in topics {
-            let listener = Listener {
-                channel: self.id,
-                notices: sender.clone(),
-            };
-            let listeners = state.listeners.entry((*topic).to_owned()).or_default();
-            listeners.push(listener);
-        }
-        Ok(deliveries(receiver))
-    }
-
     fn try_publish(&self, queue: SmolStr, message: Message) -> Result<Confirm, TransportError> {
         check(&queue, &message)?;
         let mut state = self.open()?;
@@ -343,18 +329,35 @@ impl Channel for MemoryChannel {
         self.broker.state().settle(self.id, tag, true);
     }
 
-    fn listen<'a>(
+    fn bind<'a>(
         &'a self,
-        topics: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Deliveries, TransportError>> {
-        ready(self.try_listen(topics)).boxed()
+        queue: &'a str,
+        topic: &'a str,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        ready(self.open().and_then(|mut state| {
+            limits::check_short("the topic", topic)?;
+            if !state.has_queue(queue) {
+                state.close_channel(self.id);
+                return Err(unavailable(refusals::missing(queue)));
+            }
+            state.bind(queue, topic);
+            Ok(())
+        }))
+        .boxed()
     }
 
-    fn notify(&self, topic: String, message: Message) -> BoxFuture<'_, Result<(), TransportError>> {
+    fn publish_to_topic(
+        &self,
+        topic: String,
+        message: Message,
+    ) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
             check(&topic, &message)?;
-            self.open()?.notify(&topic, &message);
-            Ok(())
+            let is_mandatory = message.mandatory;
+            match self.open()?.route_to_topic(&topic, message) {
+                false if is_mandatory => Err(TransportError::Unroutable),
+                _ => Ok(()),
+            }
         }
         .boxed()
     }
