@@ -35,8 +35,8 @@ const CALLERS: usize = 4;
 /// Factor by which the 99th percentile may grow.
 const SLOWER: u32 = 5;
 
-/// Shortest latency that is compared: below it, noise of the machine dominates.
-const LEAST: Duration = Duration::from_millis(20);
+/// Shortest latency that is compared: below it, noise of the machine dominates. A stalled caller waits for seconds.
+const LEAST: Duration = Duration::from_millis(50);
 
 /// Memory by which a process may grow.
 const MEMORY: u64 = 64 << 20;
