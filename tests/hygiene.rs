@@ -119,6 +119,7 @@ async fn clients_and_dispatchers_are_cloneable_handles() {
     assert_send_sync::<FibClient<Client>>();
     assert_send_sync::<FibClient<FibDispatcher<Calculator>>>();
     assert_send_sync::<FibDispatcher<Calculator>>();
+    assert_send_sync::<rpc_core::HealthWatch>();
     let dispatcher = FibDispatcher::new(Calculator).with_queue("other");
     let fib = FibClient::new(dispatcher.clone()).with_queue(String::from("other"));
     assert!(format!("{:?} {:?}", fib.clone(), dispatcher).contains("other"));

@@ -283,7 +283,9 @@ pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
 pub use crate::requester::DroppedReplies;
-pub use crate::server::{Dispatch, Serve, Server, ServerBuilder, ServerHandle};
+pub use crate::server::{
+    Dispatch, Health, HealthWatch, Serve, Server, ServerBuilder, ServerHandle,
+};
 pub use crate::service::{ResponseFuture, RpcService};
 
 /// Compiles the code in this package's README and in the project's.

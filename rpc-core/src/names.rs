@@ -10,6 +10,9 @@ mod macro_names;
 /// The longest name of a queue, an exchange, a routing key or a method, in bytes: AMQP's short string.
 pub(crate) const MAX_NAME: usize = 255;
 
+/// Version of the protocol.
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
 // Prefixes that are reserved.
 
 /// Prefix of the names of built-in methods. The macro reserves it.

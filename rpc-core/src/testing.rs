@@ -37,9 +37,13 @@
 //! # }
 //! ```
 
+mod peer;
+
 use std::fmt;
 use std::sync::Arc;
 
+#[doc(hidden)]
+pub use self::peer::{Peer, PeerMessage};
 use crate::transport::memory::Broker;
 pub use crate::transport::memory::{Fate, Published, QueueState};
 

@@ -41,7 +41,8 @@ const LEAST: Duration = Duration::from_millis(50);
 /// Memory by which a process may grow.
 const MEMORY: u64 = 64 << 20;
 
-/// Attacks the servers of a queue through the queue and through cancel notices.
+/// Attacks the servers of a queue through the queue, through cancel notices, through questions to their instances, and through calls to
+/// all instances.
 pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     let mut plan = Plan::on(node.url()).servers(0);
     let mut deployment = Deployment::prepare(&plan).await;
@@ -67,8 +68,22 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
                 .send("amq.direct", &notices, properties, &body)
                 .await;
         }
+        let all = format!("rpc.all.{queue}");
+        for (properties, body) in questions(round) {
+            for topic in ["rpc.instances", "rpc.instances.Fault", &all] {
+                attacker
+                    .send("amq.direct", topic, properties.clone(), &body)
+                    .await;
+            }
+            attacker.send("", &queue, properties, &body).await;
+        }
+        for (properties, body) in calls_to_all(round) {
+            attacker.send("amq.direct", &all, properties, &body).await;
+        }
         attacker.publish_unreadable("", &queue).await;
-        attacker.publish_unreadable("amq.direct", &notices).await;
+        for topic in [&notices, &all, "rpc.instances"] {
+            attacker.publish_unreadable("amq.direct", topic).await;
+        }
     });
     let (attacked, ()) = tokio::join!(timing.slowest(&deployment), attack);
     let after = memory_of(&deployment.programs);
@@ -398,6 +413,40 @@ fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
         (cancel(), vec![0x91; 100_000]),
         (BasicProperties::default(), vec![0; 1 << 20]),
     ]
+}
+
+/// Questions to instances: small, many, and malformed.
+fn questions(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
+    let mut all = Vec::new();
+    for kind in ["rpc.ping", "rpc.describe", "rpc.stats", "rpc.later", "rpc."] {
+        let question = || request().with_type(kind.into());
+        all.extend((0..5).map(|_| (question(), b"{}".to_vec())));
+        all.push((question(), b"[".repeat(4_000)));
+        all.push((question().with_content_type("text/xml".into()), Vec::new()));
+        all.push((
+            question().with_reply_to("rpc.instance.none".into()),
+            b"{}".to_vec(),
+        ));
+        if round.is_multiple_of(5) {
+            all.push((question(), vec![b' '; 1 << 20]));
+        }
+    }
+    all
+}
+
+/// Calls to all instances that do no work, more than the servers take.
+fn calls_to_all(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
+    let call = |number: u32| {
+        let id = format!("{round}-{number}");
+        (request().with_correlation_id(id.into()), ARGUMENTS.to_vec())
+    };
+    let mut all: Vec<_> = (0..150).map(call).collect();
+    all.push((
+        hostile::batched().with_reply_to("rpc.reply.none".into()),
+        vec![0x91; 100_000],
+    ));
+    all.push((BasicProperties::default(), vec![0; 1 << 20]));
+    all
 }
 
 /// Messages for a reply queue.

@@ -375,15 +375,15 @@ impl Stage {
             assert_eq!((dropped.foreign, dropped.malformed), (0, 0));
             client.close().await;
         }
+        for (connection, server) in self.servers {
+            server.expect("a server").shutdown().await.unwrap();
+            connection.close().await;
+        }
         let left = self.broker.queues();
         assert!(
             left.iter().all(|name| name.starts_with(&self.queue)),
             "{left:?}"
         );
-        for (connection, server) in self.servers {
-            server.expect("a server").shutdown().await.unwrap();
-            connection.close().await;
-        }
     }
 }
 

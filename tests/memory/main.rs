@@ -1,5 +1,5 @@
 //! The embedded broker (`memory:`) passes the suite of behaviour that all transports share (`tests/suite`), and calls keep
-//! their promises under injected faults in paused time (`chaos`, `coalescing`, `hooks`).
+//! their promises under injected faults in paused time (`chaos`, `coalescing`, `hooks`, `instances`).
 //!
 //! ```text
 //! cargo test -p rpc-tests --test memory
@@ -10,6 +10,7 @@
 mod chaos;
 mod coalescing;
 mod hooks;
+mod instances;
 #[path = "../suite/mod.rs"]
 mod suite;
 

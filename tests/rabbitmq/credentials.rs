@@ -1,10 +1,12 @@
 //! Credentials from a callback: first login, renewal, rotation.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use rpc_core::testing::{Peer as HandPeer, PeerMessage};
 use rpc_core::{Connection, ConnectionState, Context, Credentials, OpenError, rpc};
 use rpc_core::{Server, ServerHandle};
 use rpc_tests::broker::{Node, shared_node};
@@ -254,6 +256,65 @@ async fn changing_the_user_loses_no_call() {
     for state in &mut states {
         assert!(timeout(Duration::ZERO, state.changed()).await.is_err());
     }
+    server.shutdown().await.unwrap();
+}
+
+/// While the connection is handed over, the private queues on both links get each call.
+#[tokio::test]
+async fn changing_the_user_runs_each_call_to_all_instances_once() {
+    let node = node().await;
+    add_user(node, "eve", "one").await;
+    add_user(node, "dan", "two").await;
+    let given = |user, password| Credentials::new(user, password).valid_for(Duration::from_secs(1));
+    let vault = Vault::new(given("eve", "one"));
+    let serving = vault.open(node).await;
+    let queue = unique_queue("all");
+    let server = serve(&serving, &queue, Press::default()).await;
+    let mut health = server.health();
+    let asking = Connection::open(&node.url()).await.unwrap();
+    let replies_to = unique_queue("peer");
+    let mut peer = HandPeer::open(&asking, &replies_to, &[]).await.unwrap();
+    let topic = format!("rpc.all.{queue}");
+    let call = |id: usize| PeerMessage {
+        kind: Some("double".to_owned()),
+        content_type: Some("application/json".to_owned()),
+        reply_to: Some(replies_to.clone()),
+        correlation_id: Some(id.to_string()),
+        body: "[4]".into(),
+        ..PeerMessage::default()
+    };
+    vault.set(Some(given("dan", "two")));
+    let mut calls = 0;
+    let handing_over = eventually("the server is logged in as the other user", async || {
+        (connections(node, "dan").await == 1 && connections(node, "eve").await == 0).then_some(())
+    });
+    let mut handing_over = std::pin::pin!(handing_over);
+    while timeout(Duration::from_millis(5), &mut handing_over)
+        .await
+        .is_err()
+    {
+        peer.publish_to_topic(&topic, call(calls)).await.unwrap();
+        calls += 1;
+    }
+    let mut replies = BTreeSet::new();
+    while replies.len() < calls {
+        let reply = timeout(LIMIT, peer.next())
+            .await
+            .expect("every call is answered")
+            .unwrap();
+        assert_eq!(reply.body, "8");
+        let id = reply.correlation_id.unwrap();
+        assert!(replies.insert(id.clone()), "call {id} ran twice");
+    }
+    // No further reply comes before that of a later call.
+    peer.publish_to_topic(&topic, call(calls)).await.unwrap();
+    let last = peer.next().await.unwrap().correlation_id.unwrap();
+    assert_eq!(last, calls.to_string());
+    assert_eq!(server.dropped_questions(), 0);
+    assert!(
+        timeout(Duration::ZERO, health.changed()).await.is_err(),
+        "{health:?}"
+    );
     server.shutdown().await.unwrap();
 }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use rpc_core::{Connection, ConnectionState, ErrorKind, Server};
+use rpc_core::testing::{Peer, PeerMessage};
+use rpc_core::{Connection, ConnectionState, ErrorKind, Health, Server};
 use rpc_tests::broker::{Direction, Node, Proxy};
 use rpc_tests::{eventually, unique_queue};
 
@@ -215,6 +216,62 @@ async fn opening_waits_for_a_broker_that_starts_later() {
     );
     node.restart().await;
     opening.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_health_of_a_server_follows_its_connection() {
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let server = serve(&connection, &unique_queue("health")).await;
+    let mut health = server.health();
+    node.kill().await;
+    assert_eq!(health.changed().await, Some(Health::Reconnecting));
+    let reason = health.reason().unwrap();
+    assert!(!reason.is_empty());
+    let same = tokio::time::timeout(Duration::from_millis(300), health.changed()).await;
+    assert!(same.is_err(), "{same:?}");
+    node.restart().await;
+    assert_eq!(health.changed().await, Some(Health::Serving));
+    server.shutdown().await.unwrap();
+    assert_eq!(health.current(), Health::Stopped);
+}
+
+#[tokio::test]
+async fn a_deleted_private_queue_is_opened_again() {
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("requests");
+    let server = serve(&connection, &queue).await;
+    let own = format!("rpc.instance.{}.", server.instance_id());
+    let private_queue = async || {
+        let listed = node.ctl(&["list_queues", "--silent", "name"]).await;
+        let mut own = listed.lines().filter(|name| name.starts_with(&own));
+        own.next().map(str::to_owned)
+    };
+    let first = private_queue().await.expect("a private queue");
+    node.ctl(&["delete_queue", &first]).await;
+    eventually("the server has another private queue", async || {
+        private_queue().await.filter(|second| *second != first)
+    })
+    .await;
+    let replies = unique_queue("peer");
+    let mut peer = Peer::open(&connection, &replies, &[]).await.unwrap();
+    let call = PeerMessage {
+        kind: Some("add".to_owned()),
+        content_type: Some("application/json".to_owned()),
+        reply_to: Some(replies),
+        correlation_id: Some("1".to_owned()),
+        body: "[1, 2]".into(),
+        ..PeerMessage::default()
+    };
+    // The queue exists before it is bound and consumed.
+    eventually("calls to all instances arrive", async || {
+        peer.publish_to_topic(&format!("rpc.all.{queue}"), call.clone())
+            .await
+            .ok()
+    })
+    .await;
+    assert_eq!(peer.next().await.unwrap().body, "3");
 }
 
 #[tokio::test]

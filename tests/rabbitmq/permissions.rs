@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use rpc_core::{Connection, ErrorKind, RpcError};
+use rpc_core::testing::{Peer, PeerMessage};
+use rpc_core::{Connection, ErrorKind, Health, RpcError};
 use rpc_tests::broker::Node;
 use rpc_tests::{eventually, unique_queue};
 
@@ -165,16 +166,20 @@ async fn users_without_permission_for_cancel_notices_can_call_and_serve() {
 }
 
 #[tokio::test]
-async fn missing_permissions_for_cancel_notices_are_logged() {
+async fn missing_permissions_for_the_private_queue_are_logged_once() {
     let (serves, writes) = ("limited.*", "amq\\.default|limited.*");
-    let notices = "|rpc\\.notices\\..*";
+    let private = "|rpc\\.instance\\..*";
     let limited = Limited::new([serves, writes, serves]).await;
     let log = Log::default();
     let _logging = log.keep();
-    let _server = serve(&limited.connect().await, &unique_queue("limited")).await;
+    let serving = limited.connect().await;
+    let queue = unique_queue("limited");
+    let server = serve(&serving, &queue).await;
     let told = log.text();
     for part in [
         "will not be cancelled",
+        "does not list the server",
+        "do not reach it",
         "'rpc.instance.'",
         "'amq.direct'",
         "grant",
@@ -182,15 +187,47 @@ async fn missing_permissions_for_cancel_notices_are_logged() {
         assert!(told.contains(part), "{told}");
     }
 
+    // The server serves all the same, and answers questions about itself through its own queue.
+    let asking = Connection::open(&limited.0.url()).await.unwrap();
+    let adder = AdderClient::new(asking.client()).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let replies = unique_queue("peer");
+    let mut peer = Peer::open(&asking, &replies, &[]).await.unwrap();
+    limited.permit([serves, ".*", serves]).await;
+    let ping = || PeerMessage {
+        kind: Some("rpc.ping".to_owned()),
+        content_type: Some("application/json".to_owned()),
+        reply_to: Some(replies.clone()),
+        correlation_id: Some("1".to_owned()),
+        body: "{}".into(),
+        ..PeerMessage::default()
+    };
+    let answer = eventually("the broker applies the new permissions", async || {
+        peer.publish(&queue, ping()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(1), peer.next());
+        answer.await.ok()?
+    })
+    .await;
+    assert_eq!(answer.kind.as_deref(), Some("result"));
+    assert_eq!(answer.reply_to, None);
+
+    // The line is not repeated after a loss of the connection.
+    let warnings = |text: &str| text.matches("has no private queue").count();
+    assert_eq!(warnings(&told), 1);
+    let mut health = server.health();
+    limited.0.close_connections("by an operator").await;
+    while health.changed().await != Some(Health::Serving) {}
+    assert_eq!(warnings(&log.text()), 1);
+
     // The permissions in the log line are sufficient.
     let permissions = [
-        format!("{serves}{notices}"),
-        format!("{writes}{notices}"),
-        format!("{serves}{notices}|amq\\.direct"),
+        format!("{serves}{private}"),
+        format!("{writes}{private}"),
+        format!("{serves}{private}|amq\\.direct"),
     ];
     limited
         .permit(permissions.each_ref().map(String::as_str))
         .await;
     let _server = serve(&limited.connect().await, &unique_queue("limited")).await;
-    assert_eq!(log.text(), told);
+    assert_eq!(warnings(&log.text()), 1);
 }

@@ -17,6 +17,73 @@ fn json() -> BasicProperties {
 }
 
 #[tokio::test]
+async fn answers_of_an_instance_follow_the_protocol() {
+    let node = shared_node().await;
+    let queue = unique_queue("asked");
+    let connection = Connection::builder(node.url()).name("billing").open();
+    let server = serve(&connection.await.unwrap(), &queue).await;
+    let id = server.instance_id();
+    let mut peer = Peer::with_queue(node).await;
+    let question = json()
+        .with_type("rpc.ping".into())
+        .with_correlation_id("7".into());
+    let answer = peer.call(&queue, question.clone(), b"{}").await;
+    assert_eq!(parts(&answer).0, "result");
+    let properties = &answer.properties;
+    let text =
+        |property: &Option<lapin::types::ShortString>| property.as_ref().unwrap().to_string();
+    assert_eq!(text(properties.correlation_id()), "7");
+    assert_eq!(text(properties.content_type()), "application/json");
+    assert_eq!(text(properties.app_id()), "billing");
+    let private_queue = text(properties.reply_to());
+    let prefix = format!("rpc.instance.{id}.");
+    assert!(private_queue.starts_with(&prefix), "{private_queue}");
+    let headers = properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["rpc-instance"], AMQPValue::LongString(id.into()));
+    assert_eq!(headers.len(), 1);
+    let infos: serde_json::Value = serde_json::from_slice(&answer.data).unwrap();
+    let info = &infos[0];
+    assert!(info["started"]["secs_since_epoch"].is_u64(), "{info}");
+    assert_eq!(
+        infos,
+        serde_json::json!([{
+            "id": id,
+            "name": "billing",
+            "service": "Adder",
+            "version": info["version"],
+            "queues": [queue],
+            "started": info["started"],
+            "crate_version": info["crate_version"],
+            "protocol": 1,
+            "contract": info["contract"],
+            "round_trip": {"secs": 0, "nanos": 0},
+        }])
+    );
+    let by_name = peer.call(&private_queue, question, b"{}").await;
+    assert_eq!(by_name.data, answer.data);
+
+    let call = json()
+        .with_type("add".into())
+        .with_correlation_id("8".into())
+        .with_reply_to(peer.queue.as_str().into());
+    let topic = format!("rpc.all.{queue}");
+    let options = lapin::options::BasicPublishOptions::default();
+    let publishing = peer.channel.basic_publish(
+        "amq.direct".into(),
+        topic.as_str().into(),
+        options,
+        b"[1, 2]",
+        call,
+    );
+    publishing.await.unwrap();
+    let reply = peer.receive().await;
+    assert_eq!(parts(&reply), ("result", "3"));
+    let headers = reply.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["rpc-instance"], AMQPValue::LongString(id.into()));
+    assert_eq!(*reply.properties.reply_to(), None);
+}
+
+#[tokio::test]
 async fn a_request_follows_the_protocol() {
     let node = shared_node().await;
     let queue = unique_queue("captured");

@@ -12,6 +12,8 @@ mod deadlines;
 mod errors;
 mod evolution;
 mod headers;
+mod health;
+mod introspection;
 mod layered_services;
 mod lifecycle;
 mod limits;
@@ -22,7 +24,7 @@ mod queues;
 mod redelivery;
 mod runtimes;
 mod sharing;
-mod telemetry;
+pub(crate) mod telemetry;
 mod user_id;
 mod values;
 

@@ -25,7 +25,7 @@ use super::{SampleClient, Setup, client, client_builder, coalesce, serve, start,
 use crate::broker;
 
 /// Subscribes to the spans and events of this thread.
-fn listen(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
+pub(crate) fn listen(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard {
     // With a single subscriber, the first thread that reaches a callsite caches for all threads whether it is enabled.
     static OTHERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));

@@ -102,7 +102,6 @@ async fn send_notices(
 
 async fn notify(channel: &LazyChannel, queue: &str, notice: Message) -> Result<(), TransportError> {
     let channel = channel.get().await?;
-    channel
-        .publish_to_topic(wire::cancel_topic(queue), notice)
-        .await
+    let publishing = channel.publish_to_topic(wire::cancel_topic(queue), notice);
+    publishing.await?.wait().await
 }

@@ -6,15 +6,13 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use futures_util::stream::StreamExt;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
-use tokio::task::coop::cooperative;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::cancellation::Cancellation;
-use crate::transport::{Deliveries, Message};
+use crate::transport::Message;
 use crate::wire::CancelNotice;
 
 /// Number of dropped calls that are remembered because they may still arrive. The oldest are forgotten first, and run although no
@@ -102,14 +100,11 @@ impl CallRegistry {
         }
     }
 
-    /// Takes notices until the channel is lost.
-    pub(super) async fn listen(self, mut notices: Deliveries) {
-        // Cooperative, so that a flood of notices does not keep the runtime from other work.
-        while let Some(Ok(delivery)) = cooperative(notices.next()).await {
-            match CancelNotice::from_message(&delivery.message) {
-                Some(notice) => self.cancel(notice),
-                None => debug!("a notice that is malformed or names too many calls was ignored"),
-            }
+    /// Stops the calls that a notice in a message names.
+    pub(super) fn take_notice(&self, message: &Message) {
+        match CancelNotice::from_message(message) {
+            Some(notice) => self.cancel(notice),
+            None => debug!("a notice that is malformed or names too many calls was ignored"),
         }
     }
 
@@ -167,8 +162,7 @@ mod model;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::{Content, Delivery};
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use crate::transport::Content;
     use std::time::Duration;
 
     fn message(correlation_id: &str) -> Message {
@@ -232,25 +226,6 @@ mod tests {
             remembered,
             "a call that is named again takes no further place"
         );
-    }
-
-    #[tokio::test]
-    async fn a_flood_of_notices_does_not_starve_other_tasks() {
-        const NOTICES: usize = 10_000;
-        let taken = Arc::new(AtomicUsize::new(0));
-        let count = taken.clone();
-        let flood = futures_util::stream::repeat_with(move || {
-            count.fetch_add(1, Ordering::Relaxed);
-            Ok(Delivery {
-                tag: 0,
-                redelivered: false,
-                message: Message::default(),
-            })
-        });
-        let listening = tokio::spawn(CallRegistry::default().listen(flood.take(NOTICES).boxed()));
-        let other = tokio::spawn(async move { taken.load(Ordering::Relaxed) });
-        assert!(other.await.unwrap() < NOTICES / 10);
-        listening.await.unwrap();
     }
 
     #[test]

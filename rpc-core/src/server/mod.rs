@@ -5,11 +5,12 @@
 //! | stage | files |
 //! |---|---|
 //! | setup | `builder` and `options`; `dispatchers` finds dispatchers inside layers; `served`, a queue with its service |
-//! | start | `instance`, the state of a server; `opening` opens sessions; `topology` declares queues; `open_failure` classifies failures |
+//! | start | `instance`, the state of a server, with its `health`; `opening` opens sessions; `topology` declares queues; `open_failure` classifies failures |
 //! | delivery loop | `session`, with `consumer`; `last_attempts` adds consumers of retry queues |
+//! | private queue | `private_queue` listens; `introspection` answers questions, within its `rate_limit`; `to_all` passes on calls to all instances |
 //! | limits of handlers | `pool` |
 //! | unpacking | `arrival` takes the requests out of a delivery, resolves their methods, and asks `redelivery` for a verdict |
-//! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it |
+//! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it; `in_flight` and `statistics` record it; `slow_handlers` warns |
 //! | redelivery | `redelivery` decides; `republish` carries the verdicts out |
 //! | output | `outbox` sends replies and acknowledges; `publisher` sends confirmed messages |
 
@@ -18,20 +19,28 @@ mod builder;
 mod cancellation;
 mod consumer;
 mod dispatchers;
+mod health;
+mod in_flight;
 mod instance;
+mod introspection;
 mod last_attempts;
 mod open_failure;
 mod opening;
 mod options;
 mod outbox;
 mod pool;
+mod private_queue;
 mod publisher;
+mod rate_limit;
 mod received;
 mod redelivery;
 mod republish;
 mod request;
 mod served;
 mod session;
+mod slow_handlers;
+mod statistics;
+mod to_all;
 mod topology;
 
 use std::fmt;
@@ -40,20 +49,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
-use uuid::Uuid;
 
 pub use self::builder::ServerBuilder;
-use self::cancellation::CallRegistry;
 pub(crate) use self::dispatchers::report_dispatcher;
 pub use self::dispatchers::{Dispatch, DispatcherInfo, Serve};
+use self::health::HealthReport;
+pub use self::health::{Health, HealthWatch};
 use self::instance::Instance;
 use self::options::ServerOptions;
 use self::pool::Pool;
 use self::served::ServedQueue;
 use self::session::{Session, SessionEnd};
+use self::to_all::CallToAll;
 use crate::connection::Connection;
 use crate::error::{ServeError, with_causes};
 use crate::task;
@@ -164,22 +175,20 @@ impl Server {
         if !task::in_runtime() {
             return Err(ServeError::NoRuntime);
         }
-        let refused = Arc::default();
-        let id: Arc<str> = Uuid::new_v4().hyphenated().to_string().into();
-        let instance = Arc::new(Instance {
-            id: id.clone(),
-            connection: self.connection.clone(),
-            queues: self.queues,
-            calls: self.options.cancellation.then(CallRegistry::default),
-            options: self.options,
-            refused: Arc::clone(&refused),
-        });
+        let (instance, to_all) = Instance::new(self.connection, self.queues, self.options);
         let session = instance.open().await?;
         let (stop, stopped) = watch::channel(false);
+        let health = instance.health.clone();
+        let guard = health.stop_on_drop();
+        let serving = serve(instance.clone(), session, to_all, stopped);
         let mut task = JoinSet::new();
-        let serving = serve(instance, session, stopped);
-        task.spawn(async {
+        task.spawn(async move {
+            let _guard = guard;
             let outcome = serving.await;
+            match &outcome {
+                Ok(()) => health.stopped(SHUTDOWN),
+                Err(error) => health.stopped(&with_causes(error)),
+            }
             if let Err(error) = &outcome
                 && !matches!(error, ServeError::Closed)
             {
@@ -188,11 +197,13 @@ impl Server {
             outcome
         });
         Ok(ServerHandle {
-            id,
+            id: instance.id.clone(),
             stop,
             task,
-            connection: self.connection,
-            refused,
+            connection: instance.connection.clone(),
+            health: instance.health.clone(),
+            refused: instance.refused.clone(),
+            dropped: instance.dropped.clone(),
         })
     }
 
@@ -233,6 +244,9 @@ impl fmt::Debug for Server {
     }
 }
 
+/// Reason of the health of a server that was told to stop.
+const SHUTDOWN: &str = "shutdown was requested";
+
 /// The pause between two checks of a session that was replaced.
 const RETIRING_PAUSE: Duration = Duration::from_millis(100);
 
@@ -240,16 +254,27 @@ const RETIRING_PAUSE: Duration = Duration::from_millis(100);
 async fn serve(
     instance: Arc<Instance>,
     mut session: Session,
+    mut to_all: mpsc::Receiver<CallToAll>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     let options = &instance.options;
+    let _slow_handlers = options.slow_handler.map(|limit| {
+        AbortOnDropHandle::new(tokio::spawn(slow_handlers::watch(instance.clone(), limit)))
+    });
     let prefetch = options.prefetch.into();
     let mut pool = Pool::new(instance.queues.len(), prefetch, options.concurrency);
     let mut retiring = JoinSet::new();
     loop {
-        let end = session.run(&instance, &mut pool, &mut stop).await?;
-        if matches!(end, SessionEnd::Stopped) {
-            break;
+        let end = session
+            .run(&instance, &mut pool, &mut to_all, &mut stop)
+            .await?;
+        match &end {
+            SessionEnd::Stopped => break,
+            SessionEnd::Lost(reason) => {
+                pool.drop_calls_to_all(); // Their replies could not be sent.
+                instance.report_loss(reason.as_deref());
+            }
+            SessionEnd::Moved => {}
         }
         // Handlers go on meanwhile. After a loss, their replies will not be sent: the broker gives their requests to a server again.
         let Some(reopened) = instance.reopen(&end, &mut stop).await? else {
@@ -261,6 +286,8 @@ async fn serve(
             retiring.spawn(retire(old));
         }
     }
+    drop(to_all);
+    pool.drop_calls_to_all();
     let drained = tokio::time::timeout(options.drain_timeout, pool.drain()).await;
     if drained.is_err() {
         let handlers = pool.running();
@@ -292,7 +319,9 @@ pub struct ServerHandle {
     /// One task, which ends with the set.
     task: JoinSet<Result<(), ServeError>>,
     connection: Connection,
+    health: HealthReport,
     refused: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl ServerHandle {
@@ -307,6 +336,7 @@ impl ServerHandle {
     ///
     /// Dropping the future stops the server at once.
     pub async fn shutdown(mut self) -> Result<(), ServeError> {
+        self.health.draining(SHUTDOWN);
         self.stop.send_replace(true);
         self.ended().await
     }
@@ -340,6 +370,40 @@ impl ServerHandle {
     /// those of the last kind, and acknowledged.
     pub fn refused_requests(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Number of questions to this instance, and of calls to all instances, that were dropped because too many came. Up to 64
+    /// questions wait for their answers, and an instance sends at most 100 answers in a second, or 200 after a quiet time. Up to 64 calls
+    /// to all instances wait for a handler, and as many on their way there.
+    pub fn dropped_questions(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Returns a watch on the health of the server, for the probes of an orchestrator. The watch remains after
+    /// [`shutdown`](Self::shutdown) has taken the handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Connection, Health, Server, rpc};
+    /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let connection = Connection::open("memory:").await?;
+    /// let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+    /// let mut health = server.health();
+    /// assert_eq!(health.current(), Health::Serving);
+    ///
+    /// server.shutdown().await?;
+    /// assert_eq!(health.current(), Health::Stopped);
+    /// assert_eq!(health.reason().as_deref(), Some("shutdown was requested"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> HealthWatch {
+        self.health.watch()
     }
 }
 

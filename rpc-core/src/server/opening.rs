@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::SelectAll;
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::consumer::Consumer;
 use super::instance::Instance;
@@ -18,9 +16,7 @@ use super::served::{QueueRole, ServedQueue};
 use super::session::{Session, SessionEnd, stopped};
 use crate::backoff::pauses;
 use crate::error::{ServeError, with_causes};
-use crate::names::INSTANCE_QUEUE_PREFIX;
-use crate::transport::{Acknowledge, ChannelMode, Link, QueueKind, TransportError};
-use crate::wire;
+use crate::transport::{ChannelMode, Link};
 
 /// The pauses before a server that lost its channel asks for another.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -28,20 +24,20 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 impl Instance {
     /// Declares the queues and reads them, as soon as an attempt succeeds. A passive queue has to exist.
-    pub(super) async fn open(&self) -> Result<Session, ServeError> {
+    pub(super) async fn open(self: &Arc<Self>) -> Result<Session, ServeError> {
         self.keep_opening(Outlook::Transient).await
     }
 
     /// Opens the next session, as soon as an attempt succeeds; `None` if the server is told to stop first. A new user of the connection
     /// may get the permissions later, or be replaced as well.
     pub(super) async fn reopen(
-        &self,
+        self: &Arc<Self>,
         end: &SessionEnd,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Session>, ServeError> {
         let worst = match end {
             SessionEnd::Moved => Outlook::AfterMove,
-            SessionEnd::Lost | SessionEnd::Stopped => Outlook::AfterLoss,
+            SessionEnd::Lost(_) | SessionEnd::Stopped => Outlook::AfterLoss,
         };
         tokio::select! {
             () = stopped(stop) => Ok(None),
@@ -51,16 +47,20 @@ impl Instance {
 
     /// Tries to open a session until an attempt succeeds, or fails with an outlook worse than `worst`. A link may be lost before the
     /// connection notices, or at once, and in a cluster a queue may come back later than the connection.
-    async fn keep_opening(&self, worst: Outlook) -> Result<Session, ServeError> {
+    async fn keep_opening(self: &Arc<Self>, worst: Outlook) -> Result<Session, ServeError> {
         let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
         let mut logged = String::new();
         loop {
             let handovers = self.connection.handovers(); // Before the link, so that none is missed.
             let link = self.connection.link().await?;
             match self.try_open(link, handovers).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    self.health.serving();
+                    return Ok(session);
+                }
                 Err(failure) if failure.outlook <= worst => {
                     let error = with_causes(&failure.error);
+                    self.health.reconnecting(&error);
                     if error != logged {
                         warn!(?error, "cannot serve yet; trying again");
                         logged = error;
@@ -73,7 +73,7 @@ impl Instance {
     }
 
     async fn try_open(
-        &self,
+        self: &Arc<Self>,
         link: Arc<dyn Link>,
         handovers: watch::Receiver<()>,
     ) -> Result<Session, OpenFailure> {
@@ -83,18 +83,18 @@ impl Instance {
             .await
             .map_err(|error| self.failure(None, error))?;
         let user_id = self.connection.user_id_on(&*link);
-        // Before the request queues, so that no notice about their requests is missed.
-        let private_queue = self.open_private_queue(&*link).await?;
-        let outbox = Outbox::start(
+        let outbox = Arc::new(Outbox::start(
             link.clone(),
             channel.clone(),
             options.batch_limit(),
             user_id,
-        );
+        ));
+        // Before the request queues, so that no notice about their requests is missed.
+        let private_queue = self.open_private_queue(&link, &outbox).await?;
         let mut session = Session {
             link,
             channel,
-            outbox: Arc::new(outbox),
+            outbox,
             deliveries: SelectAll::new(),
             last_attempts: LastAttempts::default(),
             has_quorum_queue: self.queues.iter().any(ServedQueue::may_be_quorum),
@@ -116,53 +116,5 @@ impl Instance {
             );
         }
         Ok(session)
-    }
-
-    /// Opens the private queue of the instance. A server without the permissions goes on without the queue.
-    async fn open_private_queue(
-        &self,
-        link: &dyn Link,
-    ) -> Result<Option<AbortOnDropHandle<()>>, OpenFailure> {
-        let Some(calls) = self.calls.clone() else {
-            return Ok(None);
-        };
-        let queue = format!("{INSTANCE_QUEUE_PREFIX}{}.{}", self.id, Uuid::new_v4());
-        let queues = self.queues.iter();
-        let topics: Vec<String> = queues
-            .map(|served| wire::cancel_topic(&served.queue))
-            .collect();
-        // On a separate channel, because a refusal closes the channel.
-        let opening = async {
-            let channel = link.open_channel(ChannelMode::Plain).await?;
-            channel.declare_queue(&queue, QueueKind::Exclusive).await?;
-            for topic in &topics {
-                channel.bind(&queue, topic).await?;
-            }
-            let deliveries = channel
-                .consume(&queue, "instance", Acknowledge::None)
-                .await?;
-            Ok::<_, TransportError>((channel, deliveries))
-        };
-        match opening.await {
-            Ok((channel, deliveries)) => {
-                Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                    calls.listen(deliveries).await;
-                    drop(channel);
-                }))))
-            }
-            // The queues would fail for the same reason.
-            Err(error @ (TransportError::Lost(_) | TransportError::NoChannel(_))) => {
-                Err(self.failure(None, error))
-            }
-            Err(error) => {
-                let error = error.to_string();
-                warn!(
-                    ?error,
-                    "dropped calls will not be cancelled: grant the server's user the permissions to configure, write and read queues \
-                     whose names begin with 'rpc.instance.', and to read the exchange 'amq.direct'"
-                );
-                Ok(None)
-            }
-        }
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct ServerOptions {
     /// Stops the handlers of dropped calls.
     pub(super) cancellation: bool,
     pub(super) drain_timeout: Duration,
+    /// Answers questions about the instance, and records statistics for them.
+    pub(super) introspection: bool,
+    /// Time after which the log warns about a running handler; `None` for no warnings.
+    pub(super) slow_handler: Option<Duration>,
 }
 
 impl Default for ServerOptions {
@@ -37,6 +41,8 @@ impl Default for ServerOptions {
             propagated_headers: Vec::new(),
             cancellation: true,
             drain_timeout: Duration::from_secs(30),
+            introspection: true,
+            slow_handler: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -60,6 +66,8 @@ impl fmt::Debug for ServerOptions {
             .field("propagated_headers", &self.propagated_headers)
             .field("cancellation", &self.cancellation)
             .field("drain_timeout", &self.drain_timeout)
+            .field("introspection", &self.introspection)
+            .field("slow_handler", &self.slow_handler)
             .finish_non_exhaustive()
     }
 }

@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::arrival::{Arrival, Unpacked};
-use super::received::ReceivedRequest;
+use super::received::{ReceivedRequest, Source};
 use super::served::QueueRole;
+use super::to_all::MAX_WAITING;
 
 /// Number of requests that share a task until they wait for something, if they start together. A task for each request costs more than
 /// many handlers do, and one task for all would use a single core.
@@ -28,6 +29,8 @@ pub(super) struct Pool {
     /// Requests that are counted as running, and will share a task.
     starting: Vec<StartedRequest>,
     backlog: VecDeque<Pending>,
+    /// Number of calls to all instances in the backlog.
+    waiting_to_all: usize,
     max_per_queue: usize,
     max_total: usize,
 }
@@ -41,11 +44,15 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    fn queue(&self) -> usize {
+    fn source(&self) -> &Source {
         match self {
-            Self::Arrival(arrival) => arrival.source.queue,
-            Self::Request(request) => request.source.queue,
+            Self::Arrival(arrival) => &arrival.source,
+            Self::Request(request) => &request.source,
         }
+    }
+
+    fn is_to_all(&self) -> bool {
+        self.source().to_all
     }
 
     /// Returns `true` if the delivery counts against the prefetch of a request queue.
@@ -54,7 +61,7 @@ impl Pending {
             Self::Arrival(Arrival { source, .. }) => {
                 source.queue == queue && source.role == QueueRole::Main
             }
-            Self::Request(_) => false, // From a batch, which counts once for all its requests.
+            Self::Request(_) => false, // From a batch, which counts once for all its requests, or to all instances.
         }
     }
 
@@ -74,11 +81,13 @@ impl Pool {
             tasks: JoinSet::new(),
             counters: Arc::new(Counters {
                 of_queues: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
+                to_all: AtomicUsize::new(0),
                 total: AtomicUsize::new(0),
                 handler_ended: Notify::new(),
             }),
             starting: Vec::new(),
             backlog: VecDeque::new(),
+            waiting_to_all: 0,
             max_per_queue,
             max_total,
         }
@@ -87,13 +96,28 @@ impl Pool {
     /// Takes a delivery, to be worked on as soon as the limits allow. Returns the number of its requests, or 1 while others wait.
     pub(super) fn add(&mut self, arrival: Arrival) -> usize {
         let mut requests = 1;
-        if self.backlog.is_empty() && self.has_room(arrival.source.queue) {
+        if self.backlog.is_empty() && self.has_room(&arrival.source) {
             requests = self.unpack(arrival, 0);
         } else {
             self.backlog.push_back(Pending::Arrival(arrival));
         }
         self.start();
         requests
+    }
+
+    /// Takes a call to all instances, to be worked on as soon as the limits allow. Returns `false` if too many wait already; the call is
+    /// dropped then.
+    pub(super) fn add_to_all(&mut self, request: ReceivedRequest) -> bool {
+        if self.backlog.is_empty() && self.has_room(&request.source) {
+            self.prepare(request);
+        } else if self.waiting_to_all < MAX_WAITING {
+            self.waiting_to_all += 1;
+            self.backlog.push_back(Pending::Request(request));
+        } else {
+            return false;
+        }
+        self.start();
+        true
     }
 
     /// Prepares the request of a delivery, or puts the requests of a batch into the backlog from an index on. Returns their number.
@@ -121,9 +145,12 @@ impl Pool {
         while let Some(pending) = self.backlog.get(index)
             && self.running() < self.max_total
         {
-            if !self.has_room(pending.queue()) {
+            if !self.has_room(pending.source()) {
                 index += 1;
                 continue;
+            }
+            if pending.is_to_all() {
+                self.waiting_to_all -= 1;
             }
             match self.backlog.remove(index) {
                 Some(Pending::Arrival(arrival)) => {
@@ -146,9 +173,18 @@ impl Pool {
         self.start();
     }
 
-    /// Removes everything that has not started.
+    /// Removes everything that has not started and that the broker may deliver to another server: all but calls to all instances.
     pub(super) fn take_backlog(&mut self) -> VecDeque<Pending> {
-        std::mem::take(&mut self.backlog)
+        let backlog = std::mem::take(&mut self.backlog);
+        let (to_all, others) = backlog.into_iter().partition(Pending::is_to_all);
+        self.backlog = to_all;
+        others
+    }
+
+    /// Drops the calls to all instances that have not started.
+    pub(super) fn drop_calls_to_all(&mut self) {
+        self.backlog.retain(|pending| !pending.is_to_all());
+        self.waiting_to_all = 0;
     }
 
     /// Waits until all handlers have ended.
@@ -160,13 +196,13 @@ impl Pool {
         self.counters.total.load(Ordering::Acquire)
     }
 
-    fn has_room(&self, queue: usize) -> bool {
+    fn has_room(&self, source: &Source) -> bool {
         self.running() < self.max_total
-            && self.counters.of_queues[queue].load(Ordering::Acquire) < self.max_per_queue
+            && self.counters.of(source).load(Ordering::Acquire) < self.max_per_queue
     }
 
     fn prepare(&mut self, request: ReceivedRequest) {
-        let slot = Slot::take(&self.counters, request.source.queue);
+        let slot = Slot::take(&self.counters, &request.source);
         self.starting.push(StartedRequest { request, slot });
         if self.starting.len() == REQUESTS_PER_TASK {
             self.spawn();
@@ -191,23 +227,35 @@ impl Pool {
 /// Numbers of running handlers.
 struct Counters {
     of_queues: Box<[AtomicUsize]>,
+    /// Calls to all instances, of all services: like one more queue.
+    to_all: AtomicUsize,
     total: AtomicUsize,
     handler_ended: Notify,
+}
+
+impl Counters {
+    fn of(&self, source: &Source) -> &AtomicUsize {
+        match source.to_all {
+            true => &self.to_all,
+            false => &self.of_queues[source.queue],
+        }
+    }
 }
 
 /// The slot of one running handler. Dropping it frees the slot.
 struct Slot {
     counters: Arc<Counters>,
-    queue: usize,
+    /// Index of the queue; `None` for a call to all instances.
+    queue: Option<usize>,
 }
 
 impl Slot {
-    fn take(counters: &Arc<Counters>, queue: usize) -> Self {
-        counters.of_queues[queue].fetch_add(1, Ordering::AcqRel);
+    fn take(counters: &Arc<Counters>, source: &Source) -> Self {
+        counters.of(source).fetch_add(1, Ordering::AcqRel);
         counters.total.fetch_add(1, Ordering::AcqRel);
         Self {
             counters: counters.clone(),
-            queue,
+            queue: (!source.to_all).then_some(source.queue),
         }
     }
 }
@@ -216,10 +264,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Counters {
             of_queues,
+            to_all,
             total,
             handler_ended,
         } = &*self.counters;
-        of_queues[self.queue].fetch_sub(1, Ordering::AcqRel);
+        let of_queue = self.queue.map_or(to_all, |queue| &of_queues[queue]);
+        of_queue.fetch_sub(1, Ordering::AcqRel);
         total.fetch_sub(1, Ordering::AcqRel);
         handler_ended.notify_one();
     }

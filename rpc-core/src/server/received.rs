@@ -13,6 +13,7 @@ use crate::batching::{AckToken, ReplyForm};
 use crate::definition::Method;
 use crate::error::RpcError;
 use crate::message::Response;
+use crate::names::INSTANCE_HEADER;
 use crate::transport::{Message, Reply};
 use crate::wire::{self, Execution, History};
 
@@ -27,6 +28,8 @@ pub(super) struct Source {
     pub(super) redelivered: bool,
     /// Set for a dead letter that was moved back to a request queue: servers may have run the request before.
     pub(super) revived: bool,
+    /// Set for a call to all instances, which came through the private queue.
+    pub(super) to_all: bool,
     /// Deadline of a request that comes without one.
     pub(super) default_deadline: Option<Instant>,
     /// Guard of the last attempt, if the delivery is one.
@@ -55,7 +58,7 @@ impl Source {
 /// A request with everything that is needed to work on it.
 pub(super) struct ReceivedRequest {
     pub(super) source: Source,
-    /// Right to settle the delivery; `None` once the request is settled.
+    /// Right to settle the delivery; `None` once the request is settled, and for a call to all instances.
     pub(super) token: Option<AckToken>,
     pub(super) history: History,
     pub(super) verdict: Verdict,
@@ -70,6 +73,21 @@ pub(super) struct ReceivedRequest {
 }
 
 impl ReceivedRequest {
+    /// Makes the request of a call to all instances.
+    pub(super) fn to_all(source: Source, message: Message) -> Self {
+        Self {
+            token: None,
+            history: History::NONE,
+            verdict: Verdict::Run,
+            may_run_uncounted: true,
+            method: source.served().method(&message),
+            refusal: None,
+            reply_form: ReplyForm::Alone,
+            message,
+            source,
+        }
+    }
+
     pub(super) fn served(&self) -> &ServedQueue {
         self.source.served()
     }
@@ -98,7 +116,11 @@ impl ReceivedRequest {
             return self.ack();
         };
         let app_id = self.source.instance.connection.app_id();
-        let message = wire::reply_from_result(result, self.message, executed, app_id);
+        let mut message = wire::reply_from_result(result, self.message, executed, app_id);
+        if self.source.to_all {
+            let id = &*self.source.instance.id;
+            message.headers.insert(INSTANCE_HEADER, id);
+        }
         let reply = OutgoingReply {
             reply: Reply { queue, message },
             form: self.reply_form,

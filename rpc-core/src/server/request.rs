@@ -9,6 +9,7 @@ use super::cancellation::RegisteredCall;
 use super::received::{ReceivedRequest, Source};
 use super::redelivery::Verdict;
 use super::served::Endpoint;
+use super::statistics::Recording;
 use crate::batching::AckToken;
 use crate::context::{ExecutionLimit, catching_panics};
 use crate::error::ErrorKind;
@@ -33,6 +34,10 @@ impl ReceivedRequest {
             );
             instance.count_refused();
             return self.ack();
+        }
+        if self.is_question() {
+            // Boxed, because it is rare and would enlarge the task of every delivery.
+            return Box::pin(self.answer()).await;
         }
         if !(*redelivered && self.served().counts_deliveries()) {
             wire::remove_forged_counts(&mut self.message);
@@ -83,6 +88,14 @@ impl ReceivedRequest {
             Some(calls) if !*revived => calls.register(message),
             _ => RegisteredCall::default(),
         };
+        let recording = match (*method, &instance.in_flight) {
+            (Some(method), Some(in_flight)) => {
+                let statistics = served.statistics.as_deref();
+                let id = message.correlation_id.as_ref();
+                Recording::begin(statistics, in_flight, source.queue, method, id)
+            }
+            _ => Recording::default(),
+        };
         let request = match refusal.take() {
             Some(refusal) => Err(refusal),
             None => {
@@ -100,10 +113,11 @@ impl ReceivedRequest {
             request.0.deadline.set_default(*default_deadline);
             request.propagating(&instance.options.propagated_headers)
         });
-        let settled = if is_at_most_once && request.is_ok() {
-            if let Some(token) = token.take() {
-                outbox.ack(token);
-            }
+        let settled = if is_at_most_once
+            && request.is_ok()
+            && let Some(token) = token.take()
+        {
+            outbox.ack(token);
             outbox.settled().await
         } else if *deliveries > 0 {
             outbox.until_replaced().boxed().await
@@ -113,6 +127,7 @@ impl ReceivedRequest {
         if let Err(error) = settled {
             // The broker may not have handled the acknowledgement, so the request does not run here. If it may run at all, the broker
             // delivers it again.
+            drop(recording);
             return self.requeue_later(error).boxed().await;
         }
         let result = {
@@ -149,6 +164,7 @@ impl ReceivedRequest {
             Execution::NotStarted
         };
         drop(call);
+        recording.ended(&result);
         if let Err(error) = &result {
             debug!(service = served.service, kind = ?error.kind(), error = ?error.to_string(), "answering with a fault");
             if is_refusal(error.kind()) {

@@ -7,6 +7,7 @@ use tower::ServiceExt;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use super::dispatchers::Serve;
+use super::statistics::Statistics;
 use crate::definition::{Method, Service as Definition};
 use crate::error::RpcError;
 use crate::instances::ServiceInfo;
@@ -66,7 +67,10 @@ pub(super) struct ServedQueue {
     /// Name of the service that the queue belongs to.
     pub(super) service: &'static str,
     pub(super) definition: &'static Definition,
+    /// Description of the service, which its queues share.
     pub(super) description: Arc<ServiceInfo>,
+    /// Statistics of the service, which its queues share; `None` if they are not recorded.
+    pub(super) statistics: Option<Arc<Statistics>>,
     pub(super) queue: Arc<str>,
     /// Queue in which requests wait for their last attempt.
     pub(super) retry_queue: String,
@@ -88,6 +92,11 @@ impl ServedQueue {
             QueueRole::Main => &self.queue,
             QueueRole::Retry => &self.retry_queue,
         }
+    }
+
+    /// Returns `true` if another queue belongs to the same service of this server.
+    pub(super) fn is_of_the_service_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.description, &other.description)
     }
 
     /// Resolves the method that a request names.

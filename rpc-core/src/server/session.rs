@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, StreamExt};
-use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
@@ -17,13 +17,15 @@ use super::last_attempts::{Change, LastAttempts};
 use super::open_failure::{OpenFailure, Outlook};
 use super::outbox::Outbox;
 use super::pool::{Pending, Pool};
-use super::received::Source;
+use super::private_queue::PrivateQueue;
+use super::received::{ReceivedRequest, Source};
 use super::served::QueueRole;
+use super::to_all::CallToAll;
 use super::topology;
 use crate::batching;
 use crate::deadline;
-use crate::error::ServeError;
-use crate::transport::{Acknowledge, Channel, Delivery, Link, TransportError};
+use crate::error::{ServeError, with_causes};
+use crate::transport::{Acknowledge, Channel, Delivery, Link, Message, TransportError};
 use crate::wire;
 
 /// The pause before a server replaces a channel that the broker closed because of a message that was sent on it.
@@ -53,13 +55,14 @@ pub(super) struct Session {
     pub(super) has_quorum_queue: bool,
     /// Changes when another link takes the place of this one.
     pub(super) handovers: watch::Receiver<()>,
-    pub(super) _private_queue: Option<AbortOnDropHandle<()>>,
+    pub(super) _private_queue: Option<PrivateQueue>,
 }
 
 /// Reason why a session ended.
 pub(super) enum SessionEnd {
     Stopped,
-    Lost,
+    /// The channel was lost, for the reason if it is known.
+    Lost(Option<String>),
     /// The server goes on over another link. Running requests end over this link.
     Moved,
 }
@@ -102,6 +105,7 @@ impl Session {
         &mut self,
         instance: &Arc<Instance>,
         pool: &mut Pool,
+        to_all: &mut mpsc::Receiver<CallToAll>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<SessionEnd, ServeError> {
         let mut stopping = std::pin::pin!(stopped(stop));
@@ -137,14 +141,15 @@ impl Session {
                         if !self.outbox.is_open() {
                             // The backlog came through the lost channel: the broker delivers it again.
                             pool.take_backlog();
-                            if log_refusal(error) {
+                            if log_refusal(error.as_ref()) {
                                 // The broker may refuse the same message again at once.
                                 tokio::select! {
                                     () = &mut stopping => {}
                                     () = tokio::time::sleep(REFUSED_PAUSE) => {}
                                 }
                             }
-                            return Ok(SessionEnd::Lost);
+                            let reason = error.map(|error| error.to_string());
+                            return Ok(SessionEnd::Lost(reason));
                         }
                         let Consumer { queue, number, .. } = consumer;
                         if number > 0 {
@@ -158,10 +163,15 @@ impl Session {
                         }
                     }
                 },
-                // The last branch, so that the check costs nothing while deliveries come.
+                // The last branches, so that the checks cost nothing while deliveries come.
+                Some(call) = to_all.recv() => {
+                    if !pool.add_to_all(self.request_to_all(instance, call)) {
+                        instance.count_dropped("a call to all instances");
+                    }
+                }
                 () = &mut moved => {
                     if instance.connection.is_closed() {
-                        return Ok(SessionEnd::Lost); // The deliveries would not end by themselves.
+                        return Ok(SessionEnd::Lost(None)); // The deliveries would not end by themselves.
                     }
                     self.give_back(instance, pool).await;
                     return Ok(SessionEnd::Moved);
@@ -181,7 +191,7 @@ impl Session {
             Ok(()) => Ok(None),
             Err(failure) if failure.outlook <= Outlook::AfterLoss => {
                 self.give_back(instance, pool).await;
-                Ok(Some(SessionEnd::Lost))
+                Ok(Some(SessionEnd::Lost(Some(with_causes(&failure.error)))))
             }
             Err(failure) => Err(failure.error),
         }
@@ -228,10 +238,7 @@ impl Session {
             role,
             number,
         } = consumer;
-        let default_deadline = match batching::may_lack_deadline(&message) {
-            true => instance.options.default_deadline.map(deadline::after),
-            false => None,
-        };
+        let default_deadline = default_deadline(instance, &message);
         Arrival {
             source: Source {
                 instance: instance.clone(),
@@ -240,6 +247,7 @@ impl Session {
                 role,
                 redelivered,
                 revived,
+                to_all: false,
                 default_deadline,
                 _last_attempt: match role {
                     QueueRole::Main => None,
@@ -249,6 +257,23 @@ impl Session {
             tag,
             message,
         }
+    }
+
+    /// Turns a call to all instances into a request. The queue keeps no such call, so none is delivered again.
+    fn request_to_all(&self, instance: &Arc<Instance>, call: CallToAll) -> ReceivedRequest {
+        let CallToAll { queue, message } = call;
+        let source = Source {
+            instance: instance.clone(),
+            outbox: self.outbox.clone(),
+            queue,
+            role: QueueRole::Main,
+            redelivered: false,
+            revived: false,
+            to_all: true,
+            default_deadline: default_deadline(instance, &message),
+            _last_attempt: None,
+        };
+        ReceivedRequest::to_all(source, message)
     }
 
     /// Stops reading, and gives back everything that has not started.
@@ -336,9 +361,17 @@ impl Session {
     }
 }
 
+/// The deadline of a message that may come without one.
+fn default_deadline(instance: &Instance, message: &Message) -> Option<Instant> {
+    match batching::may_lack_deadline(message) {
+        true => instance.options.default_deadline.map(deadline::after),
+        false => None,
+    }
+}
+
 /// Returns `true`, and logs the reason, if the broker closed the channel. The cause is a message that the server published on the channel,
 /// such as a reply.
-fn log_refusal(error: Option<TransportError>) -> bool {
+fn log_refusal(error: Option<&TransportError>) -> bool {
     let Some(error) = error else {
         return false;
     };

@@ -153,13 +153,15 @@ pub(crate) trait Channel: Debug + Send + Sync {
         topic: &'a str,
     ) -> BoxFuture<'a, Result<(), TransportError>>;
 
-    /// Publishes a message to all queues that are bound to a topic. On a [`ChannelMode::Confirm`] channel, resolves once the broker has the
-    /// message, and with [`TransportError::Unroutable`] if the message is mandatory and no queue is bound.
+    /// Publishes a message to all queues that are bound to a topic. Resolves once the channel has taken the message. On a
+    /// [`ChannelMode::Confirm`] channel, the confirm is [`TransportError::Unroutable`] if the message is mandatory and no queue is bound.
+    ///
+    /// A future that is dropped earlier publishes nothing.
     fn publish_to_topic(
         &self,
         topic: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<(), TransportError>>;
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>>;
 
     /// Returned messages of a [`ChannelMode::Plain`] channel. Can be taken once.
     fn returns(&self) -> mpsc::UnboundedReceiver<Message>;

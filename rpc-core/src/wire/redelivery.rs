@@ -35,6 +35,12 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// The history of a message that cannot be delivered twice.
+    pub(crate) const NONE: Self = Self {
+        deliveries: 0,
+        recorded: true,
+    };
+
     /// Reads the history of a message. `queue_counts` is `true` if the queue is known to count deliveries. A count in a message of another
     /// queue, or in one that was not delivered before, was made up by its publisher.
     pub(crate) fn of(message: &Message, redelivered: bool, queue_counts: bool) -> Self {

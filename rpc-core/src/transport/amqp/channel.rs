@@ -290,14 +290,16 @@ impl Channel for AmqpChannel {
         &self,
         topic: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<(), TransportError>> {
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
         async move {
-            let publish = self.outgoing(Address::topic(TOPIC_EXCHANGE, topic), message)?;
+            let address = Address::topic(TOPIC_EXCHANGE, topic, message.mandatory);
+            let publish = self.outgoing(address, message)?;
             match &self.publisher {
-                Publisher::Plain(publisher) => publisher.publish(publish).wait().await,
-                Publisher::Confirmed(publisher) => {
-                    publisher.publish(publish).wait().await?.wait().await
+                Publisher::Plain(publisher) => {
+                    publisher.publish(publish).wait().await?;
+                    Ok(Confirm(None))
                 }
+                Publisher::Confirmed(publisher) => publisher.publish(publish).wait().await,
             }
         }
         .boxed()

@@ -32,7 +32,7 @@ pub(super) const OPTIONS: [&str; 5] = [
 ];
 
 /// Number of channels of a connection with a client and a server. A client has one for requests, one for confirmed requests and one
-/// for notices. A server has one for its queues, one for notices, one for requests that it republishes, and two for a short time: to
+/// for notices. A server has one for its queues, one for its private queue, one for requests that it republishes, and two for a short time: to
 /// declare a queue, and to retry a request alone.
 const MIN_CHANNELS: u16 = 8;
 

@@ -350,14 +350,20 @@ impl Channel for MemoryChannel {
         &self,
         topic: String,
         message: Message,
-    ) -> BoxFuture<'_, Result<(), TransportError>> {
+    ) -> BoxFuture<'_, Result<Confirm, TransportError>> {
         async move {
             check(&topic, &message)?;
             let is_mandatory = message.mandatory;
-            match self.open()?.route_to_topic(&topic, message) {
+            let outcome = match self.open()?.route_to_topic(&topic, message) {
                 false if is_mandatory => Err(TransportError::Unroutable),
                 _ => Ok(()),
+            };
+            if self.mode == ChannelMode::Plain {
+                return Ok(Confirm(None));
             }
+            let (confirmed, answer) = oneshot::channel();
+            let _ = confirmed.send(outcome); // The receiver is here.
+            Ok(Confirm(Some(answer)))
         }
         .boxed()
     }

@@ -55,11 +55,15 @@ impl Address {
     }
 
     /// The address of all queues that are bound to an exchange with this topic.
-    pub(crate) fn topic(exchange: &str, topic: String) -> Result<Self, TransportError> {
+    pub(crate) fn topic(
+        exchange: &str,
+        topic: String,
+        mandatory: bool,
+    ) -> Result<Self, TransportError> {
         Ok(Self {
             exchange: exchange.into(),
             routing_key: short("the topic", topic)?,
-            mandatory: false,
+            mandatory,
         })
     }
 }
