@@ -32,7 +32,7 @@ fn after_moment(moment: Instant, timeout: Duration) -> Instant {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Deadline {
     own: Option<Own>,
-    /// Deadline of the call in whose handler this one is made.
+    /// Deadline of the call in whose handler this one is made, or an earlier limit.
     inherited: Option<Instant>,
     layered: Option<LayeredDeadline>,
 }
@@ -72,6 +72,11 @@ impl Deadline {
     /// Limits the deadline to that of the call in whose handler this call is made.
     pub(crate) fn inherit(&mut self, moment: Option<Instant>) {
         self.inherited = moment;
+    }
+
+    /// Limits the deadline to a moment, beside the other limits.
+    pub(crate) fn limit(&mut self, moment: Instant) {
+        self.inherited = Some(self.inherited.map_or(moment, |other| other.min(moment)));
     }
 
     /// Starts the time of a call at its first poll: a timeout becomes a moment.

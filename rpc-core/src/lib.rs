@@ -272,7 +272,9 @@ pub mod __private;
 pub use rpc_macros::rpc;
 pub use tower_service::Service;
 
-pub use crate::client::{Call, CallWithHeaders, Client, ClientBuilder};
+pub use crate::client::{
+    Answers, Call, CallWithHeaders, Client, ClientBuilder, DescriptionQuery, Gather, InstanceQuery,
+};
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::{Context, ContextBuilder};

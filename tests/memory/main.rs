@@ -1,5 +1,5 @@
 //! The embedded broker (`memory:`) passes the suite of behaviour that all transports share (`tests/suite`), and calls keep
-//! their promises under injected faults in paused time (`chaos`, `coalescing`, `hooks`, `instances`).
+//! their promises under injected faults in paused time (`chaos`, `coalescing`, `gathering`, `hooks`, `instances`).
 //!
 //! ```text
 //! cargo test -p rpc-tests --test memory
@@ -9,6 +9,7 @@
 
 mod chaos;
 mod coalescing;
+mod gathering;
 mod hooks;
 mod instances;
 #[path = "../suite/mod.rs"]

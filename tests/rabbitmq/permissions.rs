@@ -123,6 +123,26 @@ async fn missing_permissions_for_a_reply_queue_are_named() {
 }
 
 #[tokio::test]
+async fn a_missing_permission_to_call_all_instances_is_named() {
+    let limited = Limited::new([ALL, &all_but("amq.direct"), ALL]).await;
+    let (adder, _server) = limited.adder().await;
+    let held = tokio::spawn(adder.wait_for_release());
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    let client = limited.connect().await.client();
+    for _ in 0..2 {
+        let call = adder.add(1, 2).to_all_instances();
+        let error = call.send().await.unwrap_err();
+        assert_denied(&error, "'amq.direct'");
+        assert!(!error.may_have_executed());
+        let error = client.instances("Adder").await.unwrap_err();
+        assert_denied(&error, "'amq.direct'");
+    }
+    // The channel of the requests is not affected.
+    adder.release().await.unwrap();
+    held.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn users_without_permission_for_cancel_notices_can_call_and_serve() {
     let no_notices = all_but("amq.direct");
     let limited = Limited::new([ALL, &no_notices, &no_notices]).await;

@@ -21,6 +21,7 @@ use tracing::{Dispatch, Event};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
 
+use super::fakes::FakeInstance;
 use super::{SampleClient, Setup, client, client_builder, coalesce, serve, start, until_late};
 use crate::broker;
 
@@ -146,6 +147,52 @@ async fn the_server_span_of_a_call_is_the_child_of_its_client_span() {
     assert_eq!(server.field("parent_span_id"), client.field("span_id"));
     assert_ne!(server.field("span_id"), client.field("span_id"));
     assert_eq!(client.field("parent_span_id"), None);
+}
+
+#[tokio::test]
+async fn the_span_of_a_call_to_all_instances_ends_with_its_answers() {
+    let connection = broker().await.connect().await;
+    let queue = unique_queue("telemetry");
+    let topic = format!("rpc.all.{queue}");
+    let [mut instance] = FakeInstance::several(&connection, &topic).await;
+    let sample = SampleClient::new(client(&connection)).with_queue(&queue);
+    let (numbers, _recording) = record();
+    let mut spans = Vec::new();
+    for reads in [2, 1, 0] {
+        let recorded = Spans::default();
+        let _listening = recorded.listen();
+        let call = sample.add(1, 2).to_all_instances().expect(1);
+        let mut answers = call.within(Duration::from_secs(20)).send().await.unwrap();
+        let request = instance.serve("3").await;
+        let span = recorded.only("rpc.client");
+        let sent = request.headers.get_as::<&str>("traceparent").unwrap();
+        assert!(sent.contains(span.field("span_id").unwrap()));
+        assert_eq!(span.field("rpc.response.status_code"), None);
+        let during = numbers.take();
+        assert_eq!(during["rpc.client.active_calls Sample/add"], 1.0);
+        for _ in 0..reads {
+            answers.next().await;
+        }
+        drop(answers);
+        spans.push(recorded.only("rpc.client"));
+        let after = numbers.take();
+        // A snapshot sets the gauges to zero.
+        assert_eq!(after["rpc.client.active_calls Sample/add"], -1.0);
+        let outcome = if reads > 0 { "result" } else { "dropped" };
+        let ended = format!("rpc.client.call.duration Sample/add {outcome}");
+        assert_eq!(after[&ended], 1.0);
+    }
+    let status = |span: &Span| span.field("rpc.response.status_code").map(str::to_owned);
+    let statuses: Vec<_> = spans.iter().map(|span| status(span).unwrap()).collect();
+    // A reader who stops after the last answer has not dropped the call.
+    assert_eq!(statuses, ["result", "result", "dropped"]);
+    assert_eq!(spans[0].field("messaging.destination.name"), Some(&*queue));
+    let recorded = Spans::default();
+    let _listening = recorded.listen();
+    let nowhere = sample.with_queue(unique_queue("nowhere")).add(1, 2);
+    nowhere.to_all_instances().send().await.unwrap_err();
+    let unroutable = recorded.only("rpc.client");
+    assert_eq!(status(&unroutable).as_deref(), Some("unroutable"));
 }
 
 #[tokio::test]

@@ -4,16 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use super::options::ClientOptions;
 use crate::batching::{BatchQueue, BatchQueues, SendPermit};
-use crate::codec::ContentType;
 use crate::connection::Connection;
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Outcome, Request, Response};
+use crate::message::{Request, Response};
 use crate::requester::{Requester, SentMessage, Waiter, not_sent, refused};
 use crate::telemetry;
 use crate::transport::{Channel, ChannelMode, Confirm, Message, Sending, TransportError};
@@ -126,7 +125,12 @@ impl RequestSender {
         message: Option<Arc<SentMessage>>,
     ) -> Result<(Waiter, Sending<'a, Result<Confirm, TransportError>>), RpcError> {
         let waiter = requester.in_flight.register(message)?;
-        let mut message = self.message(request, &waiter, deadline, channel.frame_max())?;
+        let mut message = self.message(
+            request,
+            waiter.correlation_id(),
+            deadline,
+            channel.frame_max(),
+        )?;
         requester.address(&mut message, !request.0.oneway);
         Ok((
             waiter,
@@ -145,7 +149,7 @@ impl RequestSender {
     ) -> Result<SentCall<'a>, RpcError> {
         let waiter = requester.in_flight.register(None)?;
         let frame_max = requester.channel.frame_max();
-        let message = self.message(request, &waiter, deadline, frame_max)?;
+        let message = self.message(request, waiter.correlation_id(), deadline, frame_max)?;
         Ok(SentCall {
             requester: requester.clone(),
             permit: Some(queue.add(waiter.id(), message, request.0.span.clone())),
@@ -161,16 +165,16 @@ impl RequestSender {
     }
 
     /// Returns the message of a registered call, without the addresses.
-    fn message(
+    pub(super) fn message(
         &self,
         request: &Request,
-        waiter: &Waiter,
+        correlation_id: SmolStr,
         deadline: Instant,
         frame_max: usize,
     ) -> Result<Message, RpcError> {
         let options = &self.options;
         let settings = MessageSettings {
-            correlation_id: waiter.correlation_id(),
+            correlation_id,
             mandatory: options.mandatory,
             expires: options.expiration,
             reads_batches: options.reads_batches(),
@@ -230,7 +234,7 @@ impl SentCall<'_> {
         let confirmed = self.requester.confirmed(confirm);
         let error = if self.oneway {
             match confirmed.await {
-                Ok(()) => return Ok(no_reply()),
+                Ok(()) => return Ok(Response::empty()),
                 Err(error) => error,
             }
         } else {
@@ -274,13 +278,4 @@ impl Drop for SentCall<'_> {
                 .cancel(&self.queue, id, self.deadline);
         }
     }
-}
-
-/// The response of a `oneway` call: nil in MessagePack.
-fn no_reply() -> Response {
-    Response::new(
-        Outcome::Result,
-        ContentType::MessagePack,
-        Bytes::from_static(&[0xc0]),
-    )
 }

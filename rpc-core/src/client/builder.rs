@@ -134,7 +134,7 @@ impl ClientBuilder {
     }
 
     /// Limits the calls in flight, on this client and its clones. Further calls wait until another call ends; the wait counts as part of
-    /// their time. 0 counts as 1.
+    /// their time. A call to all instances counts as one, until the end of its answers. 0 counts as 1.
     ///
     /// Default: 262,144. A waiting call takes 1 KiB, and an `idempotent` one its request as well, so memory stays bounded, by about 256
     /// MiB, in any state of the broker. The number of waiting calls makes no difference to the speed of each.

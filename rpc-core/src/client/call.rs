@@ -80,11 +80,11 @@ enum State<R, T, S> {
 }
 
 /// A call before its first poll.
-struct Unsent<R, S> {
-    service: S,
+pub(super) struct Unsent<R, S> {
+    pub(super) service: S,
     /// The request, and the context in which the call was made. The pair takes no more room than the request alone.
-    request: Result<(Request, Option<Context>), RpcError>,
-    decode: Decode<R>,
+    pub(super) request: Result<(Request, Option<Context>), RpcError>,
+    pub(super) decode: Decode<R>,
 }
 
 /// Function that turns the response into the value that awaiting a call gives. It sets the flag if the response cannot be read.
@@ -114,6 +114,14 @@ impl<R, S> Call<R, S> {
             change(request);
         }
         self
+    }
+
+    /// Returns the call before its first poll; `None` for a call that was polled.
+    pub(super) fn into_unsent(self) -> Option<Unsent<R, S>> {
+        match self.0 {
+            State::Unsent(unsent) => Some(unsent),
+            State::Sent(_) => None,
+        }
     }
 
     /// Sets the timeout of the call, counted from the first poll. Replaces every default, and an earlier deadline. In a handler the
@@ -278,7 +286,7 @@ impl<R: 'static, S: RpcService> Unsent<R, S> {
 }
 
 /// Returns `true` unless the service is a client, which ends the call at the deadline itself.
-fn has_layers<S: 'static>() -> bool {
+pub(super) fn has_layers<S: 'static>() -> bool {
     TypeId::of::<S>() != TypeId::of::<Client>()
 }
 
@@ -312,7 +320,7 @@ impl<R, S> Unpin for Call<R, S> {}
 impl<R, S> Unpin for CallWithHeaders<R, S> {}
 
 /// Makes a call through layers, or as part of another call.
-async fn surrounded<S: RpcService>(
+pub(super) async fn surrounded<S: RpcService>(
     service: S,
     request: Request,
     parent: Option<Context>,

@@ -1,15 +1,23 @@
 //! Attempts of a call: publishes a request again after failures.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attempt::{RequestSender, SentCall};
 use super::errors;
-use crate::error::RpcError;
+use crate::backoff::pauses;
+use crate::error::{ErrorKind, RpcError};
 use crate::message::{Request, Response};
 use crate::middleware::Attempts;
+use crate::requester::Requester;
+
+/// The pauses before a request that never left is tried again.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends an `idempotent` request until there is a final result. A request that never left waits for the connection. A request that left is
 /// sent again only if another attempt may succeed.
@@ -73,6 +81,30 @@ pub(super) async fn publish_once<'a>(
                 let pause = attempts.failed(&request, error, |error| error);
                 pause.boxed().await?;
             }
+        }
+    }
+}
+
+/// Makes attempts with the connection's requester until one of them publishes something, or fails for another reason than a lost
+/// connection.
+pub(super) async fn once_connected<T, F>(
+    sender: &RequestSender,
+    attempt: impl Fn(Arc<Requester>) -> F,
+) -> Result<T, RpcError>
+where
+    F: Future<Output = Result<T, RpcError>>,
+{
+    let mut pauses = pauses(MIN_PAUSE, MAX_PAUSE);
+    loop {
+        let outcome = match sender.requester().await {
+            Ok(requester) => attempt(requester).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if error.kind() == ErrorKind::Disconnected && !error.may_have_executed() => {
+                sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
+            }
+            outcome => return outcome,
         }
     }
 }

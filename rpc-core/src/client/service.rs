@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::attempt::RequestSender;
 use super::errors;
+use super::gathering::gather;
 use super::options::ClientOptions;
 use super::repeat::{publish_once, send_repeatedly};
 use crate::connection::Connection;
@@ -50,6 +51,16 @@ impl Client {
     /// Returns the numbers of replies, on this connection, that were dropped because no call was waiting for them.
     pub fn dropped_replies(&self) -> DroppedReplies {
         self.connection().drop_counter().read()
+    }
+
+    pub(super) fn sender(&self) -> &RequestSender {
+        &self.0.sender
+    }
+
+    /// Takes one of the places for calls in flight; waits for it until the deadline.
+    pub(super) async fn place(&self, deadline: Instant) -> Result<Place, RpcError> {
+        self.wait_for_slot(deadline).await?.forget();
+        Ok(Place(self.clone()))
     }
 
     fn send(
@@ -129,8 +140,20 @@ impl tower_service::Service<Request> for Client {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> ResponseFuture {
-        ResponseFuture::new(self.clone().send(request))
+    fn call(&mut self, mut request: Request) -> ResponseFuture {
+        match request.0.answers.take() {
+            None => ResponseFuture::new(self.clone().send(request)),
+            Some(slot) => ResponseFuture::new(gather(self.clone(), request, slot)),
+        }
+    }
+}
+
+/// One of the places for calls in flight. It is free again when dropped.
+pub(super) struct Place(Client);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.slots.add_permits(1);
     }
 }
 

@@ -332,6 +332,12 @@ impl Context {
         }
     }
 
+    /// Waits until the caller has dropped this call, and returns the error of a nested call.
+    pub(crate) async fn until_abandoned(self) -> RpcError {
+        self.dropped().await;
+        self.abandoned()
+    }
+
     fn has_passed(&self) -> bool {
         self.remaining()
             .is_some_and(|remaining| remaining.is_zero())

@@ -11,7 +11,8 @@ pub enum ErrorKind {
     /// The deadline passed before a reply arrived, for any reason.
     Timeout,
     /// The service's queue does not exist: no server of the service was ever started on this broker. (The queue stays when its servers
-    /// stop. Calls then wait in it for the next server, until their deadlines.)
+    /// stop. Calls then wait in it for the next server, until their deadlines.) For a call to all instances, or a question to them: no
+    /// instance is running, or none takes part.
     Unroutable,
     /// The broker refused the request, for instance because the queue is full.
     Rejected,
@@ -34,7 +35,7 @@ pub enum ErrorKind {
     TooLarge,
     /// The server could not encode the reply, or the client could not decode it.
     BadReply,
-    /// The request could not be encoded; nothing was sent.
+    /// The request could not be encoded, or the method cannot be called in this way; nothing was sent.
     Encode,
     /// A layer, the server or the broker does not allow this caller to make the call. Never retried: the outcome would be the same.
     PermissionDenied,

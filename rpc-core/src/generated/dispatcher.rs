@@ -6,8 +6,10 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::stream;
 use serde::de::DeserializeOwned;
-use tracing::Span;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 
 use super::types::SentReturn;
 use crate::codec::{self, ContentType};
@@ -15,10 +17,13 @@ use crate::context::{Context, ExecutionLimit, panic_fault};
 use crate::definition::{Method, Queues, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::instances::{self, ServiceInfo};
-use crate::message::Request;
+use crate::message::{AnswerSlot, Request, Response};
 use crate::queue::QueueOptions;
 use crate::server::{DispatcherInfo, report_dispatcher};
 use crate::service::ResponseFuture;
+
+/// Id of the only instance in the direct form.
+const DIRECT: &str = "direct";
 
 /// Routes from requests to the methods of a handler `H`. A dispatcher implements this trait for all handlers of its service.
 pub trait Route<H> {
@@ -107,7 +112,14 @@ impl<H> Dispatcher<H> {
     }
 
     /// Runs the method that a request names, for requests from all queues of the service.
-    pub fn call(&self, request: Request) -> ResponseFuture {
+    pub fn call(&self, mut request: Request) -> ResponseFuture {
+        match request.0.answers.take() {
+            None => self.run(request),
+            Some(slot) => answer_alone(slot, self.run(request)),
+        }
+    }
+
+    fn run(&self, request: Request) -> ResponseFuture {
         let definition = self.definition;
         let resolved = request.0.definition;
         let position = resolved
@@ -296,6 +308,22 @@ struct Ready<H, A> {
     arguments: A,
     content_type: ContentType,
     limit: ExecutionLimit,
+}
+
+/// Answers a call to all instances in the direct form, with the result of the only handler. The handler runs from now on, like the handlers
+/// of instances, until the answers are dropped.
+fn answer_alone(slot: AnswerSlot, handling: ResponseFuture) -> ResponseFuture {
+    ResponseFuture::new(async move {
+        let handling = AbortOnDropHandle::new(tokio::spawn(handling.in_current_span()));
+        slot.fill(Box::pin(stream::once(async move {
+            let result = handling.await.unwrap_or_else(|error| {
+                let reason = "the runtime is shutting down";
+                Err(RpcError::new(ErrorKind::Cancelled, reason).with_source(error))
+            });
+            (DIRECT.to_owned(), result)
+        })));
+        Ok(Response::empty())
+    })
 }
 
 fn refuse(error: RpcError) -> ResponseFuture {

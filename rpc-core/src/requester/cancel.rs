@@ -13,7 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::transport::{ChannelMode, LazyChannel, Link, Message, TransportError};
+use super::topics::Topics;
+use crate::transport::{Message, TransportError};
 use crate::wire::{self, CancelNotice};
 
 /// Most dropped calls that wait for a notice: the default limit of calls in flight. No notice is sent for further calls.
@@ -34,12 +35,12 @@ struct DroppedCall {
 }
 
 impl Canceller {
-    pub(super) fn start(link: Arc<dyn Link>, reply_to: SmolStr, user_id: Option<SmolStr>) -> Self {
+    pub(super) fn start(topics: Arc<Topics>, reply_to: SmolStr, user_id: Option<SmolStr>) -> Self {
         let (dropped, waiting) = mpsc::channel(MAX_WAITING);
         Self {
             dropped,
             _task: AbortOnDropHandle::new(tokio::spawn(send_notices(
-                link, reply_to, user_id, waiting,
+                topics, reply_to, user_id, waiting,
             ))),
         }
     }
@@ -58,14 +59,11 @@ impl Canceller {
 }
 
 async fn send_notices(
-    link: Arc<dyn Link>,
+    topics: Arc<Topics>,
     reply_to: SmolStr,
     user_id: Option<SmolStr>,
     mut waiting: mpsc::Receiver<DroppedCall>,
 ) {
-    // The notices have a channel of their own: a user without the permission to publish notices loses that channel, not the channel of the
-    // requests. Publishes are confirmed, because refusals would go unnoticed otherwise.
-    let channel = LazyChannel::new(link, ChannelMode::Confirm);
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, CancelNotice::MAX_CALLS).await > 0 {
         let mut notices: HashMap<String, CancelNotice> = HashMap::new();
@@ -83,7 +81,7 @@ async fn send_notices(
         for (queue, notice) in notices {
             let mut notice = notice.into_message();
             notice.user_id = user_id.clone();
-            match notify(&channel, &queue, notice).await {
+            match notify(&topics, &queue, notice).await {
                 Ok(()) => {}
                 // Each attempt would cost a channel. The next connection tries again.
                 Err(TransportError::Forbidden(error)) => {
@@ -100,8 +98,8 @@ async fn send_notices(
     }
 }
 
-async fn notify(channel: &LazyChannel, queue: &str, notice: Message) -> Result<(), TransportError> {
-    let channel = channel.get().await?;
-    let publishing = channel.publish_to_topic(wire::cancel_topic(queue), notice);
-    publishing.await?.wait().await
+async fn notify(topics: &Topics, queue: &str, notice: Message) -> Result<(), TransportError> {
+    let published = topics.publish(wire::cancel_topic(queue), notice).await?;
+    let confirmed = topics.confirmed(published).await;
+    confirmed.map_err(|(error, _)| error)
 }

@@ -8,11 +8,13 @@ use crate::telemetry::metrics;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DroppedReplies {
-    /// The call was over: its deadline had passed, its future was dropped, or an earlier reply had completed it.
+    /// The call was over: its deadline had passed, its future was dropped, or an earlier reply had completed it. For a call to all
+    /// instances also: the instance had answered before, or 4,096 instances had.
     pub late: u64,
     /// The correlation id is not one that this client makes.
     pub foreign: u64,
-    /// There is no correlation id, or the message is a batch of replies that cannot be read.
+    /// There is no correlation id, or the message is a batch of replies that cannot be read, or an answer to a call to all instances does
+    /// not name its instance.
     pub malformed: u64,
 }
 

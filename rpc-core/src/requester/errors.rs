@@ -64,6 +64,23 @@ pub(crate) fn refused(error: TransportError, followed: bool) -> RpcError {
     }
 }
 
+/// Returns the error of a published request to a topic that the broker did not accept, or for which there is no instance. If other messages
+/// `followed` on the channel, the broker may have accepted this one and forbidden a later one.
+pub(super) fn topic_refused(error: TransportError, followed: bool) -> RpcError {
+    match error {
+        TransportError::Forbidden(_) => RpcError::new(
+            ErrorKind::PermissionDenied,
+            "the user may not publish to instances: grant the user the permission to write to the exchange 'amq.direct'",
+        )
+        .with_source(error)
+        .executed_if(followed),
+        TransportError::Unroutable => {
+            RpcError::new(ErrorKind::Unroutable, "no instance listens to the topic")
+        }
+        error => refused(error, followed),
+    }
+}
+
 /// Returns the error of a call whose user may not publish its request.
 pub(super) fn may_not_publish(cause: impl Into<BoxError>) -> RpcError {
     RpcError::new(

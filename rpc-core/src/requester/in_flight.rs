@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use super::dropped::DropCounter;
 use super::errors::may_not_publish;
+use super::gathers::{Gather, Refusal};
 use super::health::ChannelHealth;
 use crate::batching::UnansweredMessage;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
 use crate::transport::TransportError;
-use crate::wire::{correlation_id, parse_correlation_id};
+use crate::wire::{Origin, correlation_id, parse_correlation_id};
 
 /// Result of a call.
 type CallResult = Result<Response, RpcError>;
@@ -41,6 +42,8 @@ struct Table {
     calls: FxHashMap<Uuid, Pending>,
     /// Calls of batches that may come back as a whole.
     batches: FxHashMap<Uuid, Vec<Uuid>>,
+    /// Requests that several instances answer. Only replies for which there is no call are looked up here.
+    gathers: FxHashMap<Uuid, Gather>,
     /// The call that was registered last.
     last: Uuid,
     ended: Option<EndReason>,
@@ -185,8 +188,35 @@ impl InFlight {
         }
     }
 
+    /// Registers a request that several instances answer.
+    pub(super) fn add_gather(&self, id: Uuid, gather: Gather) -> Result<(), RpcError> {
+        let mut table = self.table();
+        match &table.ended {
+            Some(reason) => Err(reason.error().not_executed()),
+            None => {
+                table.gathers.insert(id, gather);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn remove_gather(&self, id: Uuid) {
+        let gather = self.table().gathers.remove(&id);
+        drop(gather); // Without holding the lock.
+    }
+
     /// Completes the call that waits for a reply; counts the reply if no call does.
     pub(super) fn complete(&self, correlation_id: Option<&str>, result: CallResult) {
+        self.complete_from(correlation_id, None, result);
+    }
+
+    /// Completes the call that waits for a reply, or adds the reply to the answers of a gather; counts the reply if no one waits.
+    pub(super) fn complete_from(
+        &self,
+        correlation_id: Option<&str>,
+        origin: Option<Box<Origin>>,
+        result: CallResult,
+    ) {
         self.health.succeeded();
         let Some(text) = correlation_id else {
             return self.malformed();
@@ -195,7 +225,7 @@ impl InFlight {
             return self.dropped.count_foreign();
         };
         let pending = self.table().calls.remove(&id);
-        self.finish(id, pending, result, None);
+        self.finish(id, pending, origin, result, None);
     }
 
     /// Completes the calls that wait for the replies of a batch; `capacity` is the number of requests that the server accepts in one
@@ -219,7 +249,7 @@ impl InFlight {
         }
         drop(table);
         for (id, pending, result) in known {
-            self.finish(id, pending, result, Some(capacity));
+            self.finish(id, pending, None, result, Some(capacity));
         }
     }
 
@@ -227,22 +257,46 @@ impl InFlight {
         &self,
         id: Uuid,
         pending: Option<Pending>,
+        origin: Option<Box<Origin>>,
         result: CallResult,
         capacity: Option<u16>,
     ) {
-        let is_late = match (pending, result) {
-            (Some(Pending { sender, message }), result) => {
-                let is_late = sender.send(result).is_err();
-                if let Some(message) = message {
-                    message.unanswered.answered(capacity);
-                }
-                is_late
-            }
-            (None, Err(error)) => !self.fail_batch(id, &error),
-            (None, Ok(_)) => true,
+        let Some(Pending { sender, message }) = pending else {
+            return self.finish_other(id, origin, result);
         };
+        let is_late = sender.send(result).is_err();
+        if let Some(message) = message {
+            message.unanswered.answered(capacity);
+        }
         if is_late {
             self.dropped.count_late();
+        }
+    }
+
+    /// Handles a reply for which there is no call: an answer to a gather, the refusal of a batch, or a late reply.
+    fn finish_other(&self, id: Uuid, origin: Option<Box<Origin>>, result: CallResult) {
+        let mut table = self.table();
+        let Some(gather) = table.gathers.get_mut(&id) else {
+            drop(table);
+            let is_late = match result {
+                Ok(_) => true,
+                Err(error) => !self.fail_batch(id, &error),
+            };
+            if is_late {
+                self.dropped.count_late();
+            }
+            return;
+        };
+        let accepted = gather.accept(origin, result);
+        drop(table);
+        let outcome = accepted.and_then(|(events, answer)| {
+            // Without the lock: this wakes the reader, who may be gone.
+            events.send(Ok(answer)).map_err(|_| Refusal::Late)
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(Refusal::Late) => self.dropped.count_late(),
+            Err(Refusal::Malformed) => self.dropped.count_malformed(),
         }
     }
 
@@ -257,16 +311,17 @@ impl InFlight {
         self.dropped.count_malformed();
     }
 
-    /// Fails every call, those in flight and those to come.
+    /// Fails every call and ends every gather, those in flight and those to come.
     pub(super) fn end(&self, reason: EndReason) {
-        let (calls, last) = {
+        let (calls, gathers, last) = {
             let mut table = self.table();
             if table.ended.is_some() {
                 return;
             }
             table.ended = Some(reason.clone());
             self.has_ended.store(true, Ordering::Relaxed);
-            (std::mem::take(&mut table.calls), table.last)
+            let calls = std::mem::take(&mut table.calls);
+            (calls, std::mem::take(&mut table.gathers), table.last)
         };
         for (id, pending) in calls {
             let mut error = reason.error();
@@ -275,6 +330,9 @@ impl InFlight {
                 error = error.not_executed();
             }
             let _ = pending.sender.send(Err(error)); // The call may be over.
+        }
+        for gather in gathers.into_values() {
+            gather.end(reason.error());
         }
     }
 

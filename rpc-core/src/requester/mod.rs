@@ -3,9 +3,12 @@
 mod cancel;
 mod dropped;
 mod errors;
+mod gathering;
+mod gathers;
 mod health;
 mod in_flight;
 mod replies;
+mod topics;
 
 use std::sync::Arc;
 
@@ -19,9 +22,12 @@ use self::cancel::Canceller;
 pub(crate) use self::dropped::DropCounter;
 pub use self::dropped::DroppedReplies;
 pub(crate) use self::errors::{not_sent, refused};
+pub(crate) use self::gathering::{GatherOptions, Gathering};
+pub(crate) use self::gathers::Answer;
 use self::health::ChannelHealth;
 use self::in_flight::EndReason;
 pub(crate) use self::in_flight::{InFlight, SentMessage, Waiter};
+use self::topics::Topics;
 use crate::batching::{BatchPublisher, UnansweredMessage};
 use crate::error::RpcError;
 use crate::names::REPLY_QUEUE_PREFIX;
@@ -45,6 +51,8 @@ pub(crate) struct Requester {
     /// The runtime that opened the connection. Callers may be in other runtimes.
     runtime: Handle,
     pub(crate) canceller: Canceller,
+    /// Channel for messages to topics.
+    topics: Arc<Topics>,
     /// Channel for requests that are not confirmed, and for replies.
     pub(crate) channel: Arc<dyn Channel>,
     /// Channel for confirmed requests.
@@ -71,8 +79,10 @@ impl Requester {
             deliveries,
             channel.returns(),
         )));
+        let topics = Arc::new(Topics::new(link.clone()));
         Ok(Arc::new(Self {
-            canceller: Canceller::start(link.clone(), reply_to.clone(), user_id.clone()),
+            canceller: Canceller::start(topics.clone(), reply_to.clone(), user_id.clone()),
+            topics,
             runtime: Handle::current(),
             reply_to,
             app_id,

@@ -12,7 +12,7 @@ use super::errors::unroutable;
 use super::in_flight::{EndReason, InFlight};
 use crate::batching;
 use crate::transport::{Deliveries, Message};
-use crate::wire;
+use crate::wire::{self, Origin};
 
 /// Longest batch of replies that is unpacked, in bytes. A server of this crate begins another batch after 64 KiB, so one
 /// reply with large headers may still be added.
@@ -70,8 +70,9 @@ pub(super) async fn receive(
 fn dispatch(in_flight: &InFlight, mut message: Message) {
     if !batching::is_batch(&message) {
         let correlation_id = message.correlation_id.take();
+        let origin = Origin::take(&mut message);
         let result = wire::result_from_reply(message);
-        return in_flight.complete(correlation_id.as_deref(), result);
+        return in_flight.complete_from(correlation_id.as_deref(), origin, result);
     }
     if message.body.len() > MAX_BATCH_LEN {
         let len = message.body.len();

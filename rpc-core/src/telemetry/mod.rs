@@ -4,7 +4,9 @@
 //!
 //! # Spans
 //!
-//! Each call has a span on the client's side, from its `.await` to its outcome, which includes all attempts and layers. Each request
+//! Each call has a span on the client's side, from its `.await` to its outcome, which includes all attempts and layers. The span of a call
+//! to [all instances](crate::Call::to_all_instances) lasts from `send` to the end of the answers: its outcome is `result`, unless an error
+//! ends the answers as a whole. Each request
 //! that runs has a span on the server's side, around the layers and the handler. They are `tracing` spans of level `INFO` with the
 //! targets `rpc_core::client` and `rpc_core::server`. Without a subscriber, or with one that filters out these targets, a span costs a
 //! comparison.
@@ -54,7 +56,7 @@
 //!
 //! | name | type | labels | |
 //! |---|---|---|---|
-//! | `rpc.client.call.duration` | histogram, seconds | method, outcome | calls, from `.await` to outcome; the count is the number of calls, except calls whose arguments could not be encoded |
+//! | `rpc.client.call.duration` | histogram, seconds | method, outcome | calls, from `.await` to outcome, or from `send` to the last answer of all instances; the count is the number of calls, except calls whose arguments could not be encoded |
 //! | `rpc.client.active_calls` | gauge | method | calls in flight |
 //! | `rpc.client.retries` | counter | method | attempts after the first |
 //! | `rpc.client.dropped_replies` | counter | `reason`: `late`, `foreign` or `malformed` | replies that no call waited for: see [`DroppedReplies`](crate::DroppedReplies). `late` includes the faults that servers send to calls that have ended |
@@ -165,15 +167,29 @@ impl Observed {
         call: impl Future<Output = Result<Response, RpcError>>,
     ) -> Result<Response, RpcError> {
         let outcome = call.instrument(self.span.clone()).await;
-        self.status = match &outcome {
+        self.status = self.status_of(&outcome);
+        outcome
+    }
+
+    fn status_of(&self, outcome: &Result<Response, RpcError>) -> &'static str {
+        match outcome {
             Ok(response) if response.is_error() => "error",
             Ok(_) => "result",
             Err(error) => match self.side {
                 Side::Client => error.kind().as_str(),
                 Side::Server => error.kind().fault_code(),
             },
-        };
-        outcome
+        }
+    }
+
+    /// Records that the call goes on after its response. Until [`ended`](Self::ended), it counts as dropped.
+    pub(crate) fn goes_on(&mut self) {
+        self.status = "dropped";
+    }
+
+    /// Records the end of a call to all instances: a result, unless something else ended it.
+    pub(crate) fn ended(&mut self, outcome: Option<&Result<Response, RpcError>>) {
+        self.status = outcome.map_or("result", |outcome| self.status_of(outcome));
     }
 
     /// Records that the client could not decode the reply.

@@ -4,17 +4,19 @@
 
 mod checks;
 mod notice;
+mod question;
 mod redelivery;
 mod reply;
 mod request;
 
 pub(crate) use self::checks::{check_headers, check_size, unreadable};
 pub(crate) use self::notice::{CancelNotice, cancel_topic};
+pub(crate) use self::question::{Question, all_topic, instances_topic};
 pub(crate) use self::redelivery::{
     History, dead_letter, is_expired, made_to_fit, redirected, remove_forged_counts, revive,
 };
 pub(crate) use self::reply::{
-    Execution, check_reply, reply_from_result, result_from_parts, result_from_reply,
+    Execution, Origin, check_reply, reply_from_result, result_from_parts, result_from_reply,
 };
 pub(crate) use self::request::{
     DeliveryFacts, MessageSettings, correlation_id, message_from_request, parse_correlation_id,

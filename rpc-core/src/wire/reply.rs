@@ -10,9 +10,12 @@ use super::checks::{check_headers, check_size, unreadable};
 use crate::codec::{self, ContentType};
 use crate::deadline;
 use crate::error::{ErrorKind, RpcError};
-use crate::headers::Headers;
+use crate::headers::{HeaderValue, Headers};
 use crate::message::{Outcome, Response};
-use crate::names::{ERROR, EXECUTED_HEADER, FAULT, REDELIVERED_HEADER, RESULT, TIME_HEADER};
+use crate::names::{
+    ERROR, EXECUTED_HEADER, FAULT, INSTANCE_HEADER, MAX_NAME, REDELIVERED_HEADER, RESULT,
+    TIME_HEADER,
+};
 use crate::transport::{Content, Message};
 
 /// Knowledge of a server about the execution of a request that it answers with a fault.
@@ -105,6 +108,35 @@ pub(crate) fn reply_from_result(
         }
     }
     reply
+}
+
+/// Sender of a reply that says so: one of the instances that a request went to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Id of the instance: 1 to 255 bytes.
+    pub(crate) instance: SmolStr,
+    /// Private queue of the instance, if the reply names one.
+    pub(crate) private_queue: Option<SmolStr>,
+}
+
+impl Origin {
+    /// Takes the origin out of a reply. Returns `None` if the reply has none, or one that is malformed.
+    pub(crate) fn take(reply: &mut Message) -> Option<Box<Self>> {
+        // Nearly every reply ends here.
+        if reply.headers.is_empty() {
+            return None;
+        }
+        let HeaderValue::String(instance) = reply.headers.remove(INSTANCE_HEADER)? else {
+            return None;
+        };
+        let fits = (1..=MAX_NAME).contains(&instance.len());
+        fits.then(|| {
+            Box::new(Self {
+                instance: instance.into(),
+                private_queue: reply.reply_to.take(),
+            })
+        })
+    }
 }
 
 /// Reads a reply.
@@ -274,6 +306,33 @@ mod tests {
         let mut error = result_from_reply(message).unwrap_err();
         let deadline::ServerClock { ahead_millis } = error.take_source().unwrap();
         assert!((55_000..=60_000).contains(&ahead_millis), "{ahead_millis}");
+    }
+
+    #[test]
+    fn the_instance_is_taken_out_of_a_reply() {
+        let reply = |instance: HeaderValue| {
+            let mut message = Message::from(Content {
+                reply_to: Some("rpc.instance.a.b".into()),
+                ..Content::default()
+            });
+            message.headers.insert("rpc-instance", instance);
+            message.headers.insert("tenant", "x");
+            message
+        };
+        let mut message = reply("a".into());
+        let origin = Origin::take(&mut message).unwrap();
+        assert_eq!(&*origin.instance, "a");
+        assert_eq!(origin.private_queue.as_deref(), Some("rpc.instance.a.b"));
+        let response = result_from_reply(message).unwrap();
+        assert_eq!(response.headers.iter().count(), 1);
+        let longest = "x".repeat(255);
+        assert!(Origin::take(&mut reply(longest.clone().into())).is_some());
+        for malformed in [(longest + "x").into(), "".into(), 7.into()] {
+            let mut message = reply(malformed);
+            assert_eq!(Origin::take(&mut message), None);
+            assert_eq!(message.headers.get("rpc-instance"), None);
+        }
+        assert_eq!(Origin::take(&mut Message::default()), None);
     }
 
     #[cfg(feature = "json")]

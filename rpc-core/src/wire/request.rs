@@ -159,6 +159,7 @@ pub(crate) fn request_from_message(
             cancellation: facts.cancellation,
         })),
         span: Span::none(),
+        answers: None,
     })))
 }
 

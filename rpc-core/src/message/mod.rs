@@ -1,5 +1,7 @@
 //! Requests and responses as layers see them: method, metadata and an encoded body.
 
+mod answer_slot;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use smol_str::SmolStr;
 use tokio::time::Instant;
 use tracing::Span;
 
+pub(crate) use self::answer_slot::{AnswerSlot, AnswerStream};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::deadline::Deadline;
@@ -49,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) delivery: Option<Box<DeliveryInfo>>,
     /// Span of the call, for fields that are known when the request is published.
     pub(crate) span: Span,
+    /// Present on the client's side of a call to all instances.
+    pub(crate) answers: Option<AnswerSlot>,
 }
 
 /// A function from a MessagePack body to one of another content type, given the names of the arguments.
@@ -104,6 +109,7 @@ impl Request {
             recode: Some(recode),
             delivery: None,
             span: Span::none(),
+            answers: None,
         }))
     }
 
@@ -271,6 +277,12 @@ impl Response {
             headers: Headers::new(),
             body,
         }
+    }
+
+    /// Returns the response of a call without a reply of its own: nil in MessagePack.
+    pub(crate) fn empty() -> Self {
+        let nil = Bytes::from_static(&[0xc0]);
+        Self::new(Outcome::Result, ContentType::MessagePack, nil)
     }
 
     /// Encodes a handler's value or error.
