@@ -7,7 +7,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 broker := $(CARGO) run --package rpc-tests --features broker --bin broker --
 # Features of rpc-core. Each one must compile without the others.
-features := amqp json metrics opentelemetry tls
+features := amqp json metrics opentelemetry schema tls
 rust_version := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## List the targets

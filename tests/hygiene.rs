@@ -284,6 +284,7 @@ pub mod colliding_types {
     types! {
         String Client Call Request Response Future Vec Arc Box Context Stub Service Method Dispatcher Dispatch Duration
         Pin Poll PhantomData Send Sync Into From Clone_ Serialize_ Deserialize_ RpcError CallError RpcService Awaited S H T
+        TypeInfo ServiceInfo ServiceClient DescribedType DescribedMethod DescribedArgument Probe Undescribed Direction JsonSchema
         S1 H1 A C F E Handler_ core std
     }
 
@@ -404,6 +405,7 @@ macro_rules! colliding_methods {
 colliding_methods! {
     new clone client request call run self_ stub fmt deref into_future poll_ready timeout header queue service handler
     dispatcher accept method main default drop from eq as_ref borrow to_owned type_id r#async unknown_method arguments_of
+    service_info types schema accepts_missing describe with_version version
 }
 
 impl CollidingMethods for Calculator {

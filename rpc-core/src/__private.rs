@@ -1,13 +1,14 @@
 //! Everything that generated code names. Not part of the public API: it may change with any version.
 pub use std::string::String;
 pub use std::sync::Arc;
+pub use std::vec::Vec;
 
 pub use serde;
 pub use tower_service;
 
 pub use crate::definition::{Method, Service};
 pub use crate::generated::{
-    Dispatcher, DispatcherInfo, FromContext, Handler, Invocation, NotResult, Probe, Return, Route,
-    Signature, Stub, Unsendable, check_argument, check_context, check_is_plain, check_return,
-    unnamed,
+    DescribedArgument, DescribedMethod, DescribedType, Dispatcher, DispatcherInfo, FromContext,
+    Handler, Invocation, NotResult, Probe, Return, Route, Signature, Stub, Undescribed, Unsendable,
+    check_argument, check_context, check_is_plain, check_return, describe_client, unnamed,
 };

@@ -10,6 +10,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Method {
     pub(crate) name: &'static str,
+    docs: &'static [&'static str],
     pub(crate) arguments: &'static [&'static str],
     /// The method's queue, or `None` if its requests go to the service's queue.
     pub(crate) queue: Option<&'static str>,
@@ -28,6 +29,7 @@ impl Method {
     pub const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
         Self {
             name,
+            docs: &[],
             arguments,
             queue: None,
             timeout: None,
@@ -38,6 +40,13 @@ impl Method {
             persistent: false,
             priority: None,
         }
+    }
+
+    /// Sets the doc comment: the texts of the `#[doc]` attributes, in order.
+    #[must_use]
+    pub const fn docs(mut self, docs: &'static [&'static str]) -> Self {
+        self.docs = docs;
+        self
     }
 
     /// Sets the queue of the method's requests. Default: the service's queue.
@@ -95,6 +104,11 @@ impl Method {
         self.priority = Some(priority);
         self
     }
+
+    /// Returns the doc comment.
+    pub(crate) fn doc_comment(&self) -> Option<String> {
+        doc_comment(self.docs)
+    }
 }
 
 /// Definition of a service, made from a trait.
@@ -103,6 +117,8 @@ pub struct Service {
     pub(crate) name: &'static str,
     pub(crate) queue: &'static str,
     pub(crate) methods: &'static [&'static Method],
+    pub(crate) version: Option<&'static str>,
+    docs: &'static [&'static str],
 }
 
 impl Service {
@@ -117,7 +133,28 @@ impl Service {
             name,
             queue,
             methods,
+            version: None,
+            docs: &[],
         }
+    }
+
+    /// Sets the version. Default: none.
+    #[must_use]
+    pub const fn version(mut self, version: Option<&'static str>) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Sets the doc comment: the texts of the `#[doc]` attributes, in order.
+    #[must_use]
+    pub const fn docs(mut self, docs: &'static [&'static str]) -> Self {
+        self.docs = docs;
+        self
+    }
+
+    /// Returns the doc comment.
+    pub(crate) fn doc_comment(&self) -> Option<String> {
+        doc_comment(self.docs)
     }
 
     /// Returns the method with this name. Without a name, returns the only method or the default method.
@@ -142,6 +179,24 @@ impl Service {
         let mut methods = self.methods.iter();
         methods.position(|own| std::ptr::eq(*own, method))
     }
+}
+
+/// Joins the texts of `#[doc]` attributes. Each line of a comment begins with a space, which is not part of the text. The lines of an
+/// included file need not begin with one.
+fn doc_comment(texts: &[&str]) -> Option<String> {
+    let mut lines = Vec::new();
+    for text in texts {
+        let indented = text
+            .lines()
+            .all(|line| line.is_empty() || line.starts_with(' '));
+        let width = usize::from(indented);
+        // An empty text has no lines, and is an empty line of the comment.
+        lines.extend(text.lines().map(|line| line.get(width..).unwrap_or("")));
+        lines.extend(text.is_empty().then_some(""));
+    }
+    let joined = lines.join("\n");
+    let docs = joined.trim_matches('\n').trim_end();
+    (!docs.is_empty()).then(|| docs.to_owned())
 }
 
 /// Names of a service's queues in one deployment.
@@ -239,6 +294,25 @@ mod tests {
         assert_eq!(three.resolve(None).map(|m| m.name), Some("sum"));
         assert_eq!(three.resolve(Some("sub")).map(|m| m.name), Some("sub"));
         assert_eq!(three.resolve(Some("mul")).map(|m| m.name), None);
+    }
+
+    #[test]
+    fn docs_are_the_text_of_the_comment() {
+        let method = |docs| Method::new("get", &[]).docs(docs).doc_comment();
+        assert_eq!(
+            method(&[" Gets.", "", "   indented", " last "]).as_deref(),
+            Some("Gets.\n\n  indented\nlast")
+        );
+        assert_eq!(
+            method(&["# File\n\n - item\n"]).as_deref(),
+            Some("# File\n\n - item")
+        );
+        assert_eq!(
+            method(&["\n Block\n comment\n "]).as_deref(),
+            Some("Block\ncomment")
+        );
+        assert_eq!(method(&[]), None);
+        assert_eq!(method(&["", " "]), None);
     }
 
     #[test]

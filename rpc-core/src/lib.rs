@@ -209,6 +209,7 @@
 //! | `json` | yes | JSON requests and replies, and the plain mode |
 //! | `metrics` | no | metrics of calls through the `metrics` facade: see [`telemetry`] |
 //! | `opentelemetry` | no | OpenTelemetry spans for calls, through `tracing-opentelemetry` |
+//! | `schema` | no | JSON Schemas in descriptions of services, through schemars, and comparison of contracts by them: see [`guide::services`] |
 //! | `tls` | yes | `amqps://` URLs if `amqp` is on, through rustls with ring and the platform's root certificates |
 //!
 //! A crate that only declares services depends on `rpc-core` with `default-features = false`, and on no AMQP client. The programs enable the

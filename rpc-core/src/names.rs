@@ -215,5 +215,7 @@ mod tests {
         assert_eq!(macro_names::BROKER_QUEUE_PREFIX, BROKER_QUEUE_PREFIX);
         assert_eq!(macro_names::MAX_NAME, MAX_NAME);
         assert_eq!(macro_names::MAX_QUEUE_NAME, MAX_QUEUE_NAME);
+        assert_eq!(macro_names::SERVICE_TOPIC_PREFIX, SERVICE_TOPIC_PREFIX);
+        assert_eq!(macro_names::MAX_SERVICE_NAME, MAX_SERVICE_NAME);
     }
 }

@@ -5,7 +5,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{AttrStyle, Attribute, Meta, Path};
+use syn::{AttrStyle, Attribute, Expr, Meta, Path};
 
 use crate::parse::split_at_commas;
 
@@ -84,6 +84,19 @@ pub(crate) fn is_documented(attributes: &[Attribute]) -> bool {
     attributes
         .iter()
         .any(|attribute| kind(&attribute.meta) == Kind::Text)
+}
+
+/// Returns the texts of the doc comment, also expressions such as `include_str!(…)`, without those inside `cfg_attr`.
+pub(crate) fn texts(attributes: &[Attribute]) -> Vec<&Expr> {
+    let outer = attributes
+        .iter()
+        .filter(|attribute| matches!(attribute.style, AttrStyle::Outer));
+    outer
+        .filter_map(|attribute| match &attribute.meta {
+            Meta::NameValue(pair) if kind(&attribute.meta) == Kind::Text => Some(&pair.value),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Returns the path of an `#[rpc]` inside `cfg_attr`, which a macro cannot evaluate.

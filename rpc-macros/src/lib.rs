@@ -71,9 +71,10 @@ use proc_macro::TokenStream;
 ///
 /// | option | meaning | default |
 /// |---|---|---|
-/// | `name = "…"` | the service's name | the trait's identifier |
+/// | `name = "…"` | the service's name; at most 241 bytes | the trait's identifier |
 /// | `queue = "…"` | the request queue; its name has at most 244 bytes | `rpc.` and the name |
 /// | `timeout = "2s"` | the timeout of calls, unless the method or the call sets one: a whole number and `ms`, `s`, `m` or `h` | the client's, 30 seconds |
+/// | `version = "…"` | the service's version, which descriptions of instances name | the version of the crate that the trait is in |
 /// | `crate = "…"` | the path to `rpc_core` if another crate exports it | `::rpc_core`, or its new name if `Cargo.toml` renames it |
 ///
 /// # Options of a method
@@ -132,12 +133,14 @@ use proc_macro::TokenStream;
 ///   - `with_queue(queue)` sends requests to this queue instead of the trait's. Methods with a separate queue keep their queue.
 ///   - `with_queue_prefix(prefix)` puts the prefix before the name of every queue. Deployments with different prefixes can
 ///     share a broker.
+///   - It implements `instances::ServiceClient`, which gives the contract that it was compiled with.
 ///   - Each method of the trait takes `&self` and returns a `Call`. Awaiting the call gives `Result<T, RpcError>` if the method
 ///     returns `T`, and `Result<T, CallError<E>>` if it returns `Result<T, E>`.
 /// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and implements `Dispatch` and
 ///   `tower_service::Service<Request>` if `H: Fib`:
 ///   - `FibDispatcher::new(handler)` takes a handler, `FibDispatcher::from(arc)` a handler that the program shares.
 ///   - `with_queue(queue)` and `with_queue_prefix(prefix)` serve the queues of clients with the same settings.
+///   - `with_version(version)` replaces the trait's version in descriptions.
 ///   - `with_queue_options(options)` declares the queues with these options.
 ///
 /// For `trait Store<T>` the structs are `StoreClient<T, S = Client>` and `StoreDispatcher<T, H>`. If a method is called

@@ -12,6 +12,9 @@ pub(crate) const METHOD_PREFIX: &str = "rpc.";
 /// Prefix of the topics of cancel notices. The queue's name follows.
 pub(crate) const CANCEL_TOPIC_PREFIX: &str = "rpc.cancel.";
 
+/// Prefix of the topics of questions to the instances of a service. The service's name follows.
+pub(crate) const SERVICE_TOPIC_PREFIX: &str = "rpc.instances.";
+
 /// Prefix of the names of queues that AMQP reserves for brokers.
 pub(crate) const BROKER_QUEUE_PREFIX: &str = "amq.";
 
@@ -20,3 +23,6 @@ pub(crate) const MAX_NAME: usize = 255;
 
 /// The longest name of a request queue, in bytes: the topic of its cancel notices must fit into [`MAX_NAME`].
 pub(crate) const MAX_QUEUE_NAME: usize = MAX_NAME - CANCEL_TOPIC_PREFIX.len();
+
+/// The longest name of a service, in bytes: the topic of questions to its instances must fit into [`MAX_NAME`].
+pub(crate) const MAX_SERVICE_NAME: usize = MAX_NAME - SERVICE_TOPIC_PREFIX.len();

@@ -1,5 +1,6 @@
 //! The embedded broker (`memory:`) passes the suite of behaviour that all transports share (`tests/suite`), and calls keep
-//! their promises under injected faults in paused time (`chaos`, `coalescing`, `gathering`, `hooks`, `instances`).
+//! their promises under injected faults in paused time (`chaos`, `coalescing`, `gathering`, `hooks`, `instances`). `descriptions` needs no
+//! broker at all.
 //!
 //! ```text
 //! cargo test -p rpc-tests --test memory
@@ -9,6 +10,7 @@
 
 mod chaos;
 mod coalescing;
+mod descriptions;
 mod gathering;
 mod hooks;
 mod instances;

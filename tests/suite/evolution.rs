@@ -1,10 +1,13 @@
 //! A contract that changes while it is in use: old clients call new servers, and new clients call old servers.
 //!
 //! `rpc_core::guide::evolution` has a table of these changes. The test of each change shows that its entry is right, in
-//! MessagePack and in JSON.
+//! MessagePack and in JSON. Each test also compares the two contracts, and shows that the judgement is right: a change that is judged compatible
+//! works for all values. The reverse does not hold where a comment says so.
 
-use rpc_core::{CallError, ErrorKind, RpcError, rpc};
+use rpc_core::instances::{Contract, ServiceClient, ServiceInfo};
+use rpc_core::{CallError, Dispatch, ErrorKind, RpcError, rpc};
 use rpc_tests::unique_queue;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{client, client_builder, start};
@@ -50,24 +53,24 @@ mod old {
         async fn run_once() -> u64;
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) struct Item {
         pub(super) name: String,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(super) struct StrictItem {
         pub(super) name: String,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) enum Colour {
         Red,
     }
 
     /// An enum made to grow: unknown variants become `Other`.
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(tag = "kind")]
     pub(super) enum Refusal {
         Closed,
@@ -76,7 +79,7 @@ mod old {
     }
 
     /// An enum made to grow by variants without fields.
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) enum Shade {
         Dark,
         #[serde(other)]
@@ -265,26 +268,26 @@ mod new {
         }
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) struct Item {
         pub(super) name: String,
         #[serde(default)]
         pub(super) price: u64,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) struct RequiredItem {
         pub(super) name: String,
         pub(super) price: u64,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) enum Colour {
         Red,
         Green,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(tag = "kind")]
     pub(super) enum Refusal {
         Closed,
@@ -295,7 +298,7 @@ mod new {
         Other,
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     pub(super) enum Shade {
         Dark,
         Light,
@@ -491,6 +494,44 @@ fn call_failure<T: std::fmt::Debug, E: std::fmt::Debug>(
     }
 }
 
+/// Judgement about one method.
+#[derive(Debug, PartialEq)]
+enum Judged {
+    Same,
+    Compatible,
+    Incompatible,
+}
+use Judged::{Compatible, Incompatible, Same};
+
+/// The contract that a dispatcher serves in a deployment.
+fn served(dispatcher: &impl Dispatch) -> ServiceInfo {
+    dispatcher.dispatcher().describe()
+}
+
+/// Compares both contracts and returns the judgements about a method: for the old client on the new server, and for the new client on the
+/// old server.
+fn judged(method: &str) -> [Judged; 2] {
+    let old = old::ShopDispatcher::new(old::Handler).with_queue_prefix("old-");
+    let new = new::ShopDispatcher::new(new::Handler).with_queue_prefix("new-");
+    let judge = |client: ServiceInfo, served: ServiceInfo| {
+        let contract = client.compare(&served);
+        let differences = contract.differences().iter();
+        let own: Vec<bool> = differences
+            .filter(|difference| difference.method.as_deref() == Some(method))
+            .map(|difference| difference.compatible)
+            .collect();
+        match (own.is_empty(), own.contains(&false)) {
+            (true, _) => Same,
+            (_, true) => Incompatible,
+            (_, false) => Compatible,
+        }
+    };
+    [
+        judge(old::ShopClient::<()>::service_info(), served(&new)),
+        judge(new::ShopClient::<()>::service_info(), served(&old)),
+    ]
+}
+
 const BAD_REQUEST: (ErrorKind, bool) = (ErrorKind::BadRequest, false);
 const UNKNOWN_METHOD: (ErrorKind, bool) = (ErrorKind::UnknownMethod, false);
 /// The dangerous failure: the handler has run, and its caller cannot read the reply.
@@ -504,6 +545,7 @@ async fn adding_an_argument_with_a_default_is_safe() {
         assert_eq!(pair.new_on_old.add_with_default(1, 2).await.unwrap(), 1);
     })
     .await;
+    assert_eq!(judged("add_with_default"), [Compatible, Compatible]);
 }
 
 #[tokio::test]
@@ -513,6 +555,7 @@ async fn adding_an_optional_argument_is_safe() {
         assert_eq!(pair.new_on_old.add_optional(1, Some(2)).await.unwrap(), 1);
     })
     .await;
+    assert_eq!(judged("add_optional"), [Compatible, Compatible]);
 }
 
 #[tokio::test]
@@ -522,6 +565,7 @@ async fn adding_any_other_argument_breaks_old_clients() {
         assert_eq!(pair.new_on_old.add_required(1, 2).await.unwrap(), 1);
     })
     .await;
+    assert_eq!(judged("add_required"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -531,6 +575,7 @@ async fn removing_an_argument_is_safe_for_old_clients_only() {
         assert_eq!(failure(pair.new_on_old.remove(1).await), BAD_REQUEST);
     })
     .await;
+    assert_eq!(judged("remove"), [Compatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -543,6 +588,7 @@ async fn removing_an_optional_argument_is_safe() {
         assert_eq!(pair.new_on_old.remove_optional(1).await.unwrap(), 1001);
     })
     .await;
+    assert_eq!(judged("remove_optional"), [Compatible, Compatible]);
 }
 
 #[tokio::test]
@@ -552,6 +598,7 @@ async fn reordering_arguments_is_safe() {
         assert_eq!(pair.new_on_old.reorder(2, 1).await.unwrap(), 12);
     })
     .await;
+    assert_eq!(judged("reorder"), [Same, Same]);
 }
 
 #[tokio::test]
@@ -575,6 +622,13 @@ async fn renaming_an_argument_is_safe_if_its_name_on_the_wire_stays() {
         assert_eq!(failure(outcome), BAD_REQUEST);
     })
     .await;
+    assert_eq!(judged("rename_argument_kept"), [Same, Same]);
+    assert_eq!(judged("rename_argument"), [Incompatible, Incompatible]);
+    // A contract does not show aliases.
+    assert_eq!(
+        judged("rename_argument_alias"),
+        [Incompatible, Incompatible]
+    );
 }
 
 #[tokio::test]
@@ -587,6 +641,9 @@ async fn renaming_a_method_is_safe_if_its_name_on_the_wire_stays() {
         assert_eq!(failure(pair.new_on_old.behavior().await), UNKNOWN_METHOD);
     })
     .await;
+    assert_eq!(judged("colour"), [Same, Same]);
+    assert_eq!(judged("behaviour"), [Incompatible, Compatible]);
+    assert_eq!(judged("behavior"), [Compatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -598,6 +655,7 @@ async fn an_added_method_is_unknown_to_old_servers() {
     // The method has a default body, so no handler had to change.
     let client = new::ShopClient::new(new::ShopDispatcher::new(new::Handler));
     assert_eq!(client.added(2).await.unwrap(), 4);
+    assert_eq!(judged("added"), [Compatible, Incompatible]);
 }
 
 /// Two versions of a trait that state the same methods in different order.
@@ -664,6 +722,8 @@ async fn widening_an_integer_is_safe_for_the_values_that_fit_into_both() {
         assert_eq!(failure(pair.new_on_old.make_signed(-1).await), BAD_REQUEST);
     })
     .await;
+    assert_eq!(judged("widen"), [Incompatible, Incompatible]);
+    assert_eq!(judged("make_signed"), [Compatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -672,8 +732,13 @@ async fn changing_an_integer_to_a_float_breaks_readers_of_the_integer() {
         // Servers read an integer as a float: the handler has run.
         assert_eq!(failure(pair.old_on_new.make_float(1).await), BAD_REPLY);
         assert_eq!(failure(pair.new_on_old.make_float(1.0).await), BAD_REQUEST);
+        let outcome = pair.old_on_new.make_result_float().await;
+        assert_eq!(failure(outcome), BAD_REPLY);
+        assert_eq!(pair.new_on_old.make_result_float().await.unwrap(), 1.0);
     })
     .await;
+    assert_eq!(judged("make_float"), [Incompatible, Incompatible]);
+    assert_eq!(judged("make_result_float"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -686,6 +751,7 @@ async fn making_an_argument_optional_is_safe_while_it_is_some() {
         assert_eq!(failure(missing), BAD_REQUEST);
     })
     .await;
+    assert_eq!(judged("make_argument_optional"), [Compatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -701,6 +767,7 @@ async fn making_a_result_optional_is_safe_while_it_is_some() {
         assert_eq!(result.unwrap(), Some(1));
     })
     .await;
+    assert_eq!(judged("make_result_optional"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -720,6 +787,7 @@ async fn adding_a_field_with_a_default_to_a_result_is_safe() {
         );
     })
     .await;
+    assert_eq!(judged("grow_struct"), [Compatible, Compatible]);
 }
 
 #[tokio::test]
@@ -730,6 +798,10 @@ async fn adding_any_other_field_to_a_result_breaks_new_clients() {
         assert_eq!(failure(outcome), BAD_REPLY);
     })
     .await;
+    assert_eq!(
+        judged("grow_struct_with_required"),
+        [Compatible, Incompatible]
+    );
 }
 
 #[tokio::test]
@@ -742,6 +814,7 @@ async fn a_struct_that_denies_unknown_fields_cannot_grow() {
         pair.new_on_old.grow_strict_struct().await.unwrap();
     })
     .await;
+    assert_eq!(judged("grow_strict_struct"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -751,6 +824,7 @@ async fn a_tuple_cannot_grow() {
         assert_eq!(failure(pair.new_on_old.grow_tuple().await), BAD_REPLY);
     })
     .await;
+    assert_eq!(judged("grow_tuple"), [Incompatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -771,6 +845,8 @@ async fn old_clients_cannot_read_an_added_variant() {
         assert_eq!(error.app(), Some(&new::Colour::Red));
     })
     .await;
+    assert_eq!(judged("grow_enum"), [Incompatible, Compatible]);
+    assert_eq!(judged("grow_error"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -792,6 +868,10 @@ async fn a_catch_all_variant_lets_an_enum_grow() {
         assert_eq!(shade, new::Shade::Dark);
     })
     .await;
+    // A schema shows the catch-all variant as any other.
+    assert_eq!(judged("grow_open_error"), [Incompatible, Compatible]);
+    // The old server may send the catch-all variant, which the new client does not have.
+    assert_eq!(judged("grow_untagged"), [Incompatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -805,6 +885,7 @@ async fn a_method_that_becomes_fallible_is_safe_until_it_fails() {
         assert_eq!(pair.new_on_old.make_fallible(true).await.unwrap(), 1);
     })
     .await;
+    assert_eq!(judged("make_fallible"), [Incompatible, Compatible]);
 }
 
 #[tokio::test]
@@ -818,6 +899,7 @@ async fn a_method_that_becomes_infallible_is_safe_once_servers_do_not_fail() {
         );
     })
     .await;
+    assert_eq!(judged("make_infallible"), [Compatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -827,6 +909,7 @@ async fn a_method_that_returned_unit_cannot_return_a_value() {
         assert_eq!(failure(pair.new_on_old.return_something().await), BAD_REPLY);
     })
     .await;
+    assert_eq!(judged("return_something"), [Incompatible, Incompatible]);
 }
 
 #[tokio::test]
@@ -836,6 +919,7 @@ async fn a_method_can_become_oneway() {
         pair.new_on_old.make_oneway(1).await.unwrap();
     })
     .await;
+    assert_eq!(judged("make_oneway"), [Compatible, Compatible]);
 }
 
 #[tokio::test]
@@ -849,6 +933,10 @@ async fn a_method_can_get_a_queue_of_its_own_if_servers_change_first() {
         assert_eq!(failure(outcome), (ErrorKind::Unroutable, false));
     })
     .await;
+    assert_eq!(
+        judged("move_to_a_queue_of_its_own"),
+        [Compatible, Incompatible]
+    );
 }
 
 #[tokio::test]
@@ -860,4 +948,46 @@ async fn options_that_affect_one_side_alone_can_change() {
         assert_eq!(pair.new_on_old.run_once().await.unwrap(), 1);
     })
     .await;
+    assert_eq!(judged("run_otherwise"), [Same, Same]);
+    assert_eq!(judged("run_once"), [Same, Same]);
+}
+
+#[test]
+fn an_unchanged_contract_is_the_same() {
+    let client = new::ShopClient::<()>::service_info();
+    let dispatcher = new::ShopDispatcher::new(new::Handler).with_queue_prefix("staging.");
+    let served = served(&dispatcher);
+    assert_eq!(client.compare(&served), Contract::Same);
+    assert_eq!(client.contract, served.contract);
+    assert_ne!(
+        client.contract,
+        old::ShopClient::<()>::service_info().contract
+    );
+}
+
+#[test]
+fn the_order_of_methods_is_not_a_part_of_the_contract() {
+    let old = order::old::ClockClient::<()>::service_info();
+    let new = served(&order::new::ClockDispatcher::new(order::new::Noon));
+    let contract = old.compare(&new);
+    let [difference] = contract.differences() else {
+        panic!("{contract:?}");
+    };
+    assert!(contract.is_compatible());
+    assert_eq!(
+        difference.to_string(),
+        "compatible: method 'second': only the instance has the method"
+    );
+}
+
+#[test]
+fn another_service_is_incompatible() {
+    let shop = old::ShopClient::<()>::service_info();
+    let clock = served(&order::new::ClockDispatcher::new(order::new::Noon));
+    let contract = shop.compare(&clock);
+    assert!(!contract.is_compatible());
+    assert_eq!(
+        contract.differences()[0].to_string(),
+        "incompatible: the client calls the service 'Shop', and the instance serves 'Clock'"
+    );
 }

@@ -16,7 +16,8 @@ use crate::codec::{self, ContentType};
 use crate::context::{Context, ExecutionLimit, panic_fault};
 use crate::definition::{Method, Queues, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
-use crate::instances::{self, ServiceInfo};
+use crate::instances::ServiceInfo;
+use crate::instances::description::{DescribedMethod, Side, describe};
 use crate::message::{AnswerSlot, Request, Response};
 use crate::queue::QueueOptions;
 use crate::server::{DispatcherInfo, report_dispatcher};
@@ -29,6 +30,9 @@ const DIRECT: &str = "direct";
 pub trait Route<H> {
     /// Runs the method of an invocation.
     fn route(invocation: Invocation<H>) -> ResponseFuture;
+
+    /// Returns the types of each method, in the order of the definition.
+    fn types() -> Vec<DescribedMethod>;
 }
 
 /// A handler of the service of the dispatcher `D`: a type that implements the trait, so that `D` has a [`Route`] to it.
@@ -44,6 +48,9 @@ pub trait Route<H> {
 pub trait Handler<D>: Sized {
     /// [`Route::route`] of the dispatcher.
     fn route(invocation: Invocation<Self>) -> ResponseFuture;
+
+    /// [`Route::types`] of the dispatcher.
+    fn types() -> Vec<DescribedMethod>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -51,13 +58,20 @@ impl<H, D: Route<H>> Handler<D> for H {
     fn route(invocation: Invocation<H>) -> ResponseFuture {
         D::route(invocation)
     }
+
+    fn types() -> Vec<DescribedMethod> {
+        D::types()
+    }
 }
 
 /// Implementation of a generated dispatcher.
 pub struct Dispatcher<H> {
     handler: Arc<H>,
     route: fn(Invocation<H>) -> ResponseFuture,
+    types: fn() -> Vec<DescribedMethod>,
     definition: &'static Service,
+    /// The version, if it is not the trait's.
+    version: Option<Arc<str>>,
     queues: Queues,
     queue_options: Arc<QueueOptions>,
 }
@@ -71,7 +85,9 @@ impl<H> Dispatcher<H> {
         Self {
             handler: handler.into(),
             route: H::route,
+            types: H::types,
             definition,
+            version: None,
             queues: Queues::of(definition),
             queue_options: Arc::default(),
         }
@@ -98,6 +114,13 @@ impl<H> Dispatcher<H> {
         self
     }
 
+    /// Replaces the trait's version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into().into());
+        self
+    }
+
     /// Clones the implementation of the generated dispatcher `D`.
     #[must_use]
     pub fn clone_within<D>(&self) -> Self {
@@ -105,7 +128,9 @@ impl<H> Dispatcher<H> {
         Self {
             handler: self.handler.clone(),
             route: self.route,
+            types: self.types,
             definition: self.definition,
+            version: self.version.clone(),
             queues: self.queues.clone(),
             queue_options: self.queue_options.clone(),
         }
@@ -166,7 +191,9 @@ impl<H> DispatcherInfo for Dispatcher<H> {
     }
 
     fn describe(&self) -> ServiceInfo {
-        instances::describe(self.definition, &self.queues)
+        let version = self.version.as_deref();
+        let types = (self.types)();
+        describe(self.definition, &self.queues, version, &types, Side::Server)
     }
 }
 

@@ -11,7 +11,10 @@ pub use self::dispatcher::{Dispatcher, Handler, Invocation, Route};
 pub use self::signature::{Signature, Unsendable};
 pub use self::stub::Stub;
 pub use self::types::{
-    FromContext, NotResult, Probe, Return, check_argument, check_context, check_is_plain,
-    check_return, unnamed,
+    FromContext, NotResult, Probe, Return, Undescribed, check_argument, check_context,
+    check_is_plain, check_return, unnamed,
+};
+pub use crate::instances::description::{
+    DescribedArgument, DescribedMethod, DescribedType, describe_client,
 };
 pub use crate::server::DispatcherInfo;

@@ -7,11 +7,12 @@
 use std::marker::PhantomData;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value};
 
 use crate::codec::ContentType;
 use crate::context::Context;
 use crate::error::{CallError, ErrorKind, RpcError};
+use crate::instances::description::Direction;
 use crate::message::{Outcome, Response};
 
 /// A type that can be sent: an argument, a returned value, or an error.
@@ -225,6 +226,69 @@ pub trait NotResult {
 }
 
 impl<T> NotResult for Probe<T> {}
+
+/// Answers of a type about its description, as far as the type has the traits: see [`Probe`].
+impl<T: DeserializeOwned> Probe<T> {
+    /// Returns `true` if serde's derives read a missing field of this type, as for an `Option`.
+    #[must_use]
+    pub fn accepts_missing() -> bool {
+        T::deserialize(Missing).is_ok()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl<T: schemars::JsonSchema> Probe<T> {
+    /// Returns the JSON Schema of the values that the described program writes or reads.
+    #[must_use]
+    pub fn schema(direction: Direction) -> Option<String> {
+        use schemars::generate::SchemaSettings;
+
+        let settings = SchemaSettings::draft2020_12();
+        let settings = match direction {
+            Direction::Sent => settings.for_serialize(),
+            Direction::Received => settings.for_deserialize(),
+        };
+        let schema = settings.into_generator().into_root_schema_for::<T>();
+        serde_json::to_string(&schema).ok()
+    }
+}
+
+/// Answers of types that lack the traits, and of types whose arguments have another form: see [`Probe`].
+pub trait Undescribed {
+    /// `false`: a request has to have an argument of this type.
+    #[must_use]
+    fn accepts_missing() -> bool {
+        false
+    }
+
+    /// `None`: the type has no schema.
+    #[must_use]
+    fn schema(_: Direction) -> Option<String> {
+        None
+    }
+}
+
+impl<T> Undescribed for Probe<T> {}
+
+/// The deserializer of a missing field, as serde's derives have one: only `Option`s and types that are read like them have a value.
+struct Missing;
+
+impl<'de> Deserializer<'de> for Missing {
+    type Error = value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(value::Error::custom("missing"))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_none()
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct newtype_struct seq tuple
+        tuple_struct map struct enum identifier ignored_any
+    }
+}
 
 /// The shape that [`check_is_plain`] accepts.
 #[diagnostic::on_unimplemented(

@@ -3,11 +3,13 @@
 //! Every running server is an *instance*. It answers questions about itself, which [`Client`](crate::Client) asks.
 
 mod asking;
-mod description;
+mod contract;
+pub(crate) mod description;
 mod info;
+mod schema;
 
 pub(crate) use self::asking::{Asking, Entry, ServedContract, Told, contracts};
-pub(crate) use self::description::describe;
+pub use self::contract::{Contract, Difference, ServiceClient};
 pub use self::info::{
     ArgumentInfo, CallInFlight, InstanceInfo, InstanceStats, MethodInfo, MethodKind, MethodStats,
     ServiceInfo, TypeInfo,

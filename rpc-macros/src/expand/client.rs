@@ -5,7 +5,7 @@ use quote::{format_ident, quote};
 use syn::Generics;
 
 use crate::attributes;
-use crate::expand::{messages, parameters, signature};
+use crate::expand::{description, messages, parameters, signature};
 use crate::model::{Method, Service};
 
 /// Returns the struct.
@@ -49,7 +49,8 @@ pub(super) fn impls(service: &Service) -> TokenStream {
     let constructors = constructors(service);
     let methods = methods(service);
     let common = common_traits(service);
-    quote!(#constructors #methods #common)
+    let description = description::client_impl(service, &messages::service_ident());
+    quote!(#constructors #methods #common #description)
 }
 
 fn constructors(service: &Service) -> TokenStream {

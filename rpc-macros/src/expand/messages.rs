@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
+use syn::Attribute;
 
 use crate::attributes;
 use crate::expand::parameters;
@@ -139,7 +140,7 @@ fn depends_on_trait_parameters(service: &Service, method: &Method) -> bool {
 }
 
 /// Returns the `#[serde(…)]` attributes of an argument.
-pub(super) fn serde_attributes(argument: &Argument) -> &[syn::Attribute] {
+pub(super) fn serde_attributes(argument: &Argument) -> &[Attribute] {
     match &argument.role {
         Role::Sent { serde, .. } => serde,
         Role::Context(_) => &[],
@@ -158,6 +159,7 @@ fn method_constant(method: &Method) -> TokenStream {
             Role::Context(_) => None,
         });
     let options = &method.options;
+    let docs = docs(&method.attributes);
     let queue = method.queue.as_ref().map(|queue| quote!(.queue(#queue)));
     let timeout = method
         .timeout_millis
@@ -178,7 +180,7 @@ fn method_constant(method: &Method) -> TokenStream {
         const #ident: &__rpc::__private::Method = {
             // A static, because methods are compared by address.
             static METHOD: __rpc::__private::Method =
-                __rpc::__private::Method::new(#name, &[#(#arguments),*]) #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
+                __rpc::__private::Method::new(#name, &[#(#arguments),*]) #docs #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
             &METHOD
         };
     }
@@ -189,9 +191,16 @@ fn service_constant(service: &Service) -> TokenStream {
         name,
         queue,
         methods,
+        version,
         ..
     } = service;
     let ident = service_ident();
+    let docs = docs(&service.attributes);
+    let version = match version {
+        Some(version) => quote!(::core::option::Option::Some(#version)),
+        // The crate that is compiled: the trait's.
+        None => quote!(::core::option_env!("CARGO_PKG_VERSION")),
+    };
     let methods = methods.iter().map(|method| {
         let conditions = attributes::conditions(&method.attributes);
         let ident = method_ident(method);
@@ -199,6 +208,12 @@ fn service_constant(service: &Service) -> TokenStream {
     });
     quote! {
         const #ident: &__rpc::__private::Service =
-            &__rpc::__private::Service::new(#name, #queue, &[#(#methods),*]);
+            &__rpc::__private::Service::new(#name, #queue, &[#(#methods),*]).version(#version) #docs;
     }
+}
+
+/// Returns the doc comment as a part of a definition.
+fn docs(attributes: &[Attribute]) -> Option<TokenStream> {
+    let texts = attributes::texts(attributes);
+    (!texts.is_empty()).then(|| quote!(.docs(&[#(#texts),*])))
 }

@@ -5,6 +5,7 @@
 //! syntax, and type parameters have names that the trait does not use. So the user's names do not matter.
 
 mod client;
+mod description;
 mod handler;
 mod messages;
 mod parameters;
@@ -27,6 +28,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let hidden = attributes::for_hidden(&service.attributes);
     let messages = messages::items(service);
     let signatures = signature::items(service);
+    let types = description::item(service);
     let client_impls = client::impls(service);
     let dispatcher_impls = server::impls(service);
     let conflicts = service.conflicts.iter().map(compile_error);
@@ -55,11 +57,12 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             #import
             // These traits provide defaults. Inherent items of the same names take precedence.
             #[allow(unused_imports)]
-            use #krate::__private::{NotResult as _, Unsendable as _};
+            use #krate::__private::{NotResult as _, Undescribed as _, Unsendable as _};
 
             #(#conflicts)*
             #messages
             #signatures
+            #types
             #client_impls
             #dispatcher_impls
         };

@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 use crate::attributes;
-use crate::expand::{generated_at, messages, parameters, signature};
+use crate::expand::{description, generated_at, messages, parameters, signature};
 use crate::model::{Execution, Method, Role, Service};
 
 /// Returns the struct.
@@ -87,6 +87,13 @@ fn constructors(service: &Service) -> TokenStream {
             prefix
         )),
     );
+    let versioned = construct(
+        service,
+        &quote!(__rpc::__private::Dispatcher::with_version(
+            self.dispatcher,
+            version
+        )),
+    );
     let queue_docs = format!(
         " Serves this queue instead of `{queue}`.{}",
         messages::about_own_queues(service)
@@ -124,6 +131,12 @@ fn constructors(service: &Service) -> TokenStream {
                 #prefixed
             }
 
+            /// Serves this version of the service, which descriptions of its instances name, instead of the trait's version.
+            #[must_use]
+            #visibility fn with_version(self, version: impl ::core::convert::Into<__rpc::__private::String>) -> Self {
+                #versioned
+            }
+
             /// Declares the queues with these options instead of the default ones.
             #[must_use]
             #visibility fn with_queue_options(self, options: __rpc::QueueOptions) -> Self {
@@ -151,10 +164,15 @@ fn serving(service: &Service) -> TokenStream {
     let shared = quote!(#parameter: ::core::marker::Send + ::core::marker::Sync + 'static);
     let clause = parameters::bounded(&generics, &shared);
     let routes = service.methods.iter().map(|method| route(service, method));
+    let types = description::types(service);
     quote! {
         impl #introduced __rpc::__private::Route<#parameter> for #dispatcher #arguments #route_clause {
             fn route(invocation: __rpc::__private::Invocation<#parameter>) -> __rpc::ResponseFuture {
                 __rpc::__private::Invocation::route(invocation, &[#(#routes),*])
+            }
+
+            fn types() -> __rpc::__private::Vec<__rpc::__private::DescribedMethod> {
+                #types
             }
         }
 

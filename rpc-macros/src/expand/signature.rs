@@ -47,8 +47,26 @@ pub(super) fn awaited(method: &Method) -> TokenStream {
     }
 }
 
+/// Returns the type of the values of replies.
+pub(super) fn value(method: &Method) -> TokenStream {
+    returned(method, &quote!(Value))
+}
+
+/// Returns the type of the service's own errors; `()` if the method has none.
+pub(super) fn error(method: &Method) -> TokenStream {
+    returned(method, &quote!(Error))
+}
+
+fn returned(method: &Method, part: &TokenStream) -> TokenStream {
+    let (output, fallible) = (&method.output, fallible(method));
+    let (first, last) = generated_around(output);
+    let start = quote_spanned!(first=> <);
+    let end = quote_spanned!(last=> ::#part);
+    quote!(#start #output as __rpc::__private::Return<#fallible>> #end)
+}
+
 /// Returns an argument for a const parameter: `true` if the method returns a `Result`.
-fn fallible(method: &Method) -> TokenStream {
+pub(super) fn fallible(method: &Method) -> TokenStream {
     match method.fallibility {
         Fallibility::Never => quote!(false),
         Fallibility::ByName { is_result } => is_result.to_token_stream(),

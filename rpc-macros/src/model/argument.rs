@@ -3,6 +3,7 @@
 use proc_macro2::Ident;
 use quote::ToTokens as _;
 use syn::ext::IdentExt as _;
+use syn::meta::ParseNestedMeta;
 use syn::{Attribute, LitStr, Meta, Pat, PatIdent, PatType, Type, TypeReference};
 
 use crate::attributes;
@@ -87,10 +88,36 @@ impl Argument {
         &self.pattern.ident
     }
 
+    /// Returns the effects of the argument's `#[serde(…)]` on descriptions.
+    pub(crate) fn serde_form(&self) -> SerdeForm {
+        let mut form = SerdeForm::default();
+        if let Role::Sent { serde, .. } = &self.role {
+            each_serde_option(serde, |meta| {
+                let is = |name| meta.path.is_ident(name);
+                form.has_default |= is("default") || is("skip") || is("skip_deserializing");
+                form.is_read_by_function |= is("with") || is("deserialize_with");
+                form.has_own_form |= is("with") || is("deserialize_with") || is("serialize_with");
+                Ok(())
+            });
+        }
+        form
+    }
+
     /// Returns `true` if the type is called `Context`, by any path. The macro cannot know if it is `rpc_core::Context`.
     pub(crate) fn is_called_context(&self) -> bool {
         is_called_context(&self.ty)
     }
+}
+
+/// Effects of `#[serde(…)]` on the description of an argument.
+#[derive(Default)]
+pub(crate) struct SerdeForm {
+    /// A request may leave the argument out, no matter its type.
+    pub(crate) has_default: bool,
+    /// Functions write or read the argument in another form than its type has.
+    pub(crate) has_own_form: bool,
+    /// A function reads the argument. Then serde requires the argument, even if it is an `Option`.
+    pub(crate) is_read_by_function: bool,
 }
 
 fn is_called_context(ty: &Type) -> bool {
@@ -188,23 +215,37 @@ fn wire_name(ident: &Ident, serde: &[Attribute], diagnostics: &mut Diagnostics) 
     name
 }
 
-/// Returns the name in `#[serde(rename = "…")]`. serde reports syntax errors in its attributes.
+/// Returns the name in `#[serde(rename = "…")]`.
 fn renamed(serde: &[Attribute]) -> Option<LitStr> {
     let mut name = None;
+    each_serde_option(serde, |meta| {
+        if meta.path.is_ident("rename") && !meta.input.peek(syn::token::Paren) {
+            name = Some(meta.value()?.parse()?);
+        } else if meta.path.is_ident("rename") {
+            meta.parse_nested_meta(|side| {
+                let text: LitStr = side.value()?.parse()?;
+                // The list of names serves to read the arguments of callers.
+                if side.path.is_ident("deserialize") {
+                    name = Some(text);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+    name
+}
+
+/// Calls a function for each option in `#[serde(…)]`. The function need not parse the option's value. serde reports syntax errors in its
+/// attributes.
+fn each_serde_option(
+    serde: &[Attribute],
+    mut visit: impl FnMut(&ParseNestedMeta<'_>) -> syn::Result<()>,
+) {
     for attribute in serde {
         let _ = attribute.parse_nested_meta(|meta| {
-            if meta.path.is_ident("rename") && !meta.input.peek(syn::token::Paren) {
-                name = Some(meta.value()?.parse()?);
-            } else if meta.path.is_ident("rename") {
-                meta.parse_nested_meta(|side| {
-                    let text: LitStr = side.value()?.parse()?;
-                    // The list of names serves to read the arguments of callers.
-                    if side.path.is_ident("deserialize") {
-                        name = Some(text);
-                    }
-                    Ok(())
-                })?;
-            } else if meta.input.peek(syn::Token![=]) {
+            visit(&meta)?;
+            if meta.input.peek(syn::Token![=]) {
                 let _: syn::Expr = meta.value()?.parse()?;
             } else if meta.input.peek(syn::token::Paren) {
                 let _: proc_macro2::Group = meta.input.parse()?;
@@ -212,5 +253,44 @@ fn renamed(serde: &[Attribute]) -> Option<LitStr> {
             Ok(())
         });
     }
-    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quote::quote;
+    use syn::FnArg;
+
+    fn form(argument: &PatType) -> (bool, bool, bool) {
+        let mut diagnostics = Diagnostics::default();
+        let argument = Argument::check(argument, false, &mut diagnostics).expect("a name");
+        assert_eq!(diagnostics.messages(), Vec::<String>::new());
+        let form = argument.serde_form();
+        (
+            form.has_default,
+            form.has_own_form,
+            form.is_read_by_function,
+        )
+    }
+
+    #[test]
+    fn options_of_serde_affect_the_description() {
+        let typed = |tokens| match syn::parse2(tokens) {
+            Ok(FnArg::Typed(argument)) => form(&argument),
+            _ => panic!("not an argument"),
+        };
+        assert_eq!(typed(quote!(n: u8)), (false, false, false));
+        assert_eq!(
+            typed(quote!(#[serde(rename(deserialize = "m"), alias = "k", default)] n: u8)),
+            (true, false, false)
+        );
+        assert_eq!(
+            typed(quote!(#[serde(default = "five", with = "form")] n: u8)),
+            (true, true, true)
+        );
+        assert_eq!(
+            typed(quote!(#[serde(rename = "m")] #[serde(serialize_with = "write")] n: u8)),
+            (false, true, false)
+        );
+    }
 }

@@ -8,6 +8,6 @@ mod options;
 mod service;
 mod wire_type;
 
-pub(crate) use argument::{Argument, Role};
+pub(crate) use argument::{Argument, Role, SerdeForm};
 pub(crate) use method::{Execution, Fallibility, Method};
 pub(crate) use service::{Conflict, InvalidTrait, Service, is_rewritten, is_supertrait};

@@ -7,7 +7,9 @@ use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::duration::parse_millis;
-use crate::names::{BROKER_QUEUE_PREFIX, MAX_NAME, MAX_QUEUE_NAME, METHOD_PREFIX};
+use crate::names::{
+    BROKER_QUEUE_PREFIX, MAX_NAME, MAX_QUEUE_NAME, MAX_SERVICE_NAME, METHOD_PREFIX,
+};
 use crate::parse::{RawOption, module_path};
 
 /// The place of an option.
@@ -26,6 +28,7 @@ const OPTIONS: &[(&str, &str, &[Level])] = &[
         r#"timeout = "2s""#,
         &[Level::Trait, Level::Method],
     ),
+    ("version", r#"version = "…""#, &[Level::Trait]),
     ("crate", r#"crate = "…""#, &[Level::Trait]),
     ("oneway", "oneway", &[Level::Method]),
     ("blocking", "blocking", &[Level::Method]),
@@ -42,6 +45,7 @@ pub(crate) struct Options {
     pub(crate) name: Option<LitStr>,
     pub(crate) queue: Option<LitStr>,
     pub(crate) timeout_millis: Option<u64>,
+    pub(crate) version: Option<LitStr>,
     pub(crate) krate: Option<Path>,
     pub(crate) oneway: Option<Ident>,
     pub(crate) blocking: Option<Ident>,
@@ -113,6 +117,10 @@ impl Options {
                         .map_err(|message| diagnostics.at(&text, message))
                         .ok()
                 });
+            }
+            "version" => {
+                let text = string(option, usage, diagnostics);
+                self.version = text.filter(|text| is_text(text, "version", diagnostics));
             }
             "crate" => self.krate = path(option, usage, diagnostics),
             "priority" => self.priority = byte(option, usage, diagnostics),
@@ -285,9 +293,14 @@ fn wrong_part(option: &RawOption) -> &dyn ToTokens {
 fn is_name(text: &LitStr, level: Level, diagnostics: &mut Diagnostics) -> bool {
     let name = text.value();
     let len = name.len();
-    if len > MAX_NAME {
-        let message =
-            format!("this name has {len} bytes, and AMQP allows {MAX_NAME}: shorten the name");
+    let message = match level {
+        Level::Trait if len > MAX_SERVICE_NAME => Some(too_long_service(len)),
+        Level::Method if len > MAX_NAME => Some(format!(
+            "this name has {len} bytes, and AMQP allows {MAX_NAME}: shorten the name"
+        )),
+        _ => None,
+    };
+    if let Some(message) = message {
         diagnostics.at(text, message);
         return false;
     }
@@ -296,6 +309,13 @@ fn is_name(text: &LitStr, level: Level, diagnostics: &mut Diagnostics) -> bool {
         return false;
     }
     is_text(text, "name", diagnostics)
+}
+
+/// Describes the length of a service's name that is too long.
+pub(crate) fn too_long_service(len: usize) -> String {
+    format!(
+        "this name has {len} bytes, and at most {MAX_SERVICE_NAME} are allowed, because servers derive a longer name from it: shorten the name"
+    )
 }
 
 fn reserved_method(name: &str) -> String {
@@ -375,6 +395,7 @@ mod tests {
                     name: text,
                     queue,
                     timeout_millis,
+                    version,
                     krate,
                     oneway,
                     blocking,
@@ -388,6 +409,7 @@ mod tests {
                     text.is_some(),
                     queue.is_some(),
                     timeout_millis.is_some(),
+                    version.is_some(),
                     krate.is_some(),
                     oneway.is_some(),
                     blocking.is_some(),
@@ -446,6 +468,13 @@ mod tests {
         assert_eq!(refused(quote!(queue = #queue)), 0);
         let queue = queue + "x";
         assert_eq!(refused(quote!(queue = #queue)), 1);
+    }
+
+    #[test]
+    fn names_of_services_have_at_most_241_bytes() {
+        let refused = |name: String| check(quote!(name = #name), Level::Trait).1.len();
+        assert_eq!(refused("x".repeat(241)), 0);
+        assert_eq!(refused("x".repeat(242)), 1);
     }
 
     #[test]

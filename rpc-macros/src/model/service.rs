@@ -18,7 +18,7 @@ use crate::diagnostics::Diagnostics;
 use crate::model::Method;
 use crate::model::options::{self, Level, Options};
 use crate::model::wire_type::mentions_self;
-use crate::names::{MAX_QUEUE_NAME, QUEUE_PREFIX};
+use crate::names::{MAX_QUEUE_NAME, MAX_SERVICE_NAME, QUEUE_PREFIX};
 use crate::parse;
 
 /// A checked trait.
@@ -33,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) krate: Path,
     pub(crate) name: String,
     pub(crate) queue: String,
+    /// The option `version`.
+    pub(crate) version: Option<String>,
     pub(crate) client: Ident,
     pub(crate) dispatcher: Ident,
     /// The name of the client's additional type parameter. The trait does not use this name.
@@ -94,6 +96,7 @@ impl Service {
             krate,
             queue,
             name,
+            version: options.version.map(|version| version.value()),
             client: format_ident!("{}Client", item.ident),
             dispatcher: format_ident!("{}Dispatcher", item.ident),
             service_parameter: unused("S", &used),
@@ -220,6 +223,11 @@ fn name(
 ) -> String {
     let name = given.map_or_else(|| ident.unraw().to_string(), LitStr::value);
     let queue_len = default_queue(&name).len();
+    // The option `name` is checked already.
+    if given.is_none() && name.len() > MAX_SERVICE_NAME {
+        diagnostics.at(ident, options::too_long_service(name.len()));
+        return name;
+    }
     if in_queue && queue_len > MAX_QUEUE_NAME {
         let message = format!(
             "the queue `{QUEUE_PREFIX}…` of this name would have {}: shorten the name, or write `queue = \"…\"`",

@@ -17,6 +17,17 @@ trait Forms {
     async fn fib(n: u64) -> u64;
 }
 
+#[rpc(version = 1.2)]
+trait Version {
+    async fn fib(n: u64) -> u64;
+}
+
+#[rpc(version = "")]
+trait EmptyVersion {
+    #[rpc(version = "1.2")]
+    async fn fib(n: u64) -> u64;
+}
+
 #[rpc]
 #[rpc(name = "Again")]
 trait Twice {
