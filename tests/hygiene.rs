@@ -405,7 +405,7 @@ macro_rules! colliding_methods {
 colliding_methods! {
     new clone client request call run self_ stub fmt deref into_future poll_ready timeout header queue service handler
     dispatcher accept method main default drop from eq as_ref borrow to_owned type_id r#async unknown_method arguments_of
-    service_info types schema accepts_missing describe with_version version
+    service_info served_info types schema accepts_missing describe with_version version
 }
 
 impl CollidingMethods for Calculator {

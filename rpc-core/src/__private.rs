@@ -10,5 +10,6 @@ pub use crate::definition::{Method, Service};
 pub use crate::generated::{
     DescribedArgument, DescribedMethod, DescribedType, Dispatcher, DispatcherInfo, FromContext,
     Handler, Invocation, NotResult, Probe, Return, Route, Signature, Stub, Undescribed, Unsendable,
-    check_argument, check_context, check_is_plain, check_return, describe_client, unnamed,
+    check_argument, check_context, check_is_plain, check_return, describe_client, describe_server,
+    unnamed,
 };

@@ -182,9 +182,9 @@
 //!
 //! The [`guide`] has one page for each topic: [services](guide::services), [errors](guide::errors),
 //! [deadlines and cancellation](guide::deadlines), [delivery guarantees](guide::delivery), [middleware](guide::middleware),
-//! [observability](guide::observability), [testing](guide::testing), [evolving a contract](guide::evolution),
-//! [credentials and certificates](guide::credentials), [clusters](guide::cluster), [tuning](guide::tuning) and
-//! [frequently asked questions](guide::questions).
+//! [observability](guide::observability), [operating a service](guide::operating), [testing](guide::testing),
+//! [evolving a contract](guide::evolution), [credentials and certificates](guide::credentials), [clusters](guide::cluster),
+//! [tuning](guide::tuning) and [frequently asked questions](guide::questions).
 //!
 //! # Other languages
 //!
@@ -200,6 +200,7 @@
 //! | `rpc-propagate` | a list of the request headers that calls of the handler carry too |
 //! | `rpc-batches` | `true` if several replies may share a message |
 //! | `rpc-time` | the server's clock in a `deadline_exceeded` fault, in the form of `rpc-deadline` |
+//! | `rpc-instance` | the id of the instance, in its answer to a [question](guide::operating) or to a [call to all instances](Call::to_all_instances) |
 //!
 //! # Features
 //!
@@ -274,7 +275,8 @@ pub use rpc_macros::rpc;
 pub use tower_service::Service;
 
 pub use crate::client::{
-    Answers, Call, CallWithHeaders, Client, ClientBuilder, DescriptionQuery, Gather, InstanceQuery,
+    Answers, Call, CallWithHeaders, Client, ClientBuilder, ContractQuery, DescriptionQuery, Gather,
+    InstanceQuery,
 };
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};

@@ -81,7 +81,7 @@ pub(crate) const EXECUTED_HEADER: &str = "rpc-executed";
 /// Set on a request that a server republished: the number of earlier deliveries that no server settled.
 pub(crate) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 
-/// Set on the reply of one instance to a request that all instances get: the id of the instance, as text.
+/// Set on the answer of an instance to a question or to a call to all instances: the id of the instance, as text.
 pub(crate) const INSTANCE_HEADER: &str = "rpc-instance";
 
 /// Set on a request in a dead-letter queue: the reason.
@@ -128,6 +128,9 @@ pub(crate) const DESCRIBE: &str = "rpc.describe";
 
 /// Asks an instance for its [`InstanceStats`](crate::instances::InstanceStats).
 pub(crate) const STATS: &str = "rpc.stats";
+
+/// Tells the other instances of a service that an instance has started, and with which contract. Has no answer.
+pub(crate) const ANNOUNCE: &str = "rpc.announce";
 
 // Types of messages, beside the names of methods.
 

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use super::batches::Batched;
+use super::introspection::Trickle;
 use super::load::{Load, PATIENT};
 use super::service::{Ledger, Queue, Sharing};
 use super::verdict::{Expected, Verdict};
@@ -86,6 +87,8 @@ pub(crate) struct Deployment {
     /// Servers in other processes. `finish` ends them, too.
     pub(crate) programs: Vec<Program>,
     clients: Vec<Connection>,
+    /// Questions of the first client to the servers.
+    trickle: Option<Trickle>,
     /// Number of tasks in this process before the scenario.
     tasks: usize,
 }
@@ -119,6 +122,7 @@ impl Deployment {
             servers,
             programs: Vec::new(),
             clients: Vec::new(),
+            trickle: None,
             tasks,
         }
     }
@@ -132,6 +136,7 @@ impl Deployment {
         let clients =
             clients.map(|(number, client)| self.queue.client(client, Sharing::of(number)));
         self.load = Load::start(clients.collect(), 0, plan.patience);
+        self.trickle = self.clients.first().map(Trickle::start);
         self.load.recovers().await;
     }
 
@@ -188,6 +193,13 @@ impl Deployment {
     /// `node` must be running and know all queues.
     pub(crate) async fn finish(self, node: &Node, expected: Expected) -> Verdict {
         let (records, mut problems) = self.load.finish().await;
+        if let Some(trickle) = self.trickle {
+            let mut report = trickle.end().await;
+            problems.append(&mut report.problems);
+            if report.answered == 0 {
+                problems.push("no question to the servers was answered".to_owned());
+            }
+        }
 
         // All participants are still connected, and idle.
         let dead = format!("{}.dead", self.queue.name);

@@ -9,6 +9,8 @@
 //! - at-most-once calls run at most once, whichever process dies;
 //! - nothing is left: no message, reply queue, channel, connection or task.
 //!
+//! Questions to the servers trickle in beside the calls, and disturb nothing.
+//!
 //! The promises hold however calls share messages. Scenarios therefore have clients with and without batches, and bursts of
 //! concurrent calls.
 //!
@@ -24,6 +26,7 @@ mod cluster;
 mod deadly;
 mod deployment;
 mod hostile;
+mod introspection;
 mod load;
 mod network;
 mod peers;

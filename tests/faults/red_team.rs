@@ -58,6 +58,12 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
 
     let mut attacker = Attacker::of(node).await;
     let queue = deployment.queue.name.clone();
+    let census = node.census().await.expect("the queues' counts");
+    let queues = census.queues.into_iter().map(|queue| queue.name);
+    let private_queues: Vec<_> = queues
+        .filter(|name| name.starts_with("rpc.instance."))
+        .collect();
+    assert_eq!(private_queues.len(), deployment.programs.len());
     let attack = attacker.goes_on(async |attacker, round| {
         for (properties, body) in requests(round) {
             attacker.send("", &queue, properties, &body).await;
@@ -69,7 +75,7 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
                 .await;
         }
         let all = format!("rpc.all.{queue}");
-        for (properties, body) in questions(round) {
+        for (properties, body) in questions(round, &queue) {
             for topic in ["rpc.instances", "rpc.instances.Fault", &all] {
                 attacker
                     .send("amq.direct", topic, properties.clone(), &body)
@@ -83,6 +89,19 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
         attacker.publish_unreadable("", &queue).await;
         for topic in [&notices, &all, "rpc.instances"] {
             attacker.publish_unreadable("amq.direct", topic).await;
+        }
+        // A small message that every instance answers, again and again.
+        for _ in 0..FLOOD {
+            let question = question("rpc.stats", "rpc.reply.none");
+            attacker
+                .publish("amq.direct", "rpc.instances", question, b"{}")
+                .await;
+        }
+        for private_queue in &private_queues {
+            for (properties, body) in questions(round, &queue).into_iter().chain(requests(round)) {
+                attacker.send("", private_queue, properties, &body).await;
+            }
+            attacker.publish_unreadable("", private_queue).await;
         }
     });
     let (attacked, ()) = tokio::join!(timing.slowest(&deployment), attack);
@@ -390,6 +409,12 @@ fn requests(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
     all
 }
 
+fn question(method: &str, reply_to: &str) -> BasicProperties {
+    request()
+        .with_type(method.into())
+        .with_reply_to(reply_to.into())
+}
+
 /// Messages for the queues of cancel notices.
 fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
     let cancel = || {
@@ -415,22 +440,32 @@ fn notices() -> Vec<(BasicProperties, Vec<u8>)> {
     ]
 }
 
-/// Questions to instances: small, many, and malformed.
-fn questions(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
+/// Questions to instances: malformed, and with answers to queues of others.
+fn questions(round: u32, queue: &str) -> Vec<(BasicProperties, Vec<u8>)> {
     let mut all = Vec::new();
     for kind in ["rpc.ping", "rpc.describe", "rpc.stats", "rpc.later", "rpc."] {
-        let question = || request().with_type(kind.into());
-        all.extend((0..5).map(|_| (question(), b"{}".to_vec())));
-        all.push((question(), b"[".repeat(4_000)));
-        all.push((question().with_content_type("text/xml".into()), Vec::new()));
+        let to_nowhere = || question(kind, "rpc.reply.none");
+        // Answers must not reach a request queue, where they would be requests.
+        let dead_letters = format!("{queue}.dead");
+        for reply_to in [queue, &dead_letters, "rpc.instance.none", ""] {
+            all.push((question(kind, reply_to), b"{}".to_vec()));
+        }
+        let long = format!(r#"{{"service":"{}"}}"#, "x".repeat(100_000));
+        all.push((to_nowhere(), long.into_bytes()));
+        all.push((to_nowhere(), b"[".repeat(4_000)));
         all.push((
-            question().with_reply_to("rpc.instance.none".into()),
-            b"{}".to_vec(),
+            to_nowhere().with_content_type("text/xml".into()),
+            Vec::new(),
         ));
+        let mut expired = FieldTable::default();
+        expired.insert("rpc-deadline".into(), AMQPValue::LongLongInt(0));
+        all.push((to_nowhere().with_headers(expired), b"{}".to_vec()));
         if round.is_multiple_of(5) {
-            all.push((question(), vec![b' '; 1 << 20]));
+            all.push((to_nowhere(), vec![b' '; 1 << 20]));
         }
     }
+    let forged = AMQPValue::LongString("x".into());
+    all.push((with_header("rpc-instance", forged), ARGUMENTS.to_vec()));
     all
 }
 

@@ -6,10 +6,8 @@ use rpc_core::testing::EmbeddedBroker;
 use rpc_core::{Connection, ErrorKind};
 use rpc_tests::unique_queue;
 
-use crate::suite::SampleClient;
 use crate::suite::fakes::FakeInstance;
-
-const LONG: Duration = Duration::from_secs(20);
+use crate::suite::{LONG, SampleClient};
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_the_last_item() {

@@ -1,51 +1,19 @@
 //! Servers over time and over losses of their connections.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rpc_core::testing::EmbeddedBroker;
 use rpc_core::{Connection, Health, ServerBuilder};
 use rpc_tests::unique_queue;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::LevelFilter;
 
-use crate::suite::telemetry::listen;
+use crate::suite::warnings::Warnings;
 use crate::suite::{Probe, SampleClient, client, serve};
-
-/// Warnings of the tests' thread.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<u8>>>);
-
-impl Warnings {
-    fn lines(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Warnings {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The warnings about a held call, which ends after three minutes.
 async fn warnings_of_a_held_call(
     options: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> Vec<(u64, String)> {
-    let warnings = Warnings::default();
-    let writer = warnings.clone();
-    let layer = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .with_filter(LevelFilter::WARN);
-    let _listening = listen(layer);
+    let warnings = Warnings::listen();
     let connection = Connection::open("memory:").await.unwrap();
     let probe = Probe::default();
     let server = serve(&connection, "slow", &probe, options).await;
@@ -92,6 +60,30 @@ async fn slow_handlers_are_logged_without_introspection_too() {
     let seen = seen.await;
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!((10..=11).contains(&seen[0].0), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_that_do_not_end_before_their_server_are_named() {
+    let warnings = Warnings::listen();
+    let connection = Connection::open("memory:").await.unwrap();
+    let probe = Probe::default();
+    let limit = Duration::from_secs(2);
+    let server = serve(&connection, "slow", &probe, |server| {
+        server.drain_timeout(limit)
+    });
+    let server = server.await;
+    let sample = SampleClient::new(client(&connection)).with_queue("slow");
+    let held = tokio::spawn(sample.hold().into_future());
+    probe.until_begun(1).await;
+    server.shutdown().await.unwrap();
+    let lines = warnings.lines();
+    let [_, named] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    for part in ["method=\"hold\"", "correlation_id=", "drain timeout"] {
+        assert!(named.contains(part), "{named}");
+    }
+    held.abort();
 }
 
 #[tokio::test(start_paused = true)]

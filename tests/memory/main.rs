@@ -17,10 +17,21 @@ mod instances;
 #[path = "../suite/mod.rs"]
 mod suite;
 
+use rpc_core::testing::EmbeddedBroker;
+use rpc_tests::unique_queue;
 use suite::Broker;
 
 async fn broker() -> Broker {
     Broker {
-        url: format!("memory:{}", rpc_tests::unique_queue("broker")),
+        url: format!("memory:{}", unique_queue("broker")),
     }
+}
+
+/// A broker of the test's own, and a function that cuts its connections.
+async fn fragile_broker() -> (Broker, impl AsyncFn()) {
+    let embedded = EmbeddedBroker::named(unique_queue("broker"));
+    let broker = Broker {
+        url: embedded.url(),
+    };
+    (broker, async move || embedded.drop_connections())
 }

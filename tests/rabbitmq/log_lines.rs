@@ -4,9 +4,11 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use rpc_core::{Connection, ErrorKind};
 use rpc_tests::broker::shared_node;
 use rpc_tests::{eventually, unique_queue};
+use serde::Serialize;
 use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 
@@ -129,4 +131,72 @@ async fn log_lines_cannot_be_forged() {
     );
     let forged = log.lines().find(|line| line.starts_with("2026-01-01"));
     assert_eq!(forged, None, "{log}");
+}
+
+/// An announcement of another contract of [`Adder`](super::Adder), by an instance that reads a queue.
+fn announcement(queue: &str, docs: &str) -> Vec<u8> {
+    let announcement = serde_json::json!({
+        "instance": format!("id\n{FORGED}"),
+        "queues": [queue],
+        "service": {
+            "name": "Adder", "version": "1".repeat(50_000), "docs": docs, "queue": "rpc.Adder", "contract": "other", "methods": [],
+        },
+    });
+    let mut bytes = Vec::new();
+    let mut serializer = rmp_serde::Serializer::new(&mut bytes)
+        .with_struct_map()
+        .with_human_readable();
+    announcement.serialize(&mut serializer).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn announcements_of_another_contract_give_one_short_line() {
+    let (log, _logging) = Log::of_this_thread(Level::WARN);
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let queue = unique_queue("announced");
+    let _server = serve(&connection, &queue).await;
+    let stranger = Peer::with_queue(node).await;
+    let properties = || {
+        BasicProperties::default()
+            .with_type("rpc.announce".into())
+            .with_content_type("application/msgpack".into())
+    };
+    let options = BasicPublishOptions::default();
+    for body in [
+        b"\xc1".to_vec(),
+        announcement("another queue", ""),
+        announcement(&queue, ""),
+        announcement(&queue, ""),
+        announcement(&queue, "other docs"),
+    ] {
+        let topic = "rpc.instances.Adder".into();
+        let published = stranger.channel.basic_publish(
+            "amq.direct".into(),
+            topic,
+            options,
+            &body,
+            properties(),
+        );
+        published.await.unwrap();
+    }
+    let warning = "an instance with an incompatible contract reads the same queue";
+    eventually("the log contains the warning", async || {
+        log.text().contains(warning).then_some(())
+    })
+    .await;
+    // The server reads announcements and questions in their order.
+    let asking = connection.client();
+    eventually("the server answers", async || {
+        let found = asking.instances("Adder").await.ok()?;
+        let own = found.iter().any(|it| it.queues == [queue.as_str()]);
+        own.then_some(())
+    })
+    .await;
+    let text = log.text();
+    assert_eq!(text.matches(warning).count(), 1, "{text}");
+    assert!(text.contains("only the client has the method"), "{text}");
+    assert!(text.lines().all(|line| line.len() < 4_000));
+    assert!(!text.lines().any(|line| line.starts_with("2026-01-01")));
 }

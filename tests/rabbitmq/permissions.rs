@@ -231,13 +231,33 @@ async fn missing_permissions_for_the_private_queue_are_logged_once() {
     assert_eq!(answer.kind.as_deref(), Some("result"));
     assert_eq!(answer.reply_to, None);
 
-    // The line is not repeated after a loss of the connection.
+    // Neither the line nor the attempt, which lapin logs as an error, is repeated after a loss of the connection.
+    // The broker names the queue, and so the instance.
+    let refusals = |id: &str| {
+        limited
+            .0
+            .log()
+            .matches(&format!("rpc.instance.{id}"))
+            .count()
+    };
+    let logged = async |id: &str| {
+        eventually("the broker logs the refusal", async || {
+            Some(refusals(id)).filter(|refusals| *refusals > 0)
+        })
+        .await
+    };
+    let before = logged(server.instance_id()).await;
     let warnings = |text: &str| text.matches("has no private queue").count();
     assert_eq!(warnings(&told), 1);
     let mut health = server.health();
     limited.0.close_connections("by an operator").await;
     while health.changed().await != Some(Health::Serving) {}
     assert_eq!(warnings(&log.text()), 1);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    // The log keeps the order.
+    let other = serve(&limited.connect().await, &unique_queue("limited")).await;
+    logged(other.instance_id()).await;
+    assert_eq!(refusals(server.instance_id()), before);
 
     // The permissions in the log line are sufficient.
     let permissions = [
@@ -249,5 +269,9 @@ async fn missing_permissions_for_the_private_queue_are_logged_once() {
         .permit(permissions.each_ref().map(String::as_str))
         .await;
     let _server = serve(&limited.connect().await, &unique_queue("limited")).await;
-    assert_eq!(warnings(&log.text()), 1);
+    assert_eq!(
+        warnings(&log.text()),
+        2,
+        "one of each server without permissions"
+    );
 }

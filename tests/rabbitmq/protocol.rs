@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::QueueBindOptions;
+use lapin::options::{BasicPublishOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use rpc_core::{CallError, Client, Connection, ErrorKind, rpc};
+use rpc_core::{CallError, Client, Connection, ErrorKind, Server, ServerHandle, rpc};
 use rpc_tests::broker::shared_node;
 use rpc_tests::unique_queue;
 
@@ -41,7 +42,7 @@ impl Example {
                 (title.to_owned(), Self::parse(message))
             })
             .collect();
-        assert_eq!(examples.len(), 13, "two examples have one title");
+        assert_eq!(examples.len(), 21, "two examples have one title");
         examples
     }
 
@@ -89,6 +90,7 @@ impl Example {
                 .map(|(name, value)| match value {
                     AMQPValue::Boolean(flag) => (name.to_string(), flag.to_string()),
                     AMQPValue::LongLongInt(number) => (name.to_string(), number.to_string()),
+                    AMQPValue::LongString(text) => (name.to_string(), text.to_string()),
                     other => panic!("{name}: {other:?}"),
                 })
                 .collect(),
@@ -128,7 +130,10 @@ impl Example {
         for (name, value) in &self.headers {
             let value = match value.parse() {
                 Ok(number) => AMQPValue::LongLongInt(number),
-                Err(_) => AMQPValue::Boolean(value.parse().expect("a number or a boolean")),
+                Err(_) => match value.parse() {
+                    Ok(flag) => AMQPValue::Boolean(flag),
+                    Err(_) => AMQPValue::LongString(value.as_str().into()),
+                },
             };
             headers.insert(name.as_str().into(), value);
         }
@@ -380,5 +385,181 @@ async fn a_client_decodes_the_example_fault() {
     assert!(
         error.to_string().contains("no method 'subtract'"),
         "{error}"
+    );
+}
+
+/// A counter.
+#[rpc(version = "1.0.0")]
+trait Counter {
+    /// Adds to the counter, and returns its value.
+    async fn count(#[serde(default)] by: u64) -> u64;
+}
+
+struct Counting(AtomicU64);
+
+impl Counter for Counting {
+    async fn count(&self, by: u64) -> u64 {
+        self.0.fetch_add(by, Ordering::Relaxed) + by
+    }
+}
+
+/// A server of the counter, and a peer that asks it.
+struct Asked {
+    server: ServerHandle,
+    queue: String,
+    peer: Peer,
+}
+
+impl Asked {
+    async fn start() -> Self {
+        let node = shared_node().await;
+        let queue = unique_queue("counter");
+        let connection = Connection::builder(node.url()).name("counting");
+        let connection = connection.open().await.unwrap();
+        let counter = CounterDispatcher::new(Counting(AtomicU64::new(0))).with_queue(&queue);
+        let server = Server::builder(&connection).service(counter).build();
+        Self {
+            server: server.start().await.unwrap(),
+            queue,
+            peer: Peer::with_queue(node).await,
+        }
+    }
+
+    /// Sends an example question to a queue, and asserts that the answer is the example answer, apart from values that differ from
+    /// server to server, which are named by JSON pointers. Returns the server's private queue.
+    async fn answers(&mut self, name: &str, queue: &str, differing: &[&str]) -> String {
+        let examples = Example::all();
+        let (request, expected) = (
+            &examples[&format!("request {name}")],
+            &examples[&format!("reply {name}")],
+        );
+        let reply = self.peer.call(queue, request.properties(), &request.body);
+        let mut reply = Example::of(&reply.await);
+        reply
+            .properties
+            .remove("app_id")
+            .expect("the server's name");
+        let private_queue = reply.properties["reply_to"].clone();
+        let id = self.server.instance_id();
+        assert!(private_queue.starts_with(&format!("rpc.instance.{id}.")));
+        assert_eq!(reply.headers["rpc-instance"], id);
+        let without = |example: &Example| {
+            let mut example = example.clone().timeless();
+            let id = example.headers.get_mut("rpc-instance").expect("an id");
+            id.clear();
+            let mut body: serde_json::Value = serde_json::from_slice(&example.body).unwrap();
+            for pointer in differing {
+                let value = body.pointer_mut(pointer);
+                *value.unwrap_or_else(|| panic!("no {pointer} in {name}")) = "differs".into();
+            }
+            example.body.clear();
+            (example, body)
+        };
+        assert_eq!(without(&reply), without(expected), "{name}");
+        private_queue
+    }
+}
+
+#[tokio::test]
+async fn an_instance_answers_example_questions_with_example_answers() {
+    let mut asked = Asked::start().await;
+    let queue = asked.queue.clone();
+    let differing = ["/0/id", "/0/queues", "/0/started", "/0/crate_version"];
+    let private_queue = asked.answers("ping", &queue, &differing).await;
+    // Without the feature `schema` there are no schemas.
+    let differing = [
+        "/0/queue",
+        "/0/methods/0/arguments/0/ty/schema",
+        "/0/methods/0/result/schema",
+    ];
+    asked.answers("describe", &private_queue, &differing).await;
+    let count = br#"{"by":2}"#;
+    let properties = BasicProperties::default().with_content_type("application/json".into());
+    let reply = asked
+        .peer
+        .call(&queue, properties.with_type("count".into()), count)
+        .await;
+    assert_eq!(reply.data, b"2");
+    let durations = ["mean", "p50", "p90", "p99", "max"];
+    let durations = durations.map(|name| format!("/0/methods/0/{name}"));
+    let mut differing = vec!["/0/id", "/0/since"];
+    differing.extend(durations.iter().map(String::as_str));
+    asked.answers("stats", &private_queue, &differing).await;
+}
+
+#[tokio::test]
+async fn an_instance_runs_the_example_call_to_all_instances() {
+    let mut asked = Asked::start().await;
+    let (request, mut expected) = {
+        let mut examples = Example::all();
+        (
+            examples.remove("request all").unwrap(),
+            examples.remove("reply all").unwrap(),
+        )
+    };
+    let mut properties = request
+        .properties()
+        .with_reply_to(asked.peer.queue.as_str().into());
+    // In the example, the deadline is far away.
+    properties = properties.with_expiration("30000".into());
+    asked
+        .peer
+        .channel
+        .basic_publish(
+            "amq.direct".into(),
+            format!("rpc.all.{}", asked.queue).as_str().into(),
+            BasicPublishOptions::default(),
+            &request.body,
+            properties,
+        )
+        .await
+        .unwrap();
+    let mut reply = Example::of(&asked.peer.receive().await);
+    reply
+        .properties
+        .remove("app_id")
+        .expect("the server's name");
+    let id = asked.server.instance_id().to_owned();
+    expected.headers.insert("rpc-instance".to_owned(), id);
+    assert_eq!(reply, expected);
+}
+
+#[tokio::test]
+async fn a_client_sends_the_example_call_to_all_instances() {
+    let node = shared_node().await;
+    let queue = unique_queue("captured");
+    let mut instance = Peer::with_queue(node).await;
+    instance
+        .channel
+        .queue_bind(
+            instance.queue.as_str().into(),
+            "amq.direct".into(),
+            format!("rpc.all.{queue}").as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let connection = Connection::builder(node.url()).name("billing");
+    let connection = connection.open().await.unwrap();
+    let counter = CounterClient::new(connection.client()).with_queue(&queue);
+    let mut answers = counter.count(2).to_all_instances().send().await.unwrap();
+    let request = Example::of(&instance.receive().await);
+    let examples = Example::all();
+    assert_eq!(
+        request.clone().timeless(),
+        examples["request all"].clone().timeless()
+    );
+    let mut reply = examples["reply all"].clone();
+    let id = request.properties["correlation_id"].clone();
+    reply.properties.insert("correlation_id".to_owned(), id);
+    let reply_to = &request.properties["reply_to"];
+    instance
+        .publish(reply_to, reply.properties(), &reply.body)
+        .await;
+    let (from, answer) = answers.next().await.expect("an answer");
+    assert_eq!(
+        (from, answer.unwrap()),
+        (reply.headers["rpc-instance"].clone(), 2)
     );
 }

@@ -1,10 +1,10 @@
 //! Instances that are made by hand: they answer as a test tells them, also wrongly.
 
-use std::time::Duration;
-
 use rpc_core::Connection;
 use rpc_core::testing::{Peer, PeerMessage};
 use tokio::time::timeout;
+
+use super::LONG;
 
 /// An instance with a private queue that is bound to topics.
 pub(crate) struct FakeInstance {
@@ -35,8 +35,8 @@ impl FakeInstance {
     }
 
     pub(crate) async fn next(&mut self) -> PeerMessage {
-        let next = timeout(Duration::from_secs(20), self.peer.next());
-        next.await.expect("a message within 20 s").expect("a queue")
+        let next = timeout(LONG, self.peer.next());
+        next.await.expect("a message in time").expect("a queue")
     }
 
     /// An answer in JSON with the headers and properties of an instance.

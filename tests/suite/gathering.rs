@@ -19,11 +19,8 @@ use tower::util::service_fn;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use super::fakes::FakeInstance;
-use super::{client, client_builder, start};
+use super::{LONG, client, client_builder, start};
 use crate::broker;
-
-/// Long enough for every answer of a test that sends one.
-const LONG: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum CacheError {

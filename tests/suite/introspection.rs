@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rpc_core::instances::{InstanceInfo, InstanceStats, MethodStats, ServiceInfo};
+use rpc_core::instances::{InstanceInfo, InstanceStats, ServiceInfo};
 use rpc_core::testing::{Peer, PeerMessage};
 use rpc_core::{Connection, HeaderValue, Headers, Health, Request, Server, ServerHandle, rpc};
 use rpc_tests::{eventually, unique_queue};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::util::MapRequestLayer;
 
-use super::{Probe, SampleDispatcher, Setup, serve, start};
+use super::{LONG, Probe, SampleDispatcher, Setup, of_method, serve, start};
 use crate::broker;
 
 const MESSAGE_PACK: &str = "application/msgpack";
@@ -108,7 +108,7 @@ impl Caller {
     }
 
     async fn receive(&mut self) -> PeerMessage {
-        tokio::time::timeout(Duration::from_secs(20), self.peer.next())
+        tokio::time::timeout(LONG, self.peer.next())
             .await
             .expect("a message in time")
             .expect("an open channel")
@@ -153,11 +153,6 @@ async fn stats(peer: &mut Caller, queue: &str) -> InstanceStats {
     let answer = ask(peer, queue, question("rpc.stats", "stats")).await;
     let [stats] = decode::<[InstanceStats; 1]>(&answer);
     stats
-}
-
-fn of_method<'a>(stats: &'a InstanceStats, name: &str) -> &'a MethodStats {
-    let mut methods = stats.methods.iter();
-    methods.find(|method| method.name == name).unwrap()
 }
 
 #[tokio::test]
@@ -463,9 +458,11 @@ async fn a_server_may_switch_introspection_off() {
     assert!(!peer.publish_to_topic("rpc.instances.Silent", ping).await);
     let answer = ask(&mut peer, &queue, question("rpc.stats", "2")).await;
     assert_eq!(fault(&answer), "permission_denied");
-    let private = answer.reply_to.unwrap();
-    peer.publish(&private, question("rpc.ping", "3")).await;
-    // A call to all instances comes through the same queue, after the question.
+    assert_eq!(
+        (answer.reply_to.as_deref(), instance(&answer)),
+        (None, None)
+    );
+    // A call to all instances comes through the private queue.
     let call = message("one", "4", &serde_json::json!({}));
     assert!(
         peer.publish_to_topic(&format!("rpc.all.{queue}"), call)
@@ -533,48 +530,19 @@ fn hold(id: &str) -> PeerMessage {
 }
 
 #[tokio::test]
-async fn a_call_to_all_instances_runs_once_on_each_server_of_the_queue() {
-    let broker = broker().await;
-    let setup = broker.sample().await;
-    let second = serve(&setup.connection, &setup.queue, &setup.probe, |server| {
-        server
-    })
-    .await;
-    let other = Probe::default();
-    let _other = serve(
-        &setup.connection,
-        &unique_queue("other"),
-        &other,
-        |server| server,
-    )
-    .await;
+async fn a_second_copy_of_a_call_to_all_instances_does_not_run() {
+    let setup = broker().await.sample().await;
     let mut peer = Caller::open(&setup.connection).await;
-    let servers = [&setup.server, &second];
-    call_all(&peer, &setup.queue, add("1")).await;
-    for reply in answers_of(&mut peer, servers).await {
-        assert_eq!(decode::<u64>(&reply), 3);
-        assert_eq!(reply.correlation_id.as_deref(), Some("1"));
-    }
-    call_all(
-        &peer,
-        &setup.queue,
-        message("number", "2", &serde_json::json!({"n": 7})),
-    )
-    .await;
-    answers_of(&mut peer, servers).await;
-    assert_eq!(setup.probe.numbers(), [7, 7]);
-    assert!(other.numbers().is_empty());
-
-    // A second copy of a message does not run. Later calls do.
-    let repeated = message("number", "3", &serde_json::json!({"n": 8}));
-    call_all(&peer, &setup.queue, repeated.clone()).await;
-    call_all(&peer, &setup.queue, repeated).await;
-    answers_of(&mut peer, servers).await;
-    call_all(&peer, &setup.queue, add("4")).await;
-    for reply in answers_of(&mut peer, servers).await {
-        assert_eq!(reply.correlation_id.as_deref(), Some("4"));
-    }
-    assert_eq!(setup.probe.numbers(), [7, 7, 8, 8]);
+    let number = message("number", "1", &serde_json::json!({"n": 7}));
+    call_all(&peer, &setup.queue, number.clone()).await;
+    call_all(&peer, &setup.queue, number).await;
+    answers_of(&mut peer, [&setup.server]).await;
+    // Later calls run.
+    call_all(&peer, &setup.queue, add("2")).await;
+    let [reply] = answers_of(&mut peer, [&setup.server]).await;
+    assert_eq!(reply.correlation_id.as_deref(), Some("2"));
+    assert_eq!(decode::<u64>(&reply), 3);
+    assert_eq!(setup.probe.numbers(), [7]);
 }
 
 #[tokio::test]
@@ -746,6 +714,25 @@ async fn calls_to_all_instances_count_against_the_concurrency() {
     held.await.unwrap().unwrap();
     behind.await.unwrap().unwrap();
     assert_eq!(setup.probe.most_running(), 1);
+}
+
+#[tokio::test]
+async fn a_draining_server_answers_questions() {
+    let setup = broker().await.sample().await;
+    let mut peer = Caller::open(&setup.connection).await;
+    let private = private_queue(&mut peer, &setup.queue).await;
+    let mut health = setup.server.health();
+    let id = setup.server.instance_id().to_owned();
+    call_all(&peer, &setup.queue, hold("1")).await;
+    setup.probe.until_begun(1).await;
+    let stopping = tokio::spawn(setup.server.shutdown());
+    assert_eq!(health.changed().await, Some(Health::Draining));
+    let answer = ask(&mut peer, &private, question("rpc.stats", "2")).await;
+    assert_eq!(instance(&answer), Some(&*id));
+    let stats: Vec<InstanceStats> = decode(&answer);
+    assert_eq!(stats[0].oldest.len(), 1);
+    setup.probe.release(1);
+    stopping.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ pub(crate) mod fakes;
 mod gathering;
 mod headers;
 mod health;
+mod instances;
 mod introspection;
 mod layered_services;
 mod lifecycle;
@@ -30,11 +31,13 @@ mod sharing;
 pub(crate) mod telemetry;
 mod user_id;
 mod values;
+pub(crate) mod warnings;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rpc_core::instances::{InstanceStats, MethodStats};
 use rpc_core::middleware::RetryPolicy;
 use rpc_core::{
     Client, ClientBuilder, Connection, Context, Dispatch, Server, ServerBuilder, ServerHandle, rpc,
@@ -42,6 +45,9 @@ use rpc_core::{
 use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
+
+/// Long enough for everything that a test waits for.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// The broker under test.
 pub(crate) struct Broker {
@@ -301,9 +307,9 @@ impl Probe {
                 changed.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait)
+        tokio::time::timeout(LONG, wait)
             .await
-            .unwrap_or_else(|_| panic!("did not happen within 20 s: {what}"));
+            .unwrap_or_else(|_| panic!("did not happen within {LONG:?}: {what}"));
     }
 
     fn record(&self, context: &Context) {
@@ -433,4 +439,10 @@ pub(crate) async fn until_late(client: &Client, replies: u64) {
         (client.dropped_replies().late >= replies).then_some(())
     })
     .await;
+}
+
+/// The statistics of a method.
+pub(crate) fn of_method<'a>(stats: &'a InstanceStats, name: &str) -> &'a MethodStats {
+    let mut methods = stats.methods.iter();
+    methods.find(|method| method.name == name).unwrap()
 }

@@ -10,11 +10,9 @@ use rpc_core::{Client, Connection, ErrorKind};
 use rpc_tests::unique_queue;
 use tokio::time::Instant;
 
-use super::client;
 use super::fakes::FakeInstance;
+use super::{LONG, client};
 use crate::broker;
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A client, the connection of instances that are made by hand, and the name of a service that only they serve.
 struct Setup {
@@ -85,7 +83,9 @@ async fn instances_are_sorted_and_their_round_trips_measured() {
         let request = instance.next().await;
         assert_eq!(request.kind.as_deref(), Some("rpc.ping"));
         assert_eq!(request.content_type.as_deref(), Some("application/msgpack"));
-        assert!(request.deadline.is_some() && !request.batches);
+        // The clock of the instance may differ from the client's.
+        assert_eq!(request.deadline, None);
+        assert!(!request.batches);
         assert!(request.headers.is_empty());
         let expected = [b"\x81\xa7service", text(&setup.service).as_slice()].concat();
         assert_eq!(&request.body[..], expected);
@@ -202,8 +202,8 @@ async fn the_description_is_that_of_the_contract_with_the_most_instances() {
         answer_ping(instance, &[ping]).await;
     }
     // One instance of each contract is asked, by its name.
-    for (asked, version) in [(0, "1.0.0"), (1, "2.0.0")] {
-        let body = list(&[setup.description(version, "")]);
+    for (asked, contract, version) in [(0, "old", "1.0.0"), (1, "new", "2.0.0")] {
+        let body = list(&[setup.description(version, contract)]);
         let request = instances[asked].serve(&body).await;
         assert_eq!(request.kind.as_deref(), Some("rpc.describe"));
         assert_eq!(request.topic, None);
@@ -223,11 +223,53 @@ async fn among_equals_the_contract_that_started_last_is_described() {
         let ping = setup.ping("x", contract, started);
         answer_ping(&mut instances[instance], &[ping]).await;
     }
-    for (instance, version) in [(0, "1.0.0"), (1, "2.0.0")] {
-        let body = list(&[setup.description(version, "")]);
+    for (instance, contract, version) in [(0, "old", "1.0.0"), (1, "new", "2.0.0")] {
+        let body = list(&[setup.description(version, contract)]);
         instances[instance].serve(&body).await;
     }
     assert_eq!(asking.await.unwrap().unwrap().version, "2.0.0");
+}
+
+#[tokio::test]
+async fn the_number_of_contracts_that_are_asked_for_is_limited() {
+    let setup = Setup::new().await;
+    let [mut instance] = setup.several().await;
+    let query = setup.client.describe(&setup.service);
+    let asking = tokio::spawn(query.within(Duration::from_secs(2)).into_future());
+    let request = instance.next().await;
+    // The instance itself has the oldest of 65 contracts. The others cannot be asked.
+    for number in 0..65 {
+        let (id, started) = match number {
+            0 => (instance.id.clone(), 1),
+            _ => (format!("forged-{number}"), 1 + number),
+        };
+        let ping = setup.ping(&id, &format!("contract {number}"), started);
+        let mut answer = instance.answer(&request, list(&[ping]));
+        answer.headers.insert("rpc-instance", id.as_str());
+        instance.send(&request, answer).await;
+    }
+    tokio::select! {
+        biased;
+        request = instance.next() => panic!("{request:?}"),
+        described = asking => {
+            let error = described.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unroutable, "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_description_that_is_too_long_is_not_read() {
+    let setup = Setup::new().await;
+    let [mut instance] = setup.several().await;
+    let query = setup.client.describe(&setup.service);
+    let asking = tokio::spawn(query.within(Duration::from_secs(5)).into_future());
+    let ping = setup.ping(&instance.id, "c", 1);
+    answer_ping(&mut instance, &[ping]).await;
+    let long = setup.description(&"1".repeat(5 << 20), "c");
+    instance.serve(&list(&[long])).await;
+    let error = asking.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
 }
 
 #[tokio::test]

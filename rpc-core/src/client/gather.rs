@@ -28,8 +28,8 @@ impl<R, S> Call<R, S> {
     /// Each instance runs the call at most once: the call is not repeated, even if the method is `idempotent`. An instance that starts later
     /// does not get it.
     ///
-    /// A server takes part if its user may bind queues to the exchange `amq.direct`. The client's user needs the permission to write to
-    /// that exchange.
+    /// Answers are gathered for 1 second, or for the time that [`Gather::within`] sets. A server takes part if its user may bind queues to the
+    /// exchange `amq.direct`. The client's user needs the permission to write to that exchange.
     ///
     /// In the direct form the dispatcher gives the only answer, with the id `direct`. Layers around the client see the request once,
     /// and one empty response. A layer that answers in place of the client gives the only answer, with an empty id.
@@ -38,7 +38,7 @@ impl<R, S> Call<R, S> {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use rpc_core::rpc;
+    /// # use rpc_core::{Connection, Server, rpc};
     /// #[rpc]
     /// trait Catalogue {
     ///     async fn clear_cache() -> u64;
@@ -48,8 +48,10 @@ impl<R, S> Call<R, S> {
     /// #     async fn clear_cache(&self) -> u64 { 7 }
     /// # }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), rpc_core::RpcError> {
-    /// # let catalogue = CatalogueClient::new(CatalogueDispatcher::new(Shelf)); // after the merge: through `memory:`
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// # let server = Server::builder(&connection).service(CatalogueDispatcher::new(Shelf)).build().start().await?;
+    /// # let catalogue = CatalogueClient::new(connection.client());
     /// let call = catalogue.clear_cache().header("tenant", "a");
     /// let mut answers = call.to_all_instances().within(Duration::from_secs(2)).send().await?;
     /// while let Some((instance, cleared)) = answers.next().await {
@@ -70,7 +72,7 @@ impl<R, S> Call<R, S> {
     }
 }
 
-/// A call to all instances that has not been sent yet; see [`Call::to_all_instances`].
+/// A call to all instances that has not been sent yet, with the limits of its answers; see [`Call::to_all_instances`] for an example.
 #[derive(Debug)]
 #[must_use = "the call is not sent until `send` is awaited"]
 pub struct Gather<R, S = Client> {
@@ -93,7 +95,7 @@ impl<R, S> Gather<R, S> {
     /// Ends the gathering after this number of answers, without waiting for the rest of the time. Errors count as answers. Further
     /// instances still run the call; their answers are dropped. 0 counts as 1. Default: no limit except 4,096.
     pub fn expect(mut self, answers: usize) -> Self {
-        self.expected = Some(answers.max(1));
+        self.expected = Some(answers);
         self
     }
 }
@@ -178,10 +180,10 @@ fn no_answers(request: &Request) -> RpcError {
 
 /// Answers to a call to all instances: a stream of pairs of an instance's id and an `R`, which is what awaiting the call would give.
 ///
-/// The stream ends at the time limit, or after the [expected](Gather::expect) number of answers. It gives one answer of each instance, in the
+/// The stream ends at the time limit, or after the [expected](Gather::expect) number of answers. The stream gives one answer of each instance, in the
 /// order of their arrival. An answer that cannot be decoded, or an instance that refuses the call, is the error of that answer. Answers that
-/// come later are dropped and counted, see [`DroppedReplies`](crate::DroppedReplies). Answers that arrived in time wait to be read, 4,096 at
-/// most.
+/// come later are dropped and counted, see [`DroppedReplies`](crate::DroppedReplies). Answers that arrived in time wait to be read: 4,096 at
+/// most, and further ones only while those that wait have less than 128 MiB.
 ///
 /// If the connection is lost or closed, or the handler in which the call was made is cancelled, the last item has an empty id and
 /// the error, such as [`ErrorKind::Disconnected`]: the instances may have run the call.

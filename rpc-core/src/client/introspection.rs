@@ -1,4 +1,4 @@
-//! Questions to running servers: which there are, what they serve, and how they do.
+//! Questions to running servers: the instances, their contracts and their statistics.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -18,26 +18,27 @@ use super::service::Client;
 use crate::deadline;
 use crate::error::{ErrorKind, RpcError};
 use crate::instances::{
-    self, Asking, Entry, InstanceInfo, InstanceStats, ServedContract, ServiceInfo, Told,
+    self, Asking, Contract, Difference, Entry, InstanceInfo, InstanceStats, ServedContract,
+    ServiceClient, ServiceInfo, Told,
 };
 use crate::names::{PING, STATS};
 use crate::requester::Requester;
 use crate::task;
 use crate::wire::Question;
 
-/// Questions to running servers. They go past the layers around the client, in MessagePack, and take no place of
-/// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
+/// Questions to running servers. Questions do not pass the layers around the client, and take no place of
+/// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight). A client cannot know the number of instances: a question gathers
+/// answers for 1 second, unless `within` or `expect` sets another end. The page [operating a service](crate::guide::operating) of the guide shows all of them.
 ///
-/// Servers answer unless they switch introspection off, and if their users may bind queues to the exchange `amq.direct`. The client's user
-/// needs the permission to write to that exchange.
+/// A server answers if its user may bind queues to the exchange `amq.direct`, unless [`introspection`](crate::ServerBuilder::introspection)
+/// is switched off. The client's user needs the permission to write to that exchange.
 impl Client {
-    /// Asks for the running instances of a service, by its name. Gives them sorted by id; none if there is no instance.
+    /// Asks for the running instances of a service, by its name. Gives them sorted by id; none if there is no instance. [`InstanceQuery`]
+    /// describes the time limit, the errors and cancellation.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// // after the merge: `no_run` goes
-    /// # use std::time::Duration;
+    /// ```
     /// # use rpc_core::{Connection, Server, rpc};
     /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
     /// # struct Calculator;
@@ -47,7 +48,7 @@ impl Client {
     /// # let connection = Connection::open("memory:").await?;
     /// # let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
     /// let client = connection.client();
-    /// // Without `expect`, the client waits for one second for further instances.
+    /// // Without `expect`, the client waits 1 second for further instances.
     /// let instances = client.instances("Fib").expect(1).await?;
     /// assert_eq!(instances[0].id, server.instance_id());
     /// println!("version {} answers in {:?}", instances[0].version, instances[0].round_trip);
@@ -59,20 +60,44 @@ impl Client {
     }
 
     /// Asks for the running instances of all services on this broker. Gives one entry for each service of an instance, sorted by service,
-    /// then id.
+    /// then id. [`InstanceQuery`] describes the time limit, the errors and cancellation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Connection, Server, rpc};
+    /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// # let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+    /// for instance in connection.client().all_instances().expect(1).await? {
+    ///     println!("{} {} on {}", instance.service, instance.version, instance.name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn all_instances(&self) -> InstanceQuery<InstanceInfo> {
         InstanceQuery::new(self, PING, None)
     }
 
-    /// Asks for the statistics of the running instances of a service. Gives them sorted by id; none if there is no instance.
+    /// Asks for the statistics of the running instances of a service. Gives them sorted by id; none if there is no instance. Instances count
+    /// from their start, and answering resets nothing. [`InstanceQuery`] describes the time limit, the errors and cancellation.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// // after the merge: `no_run` goes
-    /// # use rpc_core::{Connection, RpcError};
-    /// # async fn f(connection: Connection) -> Result<(), RpcError> {
-    /// for instance in connection.client().stats("Fib").await? {
+    /// ```
+    /// # use rpc_core::{Connection, Server, rpc};
+    /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// # let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+    /// for instance in connection.client().stats("Fib").expect(1).await? {
     ///     for method in instance.methods {
     ///         println!("{} {}: {} calls, p99 {:?}", instance.id, method.name, method.calls, method.p99);
     ///     }
@@ -85,14 +110,20 @@ impl Client {
     }
 
     /// Asks for the description of a service: its methods with their arguments and types. If instances serve different contracts, gives
-    /// the one that most of them serve; among equals, the one whose last instance started last.
+    /// the one that most of them serve; among equals, the one whose last instance started last. [`DescriptionQuery`] describes the time limit,
+    /// the errors and cancellation.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// // after the merge: `no_run` goes
-    /// # use rpc_core::{Connection, RpcError};
-    /// # async fn f(connection: Connection) -> Result<(), RpcError> {
+    /// ```
+    /// # use rpc_core::{Connection, Server, rpc};
+    /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// # let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
     /// let service = connection.client().describe("Fib").await?;
     /// for method in service.methods {
     ///     println!("{} -> {}", method.name, method.result.rust);
@@ -101,28 +132,46 @@ impl Client {
     /// # }
     /// ```
     pub fn describe(&self, service: impl Into<String>) -> DescriptionQuery {
-        DescriptionQuery {
-            client: self.clone(),
-            service: service.into(),
-            within: DEFAULT_WITHIN,
-        }
+        DescriptionQuery(Search::new(self, service.into()))
     }
 
-    /// Returns the contracts of a service that are served, each with its instances; none if no instance answers. The contract with the
-    /// most instances comes first. Finding the instances and asking for descriptions may take the time limit each.
-    pub(crate) async fn contracts(
-        &self,
-        service: &str,
-        within: Duration,
-    ) -> Result<Vec<ServedContract>, RpcError> {
-        let ping = Question {
-            method: PING,
-            service: Some(service),
-        };
-        let (requester, asking) = self.ask(ping, within, None).await?;
-        let instances = asking.answers().await?;
-        let until = deadline::after(within);
-        Ok(instances::contracts(&requester, service, instances, until).await)
+    /// Compares the contract that a generated client was compiled with to every contract that the instances of its service serve.
+    ///
+    /// Gives all differences, the incompatible ones first: see [`ServiceInfo::compare`]. Check it when a program starts, or before a
+    /// deployment. The result holds for the instances that answer at this moment. [`ContractQuery`] describes the time limit, the errors and
+    /// cancellation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use rpc_core::{Connection, Server, rpc};
+    /// use rpc_core::instances::Contract;
+    ///
+    /// # #[rpc] trait Fib { async fn fib(n: u64) -> u64; }
+    /// # struct Calculator;
+    /// # impl Fib for Calculator { async fn fib(&self, n: u64) -> u64 { n } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let connection = Connection::open("memory:").await?;
+    /// # let server = Server::builder(&connection).service(FibDispatcher::new(Calculator)).build().start().await?;
+    /// match connection.client().check_contract::<FibClient>().await? {
+    ///     Contract::Same => println!("all servers serve this contract"),
+    ///     Contract::Compatible(differences) => println!("{} differences", differences.len()),
+    ///     Contract::Incompatible(differences) => {
+    ///         for difference in differences {
+    ///             eprintln!("{difference}");
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check_contract<C: ServiceClient>(&self) -> ContractQuery {
+        let own = C::service_info();
+        ContractQuery {
+            search: Search::new(self, own.name.clone()),
+            own,
+        }
     }
 
     /// Publishes a question to instances. A question that was not sent waits for the connection.
@@ -151,8 +200,8 @@ impl Client {
     }
 }
 
-/// Question to the instances of a service, see [`Client::instances`] and [`Client::stats`]. Awaiting it gives
-/// `Result<Vec<T>, RpcError>`.
+/// Question to instances, see [`Client::instances`], [`Client::all_instances`] and [`Client::stats`]. Awaiting the question gives
+/// `Result<Vec<T>, RpcError>`. Without any instance, the broker says so, and the list is empty at once.
 ///
 /// # Errors
 ///
@@ -194,7 +243,7 @@ impl<T> InstanceQuery<T> {
     /// Ends the gathering after this number of instances has answered, without waiting for the rest of the time. 0 counts as 1. Default:
     /// no limit except 4,096.
     pub fn expect(mut self, instances: usize) -> Self {
-        self.expected = Some(instances.max(1));
+        self.expected = Some(instances);
         self
     }
 }
@@ -256,7 +305,91 @@ impl<T> fmt::Debug for InstanceQuery<T> {
     }
 }
 
-/// Question for the description of a service, see [`Client::describe`]. Awaiting it gives `Result<ServiceInfo, RpcError>`.
+/// Search for the contracts of a service that are served.
+#[derive(Debug)]
+struct Search {
+    client: Client,
+    service: String,
+    within: Duration,
+    expected: Option<usize>,
+    /// The queue that the instances read; any without it.
+    queue: Option<String>,
+}
+
+impl Search {
+    fn new(client: &Client, service: String) -> Self {
+        Self {
+            client: client.clone(),
+            service,
+            within: DEFAULT_WITHIN,
+            expected: None,
+            queue: None,
+        }
+    }
+
+    /// Returns the contracts, each with its instances; [`ErrorKind::Unroutable`] if no instance answers. The contract with the most
+    /// instances comes first. Finding the instances and asking for descriptions may take the time limit each.
+    async fn contracts(&self) -> Result<Vec<ServedContract>, RpcError> {
+        let service = &*self.service;
+        let ping = Question {
+            method: PING,
+            service: Some(service),
+        };
+        let (requester, asking) = self.client.ask(ping, self.within, self.expected).await?;
+        let mut instances = asking.answers::<InstanceInfo>().await?;
+        if let Some(queue) = &self.queue {
+            instances.retain(|told| told.entry.queues.contains(queue));
+        }
+        if instances.is_empty() {
+            return Err(self.no_instance());
+        }
+        let until = deadline::after(self.within);
+        Ok(instances::contracts(&requester, service, instances, until).await)
+    }
+
+    fn no_instance(&self) -> RpcError {
+        let service = &self.service;
+        let queue = self.queue.as_ref();
+        let queue = queue.map(|queue| format!(" that reads the queue '{queue}'"));
+        let queue = queue.unwrap_or_default();
+        RpcError::new(
+            ErrorKind::Unroutable,
+            format!(
+                "no instance of {service}{queue} answers: is a server of {service} running, with introspection, and may its user bind \
+                 a queue to the exchange 'amq.direct'?"
+            ),
+        )
+    }
+}
+
+/// Setters of a question about the contracts of a service, whose search is `self.$search`.
+macro_rules! search_setters {
+    ($search:tt) => {
+        /// Sets the time for which the instances of the service are gathered. The descriptions of their contracts may take the same time
+        /// again. Without any instance the question fails at once. Default: 1 second. With zero, the question fails with
+        /// [`ErrorKind::Timeout`].
+        pub fn within(mut self, within: Duration) -> Self {
+            self.$search.within = within;
+            self
+        }
+
+        /// Ends the gathering after this number of instances has answered, those on other queues included, without waiting for the rest of
+        /// the time. 0 counts as 1. Default: no limit except 4,096.
+        pub fn expect(mut self, instances: usize) -> Self {
+            self.$search.expected = Some(instances);
+            self
+        }
+
+        /// Counts only instances that read this queue, such as `staging.rpc.Fib` for servers with the prefix `staging.`. Default: all
+        /// instances of the service, on any queue.
+        pub fn on_queue(mut self, queue: impl Into<String>) -> Self {
+            self.$search.queue = Some(queue.into());
+            self
+        }
+    };
+}
+
+/// Question for the description of a service, see [`Client::describe`]. Awaiting the question gives `Result<ServiceInfo, RpcError>`.
 ///
 /// # Errors
 ///
@@ -267,28 +400,15 @@ impl<T> fmt::Debug for InstanceQuery<T> {
 /// Dropping the future drops the answers that have arrived.
 #[derive(Debug)]
 #[must_use = "a question is not asked until it is awaited"]
-pub struct DescriptionQuery {
-    client: Client,
-    service: String,
-    within: Duration,
-}
+pub struct DescriptionQuery(Search);
 
 impl DescriptionQuery {
-    /// Sets the time for which the instances of the service are gathered. The descriptions of their contracts may take the same time again.
-    /// Default: 1 second. With zero, the question fails with [`ErrorKind::Timeout`].
-    pub fn within(mut self, within: Duration) -> Self {
-        self.within = within;
-        self
-    }
+    search_setters!(0);
 
     async fn description(self) -> Result<ServiceInfo, RpcError> {
-        let Self {
-            client,
-            service,
-            within,
-        } = self;
-        let contracts = client.contracts(&service, within).await?;
+        let contracts = self.0.contracts().await?;
         if contracts.len() > 1 {
+            let service = &*self.0.service;
             let instances: Vec<_> = contracts.iter().map(|c| c.instances.len()).collect();
             debug!(service, ?instances, "instances serve different contracts");
         }
@@ -299,16 +419,7 @@ impl DescriptionQuery {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        Err(failure.unwrap_or_else(|| {
-            let within = deadline::shown(within);
-            RpcError::new(
-                ErrorKind::Unroutable,
-                format!(
-                    "no instance of {service} answered within {within}: is a server of {service} running, with introspection, and may its \
-                     user bind a queue to the exchange 'amq.direct'?"
-                ),
-            )
-        }))
+        Err(failure.unwrap_or_else(|| self.0.no_instance()))
     }
 }
 
@@ -318,5 +429,50 @@ impl IntoFuture for DescriptionQuery {
 
     fn into_future(self) -> Self::IntoFuture {
         self.description().boxed()
+    }
+}
+
+/// Comparison of a client's contract with those of the instances, see [`Client::check_contract`]. Awaiting the comparison gives
+/// `Result<Contract, RpcError>`.
+///
+/// # Errors
+///
+/// Like those of a [`DescriptionQuery`]. An instance that answers, and does not describe its contract, is no error: its contract counts as
+/// incompatible unless it has the hash of the client's.
+///
+/// # Cancel safety
+///
+/// Dropping the future drops the answers that have arrived.
+#[derive(Debug)]
+#[must_use = "contracts are not compared until the question is awaited"]
+pub struct ContractQuery {
+    search: Search,
+    /// The client's contract.
+    own: ServiceInfo,
+}
+
+impl ContractQuery {
+    search_setters!(search);
+
+    async fn contract(self) -> Result<Contract, RpcError> {
+        let mut differences: Vec<Difference> = Vec::new();
+        for contract in self.search.contracts().await? {
+            for difference in contract.differences_from(&self.own) {
+                // Several contracts may differ in the same way.
+                if !differences.contains(&difference) {
+                    differences.push(difference);
+                }
+            }
+        }
+        Ok(differences.into())
+    }
+}
+
+impl IntoFuture for ContractQuery {
+    type Output = Result<Contract, RpcError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.contract().boxed()
     }
 }

@@ -8,16 +8,16 @@ mod builder;
 mod call;
 mod errors;
 mod gather;
-mod gathering;
 mod introspection;
 mod layers;
 mod options;
 mod repeat;
 mod service;
+mod to_all;
 
 pub use self::builder::ClientBuilder;
 pub(crate) use self::call::Decode;
 pub use self::call::{Call, CallWithHeaders};
 pub use self::gather::{Answers, Gather};
-pub use self::introspection::{DescriptionQuery, InstanceQuery};
+pub use self::introspection::{ContractQuery, DescriptionQuery, InstanceQuery};
 pub use self::service::Client;

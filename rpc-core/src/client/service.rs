@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::attempt::RequestSender;
 use super::errors;
-use super::gathering::gather;
 use super::options::ClientOptions;
 use super::repeat::{publish_once, send_repeatedly};
+use super::to_all::gather;
 use crate::connection::Connection;
 use crate::deadline;
 use crate::error::RpcError;

@@ -191,9 +191,24 @@ impl<H> DispatcherInfo for Dispatcher<H> {
     }
 
     fn describe(&self) -> ServiceInfo {
+        self.describe_for(Side::Server)
+    }
+
+    fn describe_client(&self) -> ServiceInfo {
+        self.describe_for(Side::Client)
+    }
+}
+
+impl<H> Dispatcher<H> {
+    fn describe_for(&self, side: Side) -> ServiceInfo {
         let version = self.version.as_deref();
-        let types = (self.types)();
-        describe(self.definition, &self.queues, version, &types, Side::Server)
+        describe(
+            self.definition,
+            &self.queues,
+            version,
+            &(self.types)(),
+            side,
+        )
     }
 }
 

@@ -15,6 +15,6 @@ pub use self::types::{
     check_is_plain, check_return, unnamed,
 };
 pub use crate::instances::description::{
-    DescribedArgument, DescribedMethod, DescribedType, describe_client,
+    DescribedArgument, DescribedMethod, DescribedType, describe_client, describe_server,
 };
 pub use crate::server::DispatcherInfo;

@@ -21,6 +21,7 @@ pages! {
     delivery
     middleware
     observability
+    operating
     testing
     evolution
     credentials

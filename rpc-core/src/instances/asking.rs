@@ -9,17 +9,28 @@ use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
 use tokio::time::{Instant, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use super::contract::Difference;
 use super::info::{InstanceInfo, InstanceStats, ServiceInfo};
 use crate::error::{ErrorKind, RpcError};
 use crate::message::Response;
-use crate::names::{DESCRIBE, INSTANCE_QUEUE_PREFIX};
+use crate::names::DESCRIBE;
 use crate::requester::{Answer, GatherOptions, Gathering, Requester, not_sent};
 use crate::wire::{self, Question};
 
 /// Most contracts that are asked for at the same time.
 const MAX_ASKED: usize = 16;
+
+/// Most contracts of a service whose descriptions are read. Any sender may name any number.
+const MAX_CONTRACTS: usize = 64;
+
+/// Longest description that is read, in bytes.
+const MAX_DESCRIPTION: usize = 4 << 20;
+
+/// Bytes of answers to one question that are read. Further answers are left out: any sender may answer as any number of instances, and
+/// the structs take several times as much memory.
+const MAX_TOLD: usize = 32 << 20;
 
 /// One of the structs in the answers of instances.
 pub(crate) trait Entry: DeserializeOwned {
@@ -115,10 +126,20 @@ impl Asking {
     /// Waits for the answers. Malformed ones are left out.
     pub(crate) async fn answers<T: Entry>(mut self) -> Result<Vec<Told<T>>, RpcError> {
         let mut told = Vec::new();
+        let mut len = 0;
         while let Some(gathering) = &mut self.gathering
             && let Some(answer) = gathering.next().await
         {
-            told.extend(self.entries(answer?));
+            let answer = answer?;
+            len += answer.len();
+            if len > MAX_TOLD {
+                warn!(
+                    service = self.service,
+                    "the answers of some instances are left out: all answers together are longer than {MAX_TOLD} bytes"
+                );
+                break;
+            }
+            told.extend(self.entries(answer));
         }
         Ok(told)
     }
@@ -135,11 +156,6 @@ impl Asking {
             debug!(?instance, error = ?error.to_string(), "the answer of an instance is left out");
             Vec::new()
         });
-        let prefix = format!("{INSTANCE_QUEUE_PREFIX}{instance}.");
-        // A stranger must not have this client write to other queues.
-        let private_queue = origin
-            .private_queue
-            .filter(|queue| queue.starts_with(&prefix));
         let round_trip = arrived.saturating_duration_since(self.published);
         let service = self.service.clone();
         let entries = entries.into_iter().filter(move |entry| {
@@ -148,7 +164,7 @@ impl Asking {
         });
         entries.map(move |entry| Told {
             entry,
-            private_queue: private_queue.clone(),
+            private_queue: origin.private_queue.clone(),
             round_trip,
         })
     }
@@ -175,6 +191,31 @@ pub(crate) struct ServedContract {
     pub(crate) description: Result<ServiceInfo, RpcError>,
 }
 
+impl ServedContract {
+    /// Returns the differences that a caller with the contract `expected` finds.
+    pub(crate) fn differences_from(&self, expected: &ServiceInfo) -> Vec<Difference> {
+        let is_same = |instance: &InstanceInfo| instance.contract == expected.contract;
+        match &self.description {
+            Ok(description) => expected.compare(description).differences().to_vec(),
+            Err(_) if self.instances.iter().all(is_same) => Vec::new(),
+            Err(error) => {
+                let instances = self.instances.iter().map(|instance| &*instance.id);
+                let instances = instances.collect::<Vec<_>>().join(", ");
+                let what = format!(
+                    "the contract is another one, and the difference cannot be decided, because no instance described it ({instances}): \
+                     {error}"
+                );
+                vec![Difference {
+                    method: None,
+                    argument: None,
+                    what,
+                    compatible: false,
+                }]
+            }
+        }
+    }
+}
+
 /// Sorts instances of one service by their contracts, and asks one instance of each for the description. The contract with the most instances
 /// comes first; among equals, the one whose last instance started last.
 pub(crate) async fn contracts(
@@ -197,8 +238,15 @@ pub(crate) async fn contracts(
         (group.len(), latest)
     };
     groups.sort_by_key(|group| Reverse(rank(group)));
-    let described = stream::iter(groups).map(async |group| ServedContract {
-        description: describe(requester, service, &group, until).await,
+    let groups = stream::iter(groups).enumerate();
+    let described = groups.map(async |(rank, group)| ServedContract {
+        description: match rank < MAX_CONTRACTS {
+            true => describe(requester, service, &group, until).await,
+            false => Err(RpcError::new(
+                ErrorKind::Overloaded,
+                format!("more than {MAX_CONTRACTS} contracts are served"),
+            )),
+        },
         instances: group.into_iter().map(|told| told.entry).collect(),
     });
     described.buffered(MAX_ASKED).collect().await
@@ -217,7 +265,7 @@ async fn describe(
     );
     let mut queues = instances.iter().filter_map(|told| {
         let queue = told.private_queue.clone();
-        queue.map(|queue| (queue, &told.entry.id))
+        queue.map(|queue| (queue, &told.entry))
     });
     let mut next = queues.next();
     while let Some((queue, instance)) = next {
@@ -228,7 +276,7 @@ async fn describe(
             Some(_) => Instant::now() + left / 2,
             None => until,
         };
-        let asking = timeout_at(limit, ask_by_name(requester, queue, service, limit));
+        let asking = timeout_at(limit, ask_by_name(requester, queue, instance, limit));
         failure = match asking.await {
             Ok(Ok(description)) => return Ok(description),
             Ok(Err(error)) => error,
@@ -237,18 +285,21 @@ async fn describe(
                 format!("an instance of {service} did not describe itself in time"),
             ),
         };
-        debug!(?instance, error = ?failure.to_string(), "an instance gave no description");
+        debug!(instance = ?instance.id, error = ?failure.to_string(), "an instance gave no description");
     }
     Err(failure)
 }
 
-/// Asks one instance for the description of a service.
+/// Asks an instance for the description of its contract. An instance may serve several contracts of one service, on different queues.
 async fn ask_by_name(
     requester: &Requester,
     queue: SmolStr,
-    service: &str,
+    instance: &InstanceInfo,
     until: Instant,
 ) -> Result<ServiceInfo, RpcError> {
+    let InstanceInfo {
+        service, contract, ..
+    } = instance;
     let question = Question {
         method: DESCRIBE,
         service: Some(service),
@@ -258,12 +309,20 @@ async fn ask_by_name(
     requester.address(&mut message, true);
     let sending = requester.channel.publish(queue, message);
     sending.wait().await.map_err(not_sent)?;
-    let descriptions = read::<ServiceInfo>(waiter.result().await)?;
+    let answer = waiter.result().await;
+    if answer
+        .as_ref()
+        .is_ok_and(|answer| answer.body.len() > MAX_DESCRIPTION)
+    {
+        let reason = format!("the description is longer than {MAX_DESCRIPTION} bytes");
+        return Err(RpcError::new(ErrorKind::TooLarge, reason));
+    }
+    let descriptions = read::<ServiceInfo>(answer)?;
     let mut descriptions = descriptions.into_iter();
     descriptions
-        .find(|description| description.name == service)
+        .find(|description| description.name == *service && description.contract == *contract)
         .ok_or_else(|| {
-            let reason = format!("the instance does not describe {service}");
+            let reason = format!("the instance does not describe this contract of {service}");
             RpcError::new(ErrorKind::BadReply, reason)
         })
 }

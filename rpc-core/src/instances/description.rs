@@ -139,6 +139,12 @@ pub fn describe_client(service: &'static Service, types: Vec<DescribedMethod>) -
     describe(service, &Queues::of(service), None, &types, Side::Client)
 }
 
+/// Describes a service as a server serves it that was compiled with the same trait, with the queues that the trait names.
+#[must_use]
+pub fn describe_server(service: &'static Service, types: Vec<DescribedMethod>) -> ServiceInfo {
+    describe(service, &Queues::of(service), None, &types, Side::Server)
+}
+
 fn describe_method(
     method: &'static Method,
     queues: &Queues,

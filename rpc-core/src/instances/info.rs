@@ -34,7 +34,7 @@ pub struct InstanceInfo {
 }
 
 /// Description of a service: the contract that an instance serves, with the options of its trait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServiceInfo {
     /// Name of the service.
@@ -45,15 +45,29 @@ pub struct ServiceInfo {
     pub docs: Option<String>,
     /// The queue of methods without a queue of their own.
     pub queue: String,
-    /// Hash of the contract: the names and kinds of methods, and the names and Rust types of their arguments, results and errors. Two
-    /// contracts with the same hash are the same, except for docs, schemas and options that concern one side only.
+    /// Hash of the contract: the names and kinds of methods, and the names and Rust types of their arguments, results and errors. Docs,
+    /// schemas, and options that concern one side only do not count, nor do the fields of types.
     pub contract: String,
     /// The methods, in the order of the trait.
     pub methods: Vec<MethodInfo>,
 }
 
+impl ServiceInfo {
+    /// Removes the schemas of all types, which are the longest part of a description.
+    pub(crate) fn remove_schemas(&mut self) {
+        for method in &mut self.methods {
+            let arguments = method.arguments.iter_mut().map(|argument| &mut argument.ty);
+            let others = [Some(&mut method.result), method.error.as_mut()];
+            let others = others.into_iter().chain([method.item_error.as_mut()]);
+            for ty in arguments.chain(others.flatten()) {
+                ty.schema = None;
+            }
+        }
+    }
+}
+
 /// Description of a method.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MethodInfo {
     /// Name on the wire.
@@ -103,7 +117,7 @@ pub enum MethodKind {
 }
 
 /// Description of an argument.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ArgumentInfo {
     /// Name on the wire.
@@ -117,7 +131,7 @@ pub struct ArgumentInfo {
 }
 
 /// Description of a type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TypeInfo {
     /// Name of the Rust type, without paths: `Vec<Item>`.

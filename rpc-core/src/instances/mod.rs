@@ -1,6 +1,6 @@
 //! Running servers seen from outside: instances, descriptions of their services, and statistics.
 //!
-//! Every running server is an *instance*. It answers questions about itself, which [`Client`](crate::Client) asks.
+//! Every running server is an *instance*. An instance answers questions about itself, which [`Client`](crate::Client) asks.
 
 mod asking;
 mod contract;

@@ -70,7 +70,7 @@ pub(super) fn topic_refused(error: TransportError, followed: bool) -> RpcError {
     match error {
         TransportError::Forbidden(_) => RpcError::new(
             ErrorKind::PermissionDenied,
-            "the user may not publish to instances: grant the user the permission to write to the exchange 'amq.direct'",
+            "the user may not send messages to instances: grant the user the permission to write to the exchange 'amq.direct'",
         )
         .with_source(error)
         .executed_if(followed),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Requester;
 use super::errors::{not_sent, topic_refused};
-use super::gathers::{Answer, Answers};
+use super::gathers::{Answer, GatherWaiter};
 use super::topics::Published;
 use crate::error::RpcError;
 use crate::transport::Message;
@@ -28,7 +28,7 @@ pub(crate) struct GatherOptions {
 #[derive(Debug)]
 pub(crate) struct Gathering {
     requester: Arc<Requester>,
-    answers: Answers,
+    answers: GatherWaiter,
     /// Taken when the broker's answer is awaited.
     published: Option<Published>,
     cancels: Option<Arc<str>>,
@@ -53,7 +53,7 @@ impl Requester {
         let topics = self.topics.clone();
         let frame_max = topics.frame_max().await.map_err(not_sent)?;
         // Before the request is published, so that the fastest answer finds the gather.
-        let answers = Answers::register(&self.in_flight, until, expected)?;
+        let answers = GatherWaiter::register(&self.in_flight, until, expected)?;
         let mut message = message(answers.correlation_id(), frame_max)?;
         self.address(&mut message, true);
         message.mandatory = true;

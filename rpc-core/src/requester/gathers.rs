@@ -1,11 +1,12 @@
 //! Requests that several instances answer, by correlation id.
 //!
-//! A gather is registered before its request is published, so that the fastest answer finds the gather. It accepts one answer of each
+//! A gather is registered before its request is published, so that the fastest answer finds the gather. A gather accepts one answer of each
 //! instance until its time limit. When the requester ends, every gather learns the reason.
 
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use smol_str::SmolStr;
@@ -21,6 +22,9 @@ use crate::wire::{Origin, correlation_id};
 /// Most answers of one gather: memory stays bounded, whatever arrives.
 const MAX_ANSWERS: usize = 4_096;
 
+/// Bytes of answers that may wait to be read before further ones are dropped. Any sender may answer as any number of instances.
+const MAX_UNREAD: usize = 128 << 20;
+
 /// Answer of one instance.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -29,15 +33,27 @@ pub(crate) struct Answer {
     pub(crate) arrived: Instant,
 }
 
+impl Answer {
+    /// Length in bytes, headers excluded.
+    pub(crate) fn len(&self) -> usize {
+        match &self.result {
+            Ok(response) => response.body.len(),
+            Err(error) => error.message().len(),
+        }
+    }
+}
+
 /// An answer, or the reason why no more answers can come.
 type Event = Result<Answer, RpcError>;
 
 /// A gather in the table.
 #[derive(Debug)]
-pub(super) struct Gather {
+pub(super) struct PendingGather {
     until: Instant,
     /// Ids of the instances that have answered.
     answered: HashSet<SmolStr>,
+    /// Length of the answers that wait to be read.
+    unread: Arc<AtomicUsize>,
     /// Holds at most [`MAX_ANSWERS`] answers and the end.
     events: mpsc::UnboundedSender<Event>,
 }
@@ -45,13 +61,13 @@ pub(super) struct Gather {
 /// Reason why an answer is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The answer came after the time limit, or is not the first of its instance, or there are too many answers.
+    /// The answer came after the time limit, or is not the first of its instance, or too many answers have come or wait to be read.
     Late,
     /// The answer does not name its instance.
     Malformed,
 }
 
-impl Gather {
+impl PendingGather {
     /// Accepts an answer. Sending it is left to the caller, who holds a lock at this moment.
     pub(super) fn accept(
         &mut self,
@@ -62,6 +78,7 @@ impl Gather {
         let arrived = Instant::now();
         let is_late = arrived > self.until
             || self.answered.len() >= MAX_ANSWERS
+            || self.unread.load(Ordering::Relaxed) >= MAX_UNREAD
             || !self.answered.insert(origin.instance.clone());
         if is_late {
             return Err(Refusal::Late);
@@ -71,6 +88,7 @@ impl Gather {
             result,
             arrived,
         };
+        self.unread.fetch_add(answer.len(), Ordering::Relaxed);
         Ok((self.events.clone(), answer))
     }
 
@@ -82,19 +100,20 @@ impl Gather {
 
 /// The answers to a registered gather. Dropping them unregisters the gather.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(super) struct GatherWaiter {
     id: Uuid,
     until: Instant,
     /// Number of answers after which the gather ends.
     left: usize,
+    unread: Arc<AtomicUsize>,
     events: mpsc::UnboundedReceiver<Event>,
     timer: Pin<Box<Sleep>>,
     is_over: bool,
     in_flight: Arc<InFlight>,
 }
 
-impl Answers {
-    /// Registers a gather that ends at a moment or after a number of answers.
+impl GatherWaiter {
+    /// Registers a gather that ends at a moment or after a number of answers. 0 counts as 1.
     pub(super) fn register(
         in_flight: &Arc<InFlight>,
         until: Instant,
@@ -102,9 +121,11 @@ impl Answers {
     ) -> Result<Self, RpcError> {
         let id = Uuid::new_v4();
         let (sender, events) = mpsc::unbounded_channel();
-        let gather = Gather {
+        let unread = Arc::<AtomicUsize>::default();
+        let gather = PendingGather {
             until,
             answered: HashSet::new(),
+            unread: unread.clone(),
             events: sender,
         };
         in_flight.add_gather(id, gather)?;
@@ -112,6 +133,7 @@ impl Answers {
             id,
             until,
             left: expected.unwrap_or(usize::MAX).max(1),
+            unread,
             events,
             timer: Box::pin(sleep_until(until)),
             is_over: false,
@@ -142,13 +164,14 @@ impl Answers {
             return Poll::Ready(None);
         }
         // Answers that arrived in time come first, however late they are read.
-        let mut event = match self.events.poll_recv(cx) {
+        let event = match self.events.poll_recv(cx) {
             Poll::Ready(event) => event,
             Poll::Pending if self.timer.as_mut().poll(cx).is_pending() => return Poll::Pending,
             // An answer may have arrived in between.
             Poll::Pending => self.events.try_recv().ok(),
         };
-        if let Some(Ok(_)) = &mut event {
+        if let Some(Ok(answer)) = &event {
+            self.unread.fetch_sub(answer.len(), Ordering::Relaxed);
             self.left -= 1;
         }
         if self.left == 0 || !matches!(event, Some(Ok(_))) {
@@ -166,7 +189,7 @@ impl Answers {
     }
 }
 
-impl Drop for Answers {
+impl Drop for GatherWaiter {
     fn drop(&mut self) {
         self.end();
     }
@@ -177,6 +200,7 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use futures_util::FutureExt;
 
     use super::super::dropped::{DropCounter, DroppedReplies};
@@ -200,19 +224,23 @@ mod tests {
             Self { in_flight, dropped }
         }
 
-        fn gather(&self, expected: Option<usize>) -> Answers {
-            Answers::register(&self.in_flight, Instant::now() + LIMIT, expected).unwrap()
+        fn gather(&self, expected: Option<usize>) -> GatherWaiter {
+            GatherWaiter::register(&self.in_flight, Instant::now() + LIMIT, expected).unwrap()
         }
 
         /// Has an answer of an instance arrive.
         fn answer(&self, id: &str, instance: Option<&str>) {
+            self.answer_with(id, instance, Bytes::new());
+        }
+
+        fn answer_with(&self, id: &str, instance: Option<&str>, body: Bytes) {
             let origin = instance.map(|instance| {
                 Box::new(Origin {
                     instance: instance.into(),
                     private_queue: None,
                 })
             });
-            let response = Response::new(Outcome::Result, ContentType::MessagePack, "".into());
+            let response = Response::new(Outcome::Result, ContentType::MessagePack, body);
             self.in_flight.complete_from(Some(id), origin, Ok(response));
         }
 
@@ -226,7 +254,7 @@ mod tests {
         }
     }
 
-    async fn next(answers: &mut Answers) -> Option<Result<String, ErrorKind>> {
+    async fn next(answers: &mut GatherWaiter) -> Option<Result<String, ErrorKind>> {
         let event = poll_fn(|cx| answers.poll_next(cx)).await?;
         Some(match event {
             Ok(answer) => Ok(answer.origin.instance.to_string()),
@@ -297,6 +325,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_bytes_of_unread_answers_are_bounded() {
+        let setup = Setup::new();
+        let mut answers = setup.gather(None);
+        let id = answers.correlation_id();
+        // All answers share their memory.
+        let half = Bytes::from(vec![0; MAX_UNREAD / 2]);
+        for instance in ["a", "b", "c"] {
+            setup.answer_with(&id, Some(instance), half.clone());
+        }
+        assert_eq!(setup.dropped(), (1, 0, 0));
+        assert_eq!(next(&mut answers).await, Some(Ok("a".to_owned())));
+        setup.answer_with(&id, Some("d"), half);
+        assert_eq!(setup.dropped(), (1, 0, 0));
+        for instance in ["b", "d"] {
+            assert_eq!(next(&mut answers).await, Some(Ok(instance.to_owned())));
+        }
+    }
+
+    #[tokio::test]
     async fn answers_after_a_dropped_gather_are_late() {
         let setup = Setup::new();
         let answers = setup.gather(None);
@@ -320,7 +367,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(error.may_have_executed());
         assert_eq!(next(&mut answers).await, None);
-        let refused = Answers::register(&setup.in_flight, Instant::now(), None);
+        let refused = GatherWaiter::register(&setup.in_flight, Instant::now(), None);
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(!error.may_have_executed());

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::dropped::DropCounter;
 use super::errors::may_not_publish;
-use super::gathers::{Gather, Refusal};
+use super::gathers::{PendingGather, Refusal};
 use super::health::ChannelHealth;
 use crate::batching::UnansweredMessage;
 use crate::error::{BoxError, ErrorKind, RpcError};
@@ -43,7 +43,7 @@ struct Table {
     /// Calls of batches that may come back as a whole.
     batches: FxHashMap<Uuid, Vec<Uuid>>,
     /// Requests that several instances answer. Only replies for which there is no call are looked up here.
-    gathers: FxHashMap<Uuid, Gather>,
+    gathers: FxHashMap<Uuid, PendingGather>,
     /// The call that was registered last.
     last: Uuid,
     ended: Option<EndReason>,
@@ -189,7 +189,7 @@ impl InFlight {
     }
 
     /// Registers a request that several instances answer.
-    pub(super) fn add_gather(&self, id: Uuid, gather: Gather) -> Result<(), RpcError> {
+    pub(super) fn add_gather(&self, id: Uuid, gather: PendingGather) -> Result<(), RpcError> {
         let mut table = self.table();
         match &table.ended {
             Some(reason) => Err(reason.error().not_executed()),

@@ -40,6 +40,7 @@ struct AddedService {
     queues: Vec<String>,
     queue_options: QueueOptions,
     description: ServiceInfo,
+    client_description: ServiceInfo,
     endpoint: Endpoint,
 }
 
@@ -138,6 +139,7 @@ impl ServerBuilder {
             queues: first.queues,
             queue_options: first.queue_options,
             description: first.description,
+            client_description: first.client_description,
             endpoint,
         })
     }
@@ -178,6 +180,7 @@ impl ServerBuilder {
         let info = dispatcher.dispatcher();
         let definition = info.definition();
         let (queues, description) = (info.queues(), info.describe());
+        let client_description = info.describe_client();
         let queue_options = info.queue_options().clone();
         self.adding(AddedService {
             service: definition.name,
@@ -185,6 +188,7 @@ impl ServerBuilder {
             queues,
             queue_options,
             description,
+            client_description,
             endpoint: Endpoint::layered(layer.layer(dispatcher)),
         })
     }
@@ -372,6 +376,7 @@ impl ServerBuilder {
                 Endpoint::Layered(layer(endpoint.into_service()))
             });
             let description = Arc::new(added.description);
+            let client_description = Arc::new(added.client_description);
             let statistics = options
                 .introspection
                 .then(|| Arc::new(Statistics::new(added.definition)));
@@ -379,6 +384,7 @@ impl ServerBuilder {
                 service: added.service,
                 definition: added.definition,
                 description: description.clone(),
+                client_description: client_description.clone(),
                 statistics: statistics.clone(),
                 retry_queue: format!("{queue}{RETRY_SUFFIX}"),
                 dead_letter_queue: match &added.queue_options.dead_letter_queue {

@@ -55,6 +55,9 @@ pub trait DispatcherInfo {
 
     /// Describes the service as this dispatcher serves it.
     fn describe(&self) -> ServiceInfo;
+
+    /// Describes the service as clients with the same contract call it.
+    fn describe_client(&self) -> ServiceInfo;
 }
 
 /// A dispatcher inside of a service.
@@ -65,6 +68,7 @@ pub(super) struct FoundDispatcher {
     pub(super) queues: Vec<String>,
     pub(super) queue_options: QueueOptions,
     pub(super) description: ServiceInfo,
+    pub(super) client_description: ServiceInfo,
 }
 
 thread_local! {
@@ -102,6 +106,7 @@ pub(crate) fn report_dispatcher<D>(dispatcher: &impl DispatcherInfo) {
                 queues: dispatcher.queues(),
                 queue_options: dispatcher.queue_options().clone(),
                 description: dispatcher.describe(),
+                client_description: dispatcher.describe_client(),
             });
         });
     }

@@ -21,7 +21,7 @@ pub enum Health {
 
 /// Watches the [`Health`] of a server. Returned by [`ServerHandle::health`](crate::ServerHandle::health).
 ///
-/// The watch can be used after [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) has taken the handle, and after the server has
+/// A watch begins with the health at the moment when it was made. The watch can be used after [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) has taken the handle, and after the server has
 /// ended. `Debug` shows the current health.
 #[derive(Clone)]
 pub struct HealthWatch {
@@ -114,8 +114,7 @@ impl HealthReport {
             Health::Stopped => 2,
         };
         self.0.send_if_modified(|state| {
-            let (before, after) = (stage(state.health), stage(health));
-            let is_news = after > before || (after == 0 && before == 0 && state.health != health);
+            let is_news = state.health != health && stage(state.health) <= stage(health);
             if is_news {
                 *state = State {
                     health,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::announcement::KnownContracts;
 use super::cancellation::CallRegistry;
 use super::health::HealthReport;
 use super::in_flight::CallsInFlight;
@@ -37,9 +38,14 @@ pub(super) struct Instance {
     pub(super) private_queue: Mutex<Option<SmolStr>>,
     /// Set once the log says that the server has no private queue.
     pub(super) lacks_private_queue: AtomicBool,
+    /// Set once the broker has refused the private queue for lack of permissions.
+    pub(super) private_queue_is_forbidden: AtomicBool,
     pub(super) to_all: CallsToAll,
+    pub(super) known_contracts: Mutex<KnownContracts>,
     /// Limit of answers to questions.
     pub(super) answers: RateLimit,
+    /// Limit of announcements of other instances that are read.
+    pub(super) announcements: RateLimit,
     /// Number of refused requests, which the handle of the server reads.
     pub(super) refused: Arc<AtomicU64>,
     /// Number of dropped questions and calls to all instances, which the handle of the server reads.
@@ -66,8 +72,11 @@ impl Instance {
             options,
             private_queue: Mutex::default(),
             lacks_private_queue: AtomicBool::new(false),
+            private_queue_is_forbidden: AtomicBool::new(false),
             to_all,
+            known_contracts: Mutex::default(),
             answers: RateLimit::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE),
+            announcements: RateLimit::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE),
             refused: Arc::default(),
             dropped: Arc::default(),
         };

@@ -1,12 +1,11 @@
 //! Answers to questions about the instance: the built-in methods `rpc.ping`, `rpc.describe` and `rpc.stats`.
 //!
-//! Questions come through the private queue, or as requests through the queue of a service. They bypass layers, telemetry and statistics.
-//! Answers hold names, numbers, ages and correlation ids, never arguments, headers or reply addresses.
+//! Questions come through the private queue, or as requests through the queue of a service. Questions bypass layers, telemetry and
+//! statistics. Answers hold names, numbers, ages and correlation ids, never arguments, headers or reply addresses.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use serde::Deserialize;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -17,12 +16,12 @@ use super::rate_limit::ANSWERS_PER_SECOND;
 use super::received::ReceivedRequest;
 use super::served::ServedQueue;
 use crate::batching::{self, ReplyForm};
-use crate::codec::{self, ContentType};
+use crate::codec::ContentType;
 use crate::error::{ErrorKind, RpcError};
 use crate::instances::{InstanceInfo, InstanceStats, ServiceInfo};
 use crate::message::Response;
 use crate::names::{
-    DESCRIBE, INSTANCE_HEADER, METHOD_PREFIX, PING, PROTOCOL_VERSION, SERVICE_TOPIC_PREFIX, STATS,
+    ANNOUNCE, DESCRIBE, INSTANCE_HEADER, METHOD_PREFIX, PING, PROTOCOL_VERSION, STATS,
 };
 use crate::transport::{Message, Reply};
 use crate::wire::{self, Execution};
@@ -31,16 +30,6 @@ use crate::wire::{self, Execution};
 pub(super) fn is_built_in(kind: &str) -> bool {
     kind.starts_with(METHOD_PREFIX)
 }
-
-/// Arguments of a question.
-#[derive(Deserialize)]
-struct Arguments {
-    /// Name of the service that the question is about; all services of the instance without it.
-    #[serde(default)]
-    service: Option<String>,
-}
-
-const ARGUMENTS: &[&str] = &["service"];
 
 /// The services that the address of a question selects.
 #[derive(Clone, Copy)]
@@ -56,7 +45,7 @@ impl Scope<'_> {
         match self {
             Self::All => true,
             Self::Named(name) => served.service == name,
-            Self::Of(other) => served.is_of_the_service_of(other),
+            Self::Of(other) => served.shares_service_with(other),
         }
     }
 }
@@ -69,6 +58,14 @@ impl Instance {
         outbox: Weak<Outbox>,
     ) {
         while let Some(mut question) = questions.recv().await {
+            if question.kind.as_deref() == Some(ANNOUNCE) {
+                // Limited apart from the answers: in a deployment many instances start at once.
+                match self.announcements.take() {
+                    true => self.take_announcement(&question),
+                    false => self.count_dropped("an announcement"),
+                }
+                continue;
+            }
             let Some(queue) = question.reply_to.take() else {
                 continue;
             };
@@ -90,8 +87,7 @@ impl Instance {
                 return;
             };
             let topic = question.topic.take();
-            let service = topic.as_deref();
-            let service = service.and_then(|topic| topic.strip_prefix(SERVICE_TOPIC_PREFIX));
+            let service = topic.as_deref().and_then(wire::service_of_instances_topic);
             let scope = service.map_or(Scope::All, Scope::Named);
             let result = self.answer(&question, scope, &outbox);
             let reply = self.answer_message(queue, result, question);
@@ -121,8 +117,8 @@ impl Instance {
             let reason = format!("this server has no built-in method '{kind}'");
             return Err(RpcError::new(ErrorKind::UnknownMethod, reason));
         }
-        let arguments = codec::decode_arguments(&question.body, content_type, ARGUMENTS);
-        let Arguments { service } = arguments.map_err(|cause| {
+        let service = wire::service_in_question(&question.body, content_type);
+        let service = service.map_err(|cause| {
             let reason = format!("the arguments of '{kind}' cannot be read: {cause}");
             RpcError::new(ErrorKind::BadRequest, reason)
         })?;
@@ -149,25 +145,31 @@ impl Instance {
         }?;
         let limit = self.connection.max_message_size();
         wire::check_reply(&response, limit, outbox.frame_max())?;
+        self.answers.charge(response.body.len());
         Ok(response)
     }
 
     /// The first queue of each service.
-    fn services(&self) -> impl Iterator<Item = &ServedQueue> {
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServedQueue> {
         let queues = self.queues.iter().enumerate();
         queues
             .filter(|(index, served)| {
                 let mut earlier = self.queues[..*index].iter();
-                !earlier.any(|other| other.is_of_the_service_of(served))
+                !earlier.any(|other| other.shares_service_with(served))
             })
             .map(|(_, served)| served)
     }
 
-    fn info(&self, served: &ServedQueue) -> InstanceInfo {
+    /// Names of the queues of a service, sorted.
+    pub(super) fn queues_of(&self, served: &ServedQueue) -> Vec<String> {
         let queues = self.queues.iter();
-        let queues = queues.filter(|other| other.is_of_the_service_of(served));
+        let queues = queues.filter(|other| other.shares_service_with(served));
         let mut queues: Vec<String> = queues.map(|other| other.queue.to_string()).collect();
         queues.sort_unstable();
+        queues
+    }
+
+    fn info(&self, served: &ServedQueue) -> InstanceInfo {
         let ServiceInfo {
             version, contract, ..
         } = &*served.description;
@@ -176,7 +178,7 @@ impl Instance {
             name: self.connection.name().to_owned(),
             service: served.service.to_owned(),
             version: version.clone(),
-            queues,
+            queues: self.queues_of(served),
             started: self.started,
             crate_version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL_VERSION,
@@ -187,7 +189,7 @@ impl Instance {
 
     fn stats(&self, served: &ServedQueue) -> Option<InstanceStats> {
         let (statistics, in_flight) = (served.statistics.as_ref()?, self.in_flight.as_ref()?);
-        let is_own = |queue: usize| self.queues[queue].is_of_the_service_of(served);
+        let is_own = |queue: usize| self.queues[queue].shares_service_with(served);
         let (methods, oldest) = statistics.read(in_flight, is_own);
         Some(InstanceStats {
             id: self.id.to_string(),
@@ -211,8 +213,11 @@ impl Instance {
         }
         let app_id = self.connection.app_id();
         let mut message = wire::reply_from_result(result, question, Execution::NotStarted, app_id);
-        message.headers.insert(INSTANCE_HEADER, &*self.id);
-        message.reply_to = self.private_queue.lock().clone();
+        // A server without introspection tells strangers nothing about itself.
+        if self.options.introspection {
+            message.headers.insert(INSTANCE_HEADER, &*self.id);
+            message.reply_to = self.private_queue.lock().clone();
+        }
         Reply { queue, message }
     }
 }

@@ -7,13 +7,14 @@
 //! | setup | `builder` and `options`; `dispatchers` finds dispatchers inside layers; `served`, a queue with its service |
 //! | start | `instance`, the state of a server, with its `health`; `opening` opens sessions; `topology` declares queues; `open_failure` classifies failures |
 //! | delivery loop | `session`, with `consumer`; `last_attempts` adds consumers of retry queues |
-//! | private queue | `private_queue` listens; `introspection` answers questions, within its `rate_limit`; `to_all` passes on calls to all instances |
+//! | private queue | `private_queue` listens; `introspection` answers questions, within its `rate_limit`; `to_all` passes on calls to all instances; `announcement` compares contracts with those of other instances |
 //! | limits of handlers | `pool` |
 //! | unpacking | `arrival` takes the requests out of a delivery, resolves their methods, and asks `redelivery` for a verdict |
 //! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it; `in_flight` and `statistics` record it; `slow_handlers` warns |
 //! | redelivery | `redelivery` decides; `republish` carries the verdicts out |
 //! | output | `outbox` sends replies and acknowledges; `publisher` sends confirmed messages |
 
+mod announcement;
 mod arrival;
 mod builder;
 mod cancellation;
@@ -261,6 +262,8 @@ async fn serve(
     let _slow_handlers = options.slow_handler.map(|limit| {
         AbortOnDropHandle::new(tokio::spawn(slow_handlers::watch(instance.clone(), limit)))
     });
+    let announcing = instance.clone().announce(session.link.clone());
+    let _announcing = AbortOnDropHandle::new(tokio::spawn(announcing));
     let prefetch = options.prefetch.into();
     let mut pool = Pool::new(instance.queues.len(), prefetch, options.concurrency);
     let mut retiring = JoinSet::new();
@@ -292,6 +295,7 @@ async fn serve(
     if drained.is_err() {
         let handlers = pool.running();
         warn!(handlers, "handlers did not finish in time");
+        slow_handlers::report_unfinished(&instance);
     } else {
         // The replies of the handlers are on the way.
         while retiring.join_next().await.is_some() {}
@@ -357,9 +361,7 @@ impl ServerHandle {
             None => Ok(()),
         }
     }
-}
 
-impl ServerHandle {
     /// Returns the id of this instance of the services: a UUID in its usual form, fresh for each start of a server.
     pub fn instance_id(&self) -> &str {
         &self.id
@@ -372,9 +374,12 @@ impl ServerHandle {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Number of questions to this instance, and of calls to all instances, that were dropped because too many came. Up to 64
-    /// questions wait for their answers, and an instance sends at most 100 answers in a second, or 200 after a quiet time. Up to 64 calls
-    /// to all instances wait for a handler, and as many on their way there.
+    /// Number of questions to this instance, of announcements of other instances, and of calls to all instances, that were dropped because too
+    /// many came or because they were too long. Up to 64 questions wait for their answers, and an instance sends at most 100 answers in a second,
+    /// or 200 at once after a quiet time. Up to 64 calls to all instances wait for a handler, and as many on their way there.
+    ///
+    /// Questions that come through a request queue are not dropped: beyond the limit they get the fault
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     pub fn dropped_questions(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -410,6 +415,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
+            .field("id", &self.id)
             .field("connection", &self.connection)
             .finish_non_exhaustive()
     }

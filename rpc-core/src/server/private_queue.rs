@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::announcement;
 use super::instance::Instance;
 use super::introspection::is_built_in;
 use super::open_failure::OpenFailure;
@@ -23,9 +24,7 @@ use super::outbox::Outbox;
 use super::to_all::{CallToAll, Taken};
 use crate::backoff::pauses;
 use crate::headers::Headers;
-use crate::names::{
-    ALL_TOPIC_PREFIX, CANCEL, INSTANCE_QUEUE_PREFIX, INSTANCES_TOPIC, SERVICE_TOPIC_PREFIX,
-};
+use crate::names::{ANNOUNCE, CANCEL, INSTANCE_QUEUE_PREFIX};
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Deliveries, Link, Message, QueueKind, TransportError,
 };
@@ -55,12 +54,17 @@ struct Opened {
 }
 
 impl Instance {
-    /// Opens the private queue of a session and takes its messages. A server without the permissions goes on without the queue.
+    /// Opens the private queue of a session and takes its messages. A server without the permissions goes on without the queue, and does not
+    /// try again in its life.
     pub(super) async fn open_private_queue(
         self: &Arc<Self>,
         link: &Arc<dyn Link>,
         outbox: &Arc<Outbox>,
     ) -> Result<Option<PrivateQueue>, OpenFailure> {
+        // Each attempt costs a channel, and an error in lapin's log.
+        if self.private_queue_is_forbidden.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let opened = match self.declare_private_queue(&**link).await {
             Ok(opened) => opened,
             // The request queues would fail for the same reason.
@@ -107,13 +111,11 @@ impl Instance {
             if self.calls.is_some() {
                 topics.push(wire::cancel_topic(&served.queue));
             }
-            topics.push(format!("{ALL_TOPIC_PREFIX}{}", served.queue));
+            topics.push(wire::all_topic(&served.queue));
         }
         if self.options.introspection {
-            topics.push(INSTANCES_TOPIC.to_owned());
-            let services = self.queues.iter();
-            topics
-                .extend(services.map(|served| format!("{SERVICE_TOPIC_PREFIX}{}", served.service)));
+            let services = self.queues.iter().map(|served| Some(served.service));
+            topics.extend(services.chain([None]).map(wire::instances_topic));
         }
         topics.sort_unstable();
         topics.dedup();
@@ -123,6 +125,10 @@ impl Instance {
     /// Logs, once over the life of the server, that there is no private queue, and the consequences.
     fn report_missing(&self, error: &TransportError) {
         *self.private_queue.lock() = None;
+        if matches!(error, TransportError::Forbidden(_)) {
+            self.private_queue_is_forbidden
+                .store(true, Ordering::Relaxed);
+        }
         let error = error.to_string();
         if self.lacks_private_queue.swap(true, Ordering::Relaxed) {
             debug!(?error, "the server still has no private queue");
@@ -132,7 +138,7 @@ impl Instance {
             ?error,
             "the server has no private queue, so dropped calls will not be cancelled, `Client::instances` does not list the server, and \
              calls to all instances do not reach it: grant the server's user the permissions to configure, write and read queues whose \
-             names begin with 'rpc.instance.', and to read the exchange 'amq.direct'"
+             names begin with 'rpc.instance.', and to read the exchange 'amq.direct', then start the server again"
         );
     }
 
@@ -167,7 +173,7 @@ impl Instance {
     fn take_message(&self, message: Message, questions: &mpsc::Sender<Message>) {
         let kind = message.kind.as_deref().unwrap_or_default();
         let topic = message.topic.as_deref().unwrap_or_default();
-        match topic.strip_prefix(ALL_TOPIC_PREFIX) {
+        match wire::queue_of_all_topic(topic) {
             // A method may have any name but that of a built-in, `cancel` included.
             Some(_) if is_built_in(kind) => debug!("a question to a request queue was ignored"),
             Some(queue) => {
@@ -194,7 +200,11 @@ impl Instance {
             return;
         }
         question.headers = Headers::default(); // Not needed. A sender could make them large.
-        if question.body.len() > MAX_QUESTION_LEN || questions.try_send(question).is_err() {
+        let max_len = match question.kind.as_deref() {
+            Some(ANNOUNCE) => announcement::MAX_LEN,
+            _ => MAX_QUESTION_LEN,
+        };
+        if question.body.len() > max_len || questions.try_send(question).is_err() {
             self.count_dropped("a question");
         }
     }

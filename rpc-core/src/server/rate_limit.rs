@@ -11,6 +11,9 @@ pub(super) const ANSWERS_PER_SECOND: u32 = 100;
 /// Answers of an instance at once, after a quiet time.
 pub(super) const ANSWERS_AT_ONCE: u32 = 200;
 
+/// Bytes of an answer that the answer's own token covers. Each further piece of this length takes a token as well.
+const BYTES_PER_ANSWER: usize = 64 << 10;
+
 /// Token bucket: each action takes a token, and tokens come back at a steady rate.
 #[derive(Debug)]
 pub(super) struct RateLimit {
@@ -42,6 +45,14 @@ impl RateLimit {
         }
         is_allowed
     }
+
+    /// Takes the further tokens of an answer that is long. They may not be there yet: then the next answers wait for them.
+    pub(super) fn charge(&self, len: usize) {
+        let further = u32::try_from(len / BYTES_PER_ANSWER).unwrap_or(u32::MAX);
+        let further = self.interval.saturating_mul(further.min(self.burst));
+        let mut full_at = self.full_at.lock();
+        *full_at = (*full_at).max(Instant::now()) + further;
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +76,22 @@ mod tests {
         assert_eq!(taken(&limit), 100);
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(taken(&limit), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_answers_take_several_tokens() {
+        let limit = RateLimit::new(100, 200);
+        limit.charge(BYTES_PER_ANSWER - 1);
+        limit.charge(50 * BYTES_PER_ANSWER);
+        assert_eq!(taken(&limit), 150);
+        limit.charge(10 * BYTES_PER_ANSWER);
+        tokio::time::advance(Duration::from_millis(150)).await;
+        assert_eq!(taken(&limit), 5);
+        // One answer delays the next ones for a limited time, however long the answer is.
+        limit.charge(usize::MAX);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(taken(&limit), 0);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert_eq!(taken(&limit), 1);
     }
 }

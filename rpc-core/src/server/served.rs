@@ -69,6 +69,8 @@ pub(super) struct ServedQueue {
     pub(super) definition: &'static Definition,
     /// Description of the service, which its queues share.
     pub(super) description: Arc<ServiceInfo>,
+    /// The same contract from the side of a client.
+    pub(super) client_description: Arc<ServiceInfo>,
     /// Statistics of the service, which its queues share; `None` if they are not recorded.
     pub(super) statistics: Option<Arc<Statistics>>,
     pub(super) queue: Arc<str>,
@@ -94,8 +96,8 @@ impl ServedQueue {
         }
     }
 
-    /// Returns `true` if another queue belongs to the same service of this server.
-    pub(super) fn is_of_the_service_of(&self, other: &Self) -> bool {
+    /// Returns `true` if another queue belongs to the same service of the server.
+    pub(super) fn shares_service_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.description, &other.description)
     }
 

@@ -6,10 +6,9 @@
 //!
 //! Each call has a span on the client's side, from its `.await` to its outcome, which includes all attempts and layers. The span of a call
 //! to [all instances](crate::Call::to_all_instances) lasts from `send` to the end of the answers: its outcome is `result`, unless an error
-//! ends the answers as a whole. Each request
-//! that runs has a span on the server's side, around the layers and the handler. They are `tracing` spans of level `INFO` with the
-//! targets `rpc_core::client` and `rpc_core::server`. Without a subscriber, or with one that filters out these targets, a span costs a
-//! comparison.
+//! ends the answers as a whole. Each request that runs has a span on the server's side, around the layers and the handler. They are
+//! `tracing` spans of level `INFO` with the targets `rpc_core::client` and `rpc_core::server`. Without a subscriber, or with one that
+//! filters out these targets, a span costs a comparison.
 //!
 //! Names and attributes follow OpenTelemetry's semantic conventions for RPC (1.45) and, as far as the two are compatible, for
 //! messaging:

@@ -1,4 +1,4 @@
-//! The wire protocol, version 1: requests, replies and notices as messages.
+//! The wire protocol, version 1: requests, questions, replies and notices as messages, and the topics of instances.
 //!
 //! A change here changes the bytes that other programs send and receive: it needs a test of the bytes and a line in the changelog.
 
@@ -8,10 +8,11 @@ mod question;
 mod redelivery;
 mod reply;
 mod request;
+mod topic;
 
 pub(crate) use self::checks::{check_headers, check_size, unreadable};
-pub(crate) use self::notice::{CancelNotice, cancel_topic};
-pub(crate) use self::question::{Question, all_topic, instances_topic};
+pub(crate) use self::notice::CancelNotice;
+pub(crate) use self::question::{Question, service_in_question};
 pub(crate) use self::redelivery::{
     History, dead_letter, is_expired, made_to_fit, redirected, remove_forged_counts, revive,
 };
@@ -21,4 +22,7 @@ pub(crate) use self::reply::{
 pub(crate) use self::request::{
     DeliveryFacts, MessageSettings, correlation_id, message_from_request, parse_correlation_id,
     request_from_message,
+};
+pub(crate) use self::topic::{
+    all_topic, cancel_topic, instances_topic, queue_of_all_topic, service_of_instances_topic,
 };

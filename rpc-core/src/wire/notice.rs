@@ -5,13 +5,8 @@ use tokio::time::Instant;
 
 use crate::codec::{self, ContentType};
 use crate::deadline;
-use crate::names::{CANCEL, CANCEL_TOPIC_PREFIX};
+use crate::names::CANCEL;
 use crate::transport::{Content, Message};
-
-/// Returns the topic of the notices for the servers of a queue.
-pub(crate) fn cancel_topic(queue: &str) -> String {
-    format!("{CANCEL_TOPIC_PREFIX}{queue}")
-}
 
 /// Notice that callers have dropped their calls.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,26 +1,13 @@
-//! Questions to instances: requests for built-in methods; and the topics that instances listen to.
+//! Questions to instances: requests for built-in methods.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::codec::{self, ContentType};
 use crate::deadline;
-use crate::names::{ALL_TOPIC_PREFIX, INSTANCES_TOPIC, SERVICE_TOPIC_PREFIX};
+use crate::error::BoxError;
 use crate::transport::{Content, Message};
-
-/// Returns the topic of calls to all servers of a queue.
-pub(crate) fn all_topic(queue: &str) -> String {
-    format!("{ALL_TOPIC_PREFIX}{queue}")
-}
-
-/// Returns the topic of questions to the instances of a service, or to all instances.
-pub(crate) fn instances_topic(service: Option<&str>) -> String {
-    match service {
-        Some(service) => format!("{SERVICE_TOPIC_PREFIX}{service}"),
-        None => INSTANCES_TOPIC.to_owned(),
-    }
-}
 
 /// Request for a built-in method.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +19,27 @@ pub(crate) struct Question<'a> {
 }
 
 /// Arguments of all built-in methods.
-#[derive(Serialize)]
-struct Arguments<'a> {
+#[derive(Serialize, Deserialize)]
+struct Arguments<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
+    service: Option<T>,
+}
+
+/// Names of the arguments, in their order.
+const ARGUMENTS: &[&str] = &["service"];
+
+/// Returns the service that the arguments of a question name; `None` for all services of an instance.
+pub(crate) fn service_in_question(
+    arguments: &[u8],
+    content_type: ContentType,
+) -> Result<Option<String>, BoxError> {
+    let arguments: Arguments<String> = codec::decode_arguments(arguments, content_type, ARGUMENTS)?;
+    Ok(arguments.service)
 }
 
 impl Question<'_> {
-    /// Returns the question as a message, without the addresses.
+    /// Returns the question as a message, without the addresses. The message says for how long it may wait in a queue, and names no moment:
+    /// an instance whose clock differs answers all the same.
     pub(crate) fn message(self, correlation_id: SmolStr, deadline: Instant) -> Message {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let content_type = ContentType::MessagePack;
@@ -51,7 +51,6 @@ impl Question<'_> {
             kind: Some(SmolStr::new_static(self.method)),
             content_type: content_type.as_property().map(SmolStr::new_static),
             expiration: Some(deadline::expiration(remaining)),
-            deadline: Some(deadline::unix_millis_after(remaining)),
             mandatory: true,
             // Every format can represent text.
             body: codec::encode(&arguments, content_type).unwrap_or_default(),
@@ -83,14 +82,18 @@ mod tests {
         assert_eq!(&message.body[..], b"\x81\xa7service\xa3Fib");
         assert!(message.mandatory && !message.batches);
         assert!(message.expiration.is_some_and(|left| left <= 5_000));
-        assert!(message.deadline.is_some());
+        assert_eq!(message.deadline, None);
         assert_eq!(&ping(None).body[..], b"\x80");
     }
 
     #[test]
-    fn topics_name_the_queue_or_the_service() {
-        assert_eq!(all_topic("rpc.Fib"), "rpc.all.rpc.Fib");
-        assert_eq!(instances_topic(Some("Fib")), "rpc.instances.Fib");
-        assert_eq!(instances_topic(None), "rpc.instances");
+    fn the_service_in_a_question_may_be_left_out() {
+        let read = |body: &[u8]| service_in_question(body, ContentType::MessagePack).ok();
+        assert_eq!(
+            read(b"\x81\xa7service\xa3Fib"),
+            Some(Some("Fib".to_owned()))
+        );
+        assert_eq!(read(b"\x80"), Some(None));
+        assert_eq!(read(b"\x81\xa7service\x07"), None);
     }
 }

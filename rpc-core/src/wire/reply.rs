@@ -13,8 +13,8 @@ use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{Outcome, Response};
 use crate::names::{
-    ERROR, EXECUTED_HEADER, FAULT, INSTANCE_HEADER, MAX_NAME, REDELIVERED_HEADER, RESULT,
-    TIME_HEADER,
+    ERROR, EXECUTED_HEADER, FAULT, INSTANCE_HEADER, INSTANCE_QUEUE_PREFIX, MAX_NAME,
+    REDELIVERED_HEADER, RESULT, TIME_HEADER,
 };
 use crate::transport::{Content, Message};
 
@@ -115,7 +115,7 @@ pub(crate) fn reply_from_result(
 pub(crate) struct Origin {
     /// Id of the instance: 1 to 255 bytes.
     pub(crate) instance: SmolStr,
-    /// Private queue of the instance, if the reply names one.
+    /// Private queue of this instance, if the reply names one.
     pub(crate) private_queue: Option<SmolStr>,
 }
 
@@ -131,12 +131,22 @@ impl Origin {
         };
         let fits = (1..=MAX_NAME).contains(&instance.len());
         fits.then(|| {
+            // A stranger must not have this client write to other queues.
+            let private_queue = reply.reply_to.take();
+            let private_queue = private_queue.filter(|queue| is_private_queue_of(&instance, queue));
             Box::new(Self {
                 instance: instance.into(),
-                private_queue: reply.reply_to.take(),
+                private_queue,
             })
         })
     }
+}
+
+/// Returns `true` for the name of a private queue of an instance.
+fn is_private_queue_of(instance: &str, queue: &str) -> bool {
+    let rest = queue.strip_prefix(INSTANCE_QUEUE_PREFIX);
+    let rest = rest.and_then(|rest| rest.strip_prefix(instance));
+    rest.is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Reads a reply.
@@ -325,6 +335,9 @@ mod tests {
         assert_eq!(origin.private_queue.as_deref(), Some("rpc.instance.a.b"));
         let response = result_from_reply(message).unwrap();
         assert_eq!(response.headers.iter().count(), 1);
+        // Not its own queue.
+        let other = Origin::take(&mut reply("aa".into())).unwrap();
+        assert_eq!(other.private_queue, None);
         let longest = "x".repeat(255);
         assert!(Origin::take(&mut reply(longest.clone().into())).is_some());
         for malformed in [(longest + "x").into(), "".into(), 7.into()] {

@@ -47,6 +47,10 @@ pub(super) fn client_impl(service: &Service, definition: &Ident) -> TokenStream 
             fn service_info() -> __rpc::instances::ServiceInfo {
                 __rpc::__private::describe_client(#definition, #types)
             }
+
+            fn served_info() -> __rpc::instances::ServiceInfo {
+                __rpc::__private::describe_server(#definition, #types)
+            }
         }
     }
 }

@@ -1,41 +1,40 @@
 //! The comparison itself, on parsed schemas.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod node;
+mod range;
+
 use std::fmt::Display;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
+use self::node::{Node, Undecided, kind_of, shown, shown_value};
+use self::range::Range;
 use super::finding::Finding;
 
 /// Longest schema that is compared, in bytes.
 const MAX_SCHEMA: usize = 256 * 1024;
 
-/// Limit of the work: the number of schemas that are looked at, each alternative and each pair counted.
+/// Limit of the work for one type: the number of schemas that are looked at, each alternative and each pair counted. Large schemas count
+/// several times.
 const MAX_STEPS: u32 = 50_000;
+
+/// Number of keywords, names of fields included, that one step covers.
+const KEYWORDS_PER_STEP: usize = 8;
+
+/// Number of differences that are kept for one type, the incompatible ones first.
+const MAX_FINDINGS: usize = 100;
 
 /// Limit of the depth, in schemas inside one another.
 const MAX_DEPTH: usize = 32;
 
-/// Keywords that do not restrict values.
-const ANNOTATIONS: [&str; 12] = [
-    "$schema",
-    "$id",
-    "$defs",
-    "$comment",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    // A set reads a list with duplicates.
-    "uniqueItems",
-];
-
 /// Compares the schema of the values that are written with the schema of the values that can be read. `is_renamed` tells that the Rust
-/// types have different names.
-pub(in crate::instances) fn compare(written: &str, read: &str, is_renamed: bool) -> Vec<Finding> {
+/// types have different names. `steps` is the work that is left for the whole contract.
+pub(in crate::instances) fn compare(
+    written: &str,
+    read: &str,
+    is_renamed: bool,
+    steps: &mut u32,
+) -> Vec<Finding> {
     if written == read {
         return Vec::new();
     }
@@ -50,132 +49,20 @@ pub(in crate::instances) fn compare(written: &str, read: &str, is_renamed: bool)
         written_root: &written,
         read_root: &read,
         is_renamed,
-        steps: MAX_STEPS,
+        steps: MAX_STEPS.min(*steps),
         open: Vec::new(),
         place: Vec::new(),
     };
-    match comparison.schemas(&written, &read) {
-        Ok(findings) => findings,
-        Err(Undecided(reason)) => vec![Finding::undecided(reason)],
+    let before = comparison.steps;
+    let compared = comparison.schemas(&written, &read);
+    *steps -= before - comparison.steps;
+    let mut findings =
+        compared.unwrap_or_else(|Undecided(reason)| vec![Finding::undecided(reason)]);
+    if findings.len() > MAX_FINDINGS {
+        findings.sort_by_key(|finding| finding.compatible);
+        findings.truncate(MAX_FINDINGS);
     }
-}
-
-/// The reason why two schemas cannot be compared.
-struct Undecided(&'static str);
-
-/// A schema without references and alternatives.
-#[derive(Clone, Default)]
-struct Node<'a> {
-    /// JSON type; `None` for any type.
-    kind: Option<&'a str>,
-    /// The only value.
-    constant: Option<&'a Value>,
-    properties: BTreeMap<&'a str, &'a Value>,
-    required: BTreeSet<&'a str>,
-    /// All other keywords that restrict values.
-    rest: BTreeMap<&'a str, &'a Value>,
-}
-
-impl<'a> Node<'a> {
-    /// Takes the keywords of a schema, except for those of its alternatives.
-    fn of(schema: &'a Map<String, Value>, alternatives: &str) -> Result<Self, Undecided> {
-        let mut node = Self::default();
-        for (keyword, value) in schema {
-            match (&**keyword, value) {
-                (keyword, _) if keyword == alternatives || ANNOTATIONS.contains(&keyword) => {}
-                ("type", Value::String(kind)) => node.kind = Some(kind),
-                ("const", value) => node.constant = Some(value),
-                ("properties", Value::Object(properties)) => {
-                    let properties = properties.iter();
-                    node.properties = properties.map(|(name, value)| (&**name, value)).collect();
-                }
-                ("required", Value::Array(names)) => {
-                    node.required = names.iter().filter_map(Value::as_str).collect();
-                }
-                ("type" | "properties" | "required", _) => {
-                    return Err(Undecided("a schema is malformed"));
-                }
-                (keyword, value) => {
-                    node.rest.insert(keyword, value);
-                }
-            }
-        }
-        Ok(node)
-    }
-
-    /// Adds the keywords that stand beside the alternatives to one of them.
-    fn with(mut self, other: &Self) -> Result<Self, Undecided> {
-        fn merge<'a, T: PartialEq>(
-            own: &mut BTreeMap<&'a str, T>,
-            name: &'a str,
-            value: T,
-        ) -> Result<(), Undecided> {
-            let contradicts = own.get(name).is_some_and(|own| *own != value);
-            own.insert(name, value);
-            match contradicts {
-                true => Err(Undecided(
-                    "an alternative contradicts the keywords beside it",
-                )),
-                false => Ok(()),
-            }
-        }
-        let mut kinds = BTreeMap::from_iter(self.kind.map(|kind| ("type", kind)));
-        if let Some(kind) = other.kind {
-            merge(&mut kinds, "type", kind)?;
-        }
-        self.kind = kinds.into_values().next();
-        let mut constants = BTreeMap::from_iter(self.constant.map(|value| ("const", value)));
-        if let Some(value) = other.constant {
-            merge(&mut constants, "const", value)?;
-        }
-        self.constant = constants.into_values().next();
-        for (name, value) in &other.properties {
-            merge(&mut self.properties, name, *value)?;
-        }
-        for (name, value) in &other.rest {
-            merge(&mut self.rest, name, *value)?;
-        }
-        self.required.extend(&other.required);
-        Ok(self)
-    }
-
-    /// The schema of fields without a schema of their own: `None` if the schema does not mention them.
-    fn other_fields(&self) -> Option<&'a Value> {
-        let mut keywords = ["additionalProperties", "unevaluatedProperties"].iter();
-        keywords.find_map(|keyword| self.rest.get(keyword).copied())
-    }
-
-    /// The schema of the item at a position of a list.
-    fn item(&self, position: usize) -> Option<&'a Value> {
-        let prefix = self.rest.get("prefixItems").and_then(|it| it.as_array());
-        let fixed = prefix.and_then(|items| items.get(position));
-        fixed.or_else(|| self.rest.get("items").copied())
-    }
-
-    /// Number of items with a schema of their own.
-    fn fixed_items(&self) -> usize {
-        let prefix = self.rest.get("prefixItems").and_then(|it| it.as_array());
-        prefix.map_or(0, Vec::len)
-    }
-
-    fn length(&self, keyword: &str) -> Option<u64> {
-        self.rest.get(keyword).and_then(|value| value.as_u64())
-    }
-
-    /// Name of the alternative for people.
-    fn label(&self) -> String {
-        let tag = || self.properties.values().find_map(|it| it.get("const"));
-        if let Some(value) = self.constant.or_else(tag) {
-            return value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
-        }
-        match (self.required.first(), self.kind) {
-            (Some(field), _) if self.required.len() == 1 => (*field).to_owned(),
-            (_, Some(kind)) => kind.to_owned(),
-            (_, None) => "any".to_owned(),
-        }
-    }
+    findings
 }
 
 struct Comparison<'a> {
@@ -190,19 +77,34 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn step(&mut self) -> Result<(), Undecided> {
-        self.steps = self
-            .steps
-            .checked_sub(1)
-            .ok_or(Undecided("the schemas are too large"))?;
-        Ok(())
+    /// Counts steps.
+    fn take_steps(&mut self, steps: usize) -> Result<(), Undecided> {
+        let steps = u32::try_from(steps).ok();
+        let left = steps.and_then(|steps| self.steps.checked_sub(steps));
+        self.steps = left.unwrap_or(0);
+        left.map(drop).ok_or(Undecided("the schemas are too large"))
+    }
+
+    /// Counts one step, or several if it looks at many keywords.
+    fn step(&mut self, keywords: usize) -> Result<(), Undecided> {
+        self.take_steps(1 + keywords / KEYWORDS_PER_STEP)
+    }
+
+    /// Adds the keywords beside the alternatives to each of them.
+    fn merged(
+        &mut self,
+        nodes: Vec<Node<'a>>,
+        base: &Node<'a>,
+    ) -> Result<Vec<Node<'a>>, Undecided> {
+        self.take_steps(nodes.len() * base.size() / KEYWORDS_PER_STEP)?;
+        nodes.into_iter().map(|node| node.with(base)).collect()
     }
 
     fn finding(&self, compatible: bool, text: impl Display) -> Vec<Finding> {
-        let place = self.place.concat();
+        let (place, text) = (self.place.concat(), text.to_string());
         let text = match place.is_empty() {
-            true => text.to_string(),
-            false => format!("'{place}': {text}"),
+            true => shown(&text).into_owned(),
+            false => format!("'{}': {}", shown(&place), shown(&text)),
         };
         vec![Finding { text, compatible }]
     }
@@ -230,7 +132,7 @@ impl<'a> Comparison<'a> {
         if self.place.len() >= MAX_DEPTH {
             return Err(Undecided("the schemas are nested too deep"));
         }
-        self.place.push(place.to_string());
+        self.place.push(shown(&place.to_string()).into_owned());
         let findings = self.schemas(written, read);
         self.place.pop();
         findings
@@ -316,7 +218,7 @@ impl<'a> Comparison<'a> {
         schema: &'a Value,
         depth: usize,
     ) -> Result<Vec<Node<'a>>, Undecided> {
-        self.step()?;
+        self.step(keywords(schema))?;
         if depth >= MAX_DEPTH {
             return Err(Undecided("the schemas are nested too deep"));
         }
@@ -326,19 +228,7 @@ impl<'a> Comparison<'a> {
             Value::Object(schema) => schema,
             _ => return Err(Undecided("a schema is malformed")),
         };
-        let mut found = ["$ref", "anyOf", "oneOf", "enum"]
-            .into_iter()
-            .filter(|keyword| schema.contains_key(*keyword))
-            .chain(
-                schema
-                    .get("type")
-                    .filter(|it| it.is_array())
-                    .map(|_| "type"),
-            );
-        let keyword = found.next().unwrap_or("");
-        if keyword != "enum" && found.next().is_some() {
-            return Err(Undecided("a schema combines alternatives"));
-        }
+        let keyword = keyword_of_alternatives(schema)?;
         let base = Node::of(schema, keyword);
         match (keyword, schema.get(keyword)) {
             ("$ref", Some(target)) => {
@@ -346,13 +236,14 @@ impl<'a> Comparison<'a> {
                 let target = target.and_then(|pointer| root.pointer(pointer));
                 let target = target.ok_or(Undecided("a reference has no target"))?;
                 let nodes = self.expanded(root, target, depth + 1)?;
-                merged(nodes, &base?)
+                self.merged(nodes, &base?)
             }
             ("anyOf" | "oneOf", Some(Value::Array(schemas))) => {
                 let base = base?;
                 let mut nodes = Vec::new();
                 for schema in schemas {
-                    nodes.extend(merged(self.expanded(root, schema, depth + 1)?, &base)?);
+                    let alternatives = self.expanded(root, schema, depth + 1)?;
+                    nodes.extend(self.merged(alternatives, &base)?);
                 }
                 Ok(nodes)
             }
@@ -362,14 +253,14 @@ impl<'a> Comparison<'a> {
                     constant: Some(value),
                     ..Node::default()
                 };
-                values.iter().try_for_each(|_| self.step())?;
+                self.take_steps(values.len())?;
                 Ok(values.iter().map(constant).collect())
             }
             ("type", Some(Value::Array(kinds))) => {
                 let base = base?;
                 let mut nodes = Vec::new();
                 for kind in kinds.iter().filter_map(Value::as_str) {
-                    self.step()?;
+                    self.step(base.size())?;
                     nodes.push(Node {
                         kind: Some(kind),
                         ..base.clone()
@@ -383,7 +274,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn nodes(&mut self, written: &Node<'a>, read: &Node<'a>) -> Result<Vec<Finding>, Undecided> {
-        self.step()?;
+        self.step(written.size() + read.size())?;
         if let Some(keyword) = read.rest.keys().find(|keyword| !is_known(keyword)) {
             // A restriction that this comparison does not know, such as the format of a text.
             let same = written.rest.get(keyword) == read.rest.get(keyword);
@@ -396,10 +287,14 @@ impl<'a> Comparison<'a> {
         if let Some(expected) = read.constant {
             return Ok(match written.constant {
                 Some(value) if value == expected => Vec::new(),
-                _ => self.incompatible(format!(
-                    "{} is sent, and {expected} is expected",
-                    written.label()
-                )),
+                _ => {
+                    let expected = match expected {
+                        Value::String(text) => format!("\"{}\"", shown(text)),
+                        other => shown_value(other),
+                    };
+                    let sent = written.label();
+                    self.incompatible(format!("{sent} is sent, and {expected} is expected"))
+                }
             });
         }
         let Some(expected) = read.kind else {
@@ -593,18 +488,30 @@ impl<'a> Comparison<'a> {
                 ));
             }
         }
-        if let Some(sent @ (Value::Object(_) | Value::Bool(true))) = written.other_fields() {
-            all.extend(match read.other_fields() {
-                Some(Value::Bool(false)) => self
-                    .incompatible("any field may be sent, and the receiver denies unknown fields"),
-                Some(expected) => self.at("[]", sent, expected)?,
-                None => self.finding(
-                    true,
-                    "any field may be sent, and the receiver ignores unknown fields",
-                ),
-            });
-        }
+        all.extend(self.other_fields(written, read)?);
         Ok(all)
+    }
+
+    /// Compares the fields without a schema of their own, such as the entries of a map.
+    fn other_fields(
+        &mut self,
+        written: &Node<'a>,
+        read: &Node<'a>,
+    ) -> Result<Vec<Finding>, Undecided> {
+        let Some(sent @ (Value::Object(_) | Value::Bool(true))) = written.other_fields() else {
+            return Ok(Vec::new());
+        };
+        match read.other_fields() {
+            Some(Value::Bool(false)) => {
+                Ok(self
+                    .incompatible("any field may be sent, and the receiver denies unknown fields"))
+            }
+            Some(expected) => self.at("[]", sent, expected),
+            None => {
+                let text = "any field may be sent, and the receiver ignores unknown fields";
+                Ok(self.finding(true, text))
+            }
+        }
     }
 
     /// Compares the values of maps whose keys are numbers.
@@ -628,12 +535,37 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn reference(schema: &Value) -> Option<&str> {
-    schema.get("$ref").and_then(Value::as_str)
+/// Returns the keyword of the alternatives in a schema; empty if there are none.
+fn keyword_of_alternatives(schema: &Map<String, Value>) -> Result<&'static str, Undecided> {
+    let keywords = ["$ref", "anyOf", "oneOf", "enum"].into_iter();
+    let types = schema.get("type").filter(|it| it.is_array());
+    let mut found = keywords
+        .filter(|keyword| schema.contains_key(*keyword))
+        .chain(types.map(|_| "type"));
+    let keyword = found.next().unwrap_or("");
+    match keyword != "enum" && found.next().is_some() {
+        true => Err(Undecided("a schema combines alternatives")),
+        false => Ok(keyword),
+    }
 }
 
-fn merged<'a>(nodes: Vec<Node<'a>>, base: &Node<'a>) -> Result<Vec<Node<'a>>, Undecided> {
-    nodes.into_iter().map(|node| node.with(base)).collect()
+/// Number of keywords of a schema, names of fields included. A reference counts by its length, because its target is found by the text.
+fn keywords(schema: &Value) -> usize {
+    let Value::Object(schema) = schema else {
+        return 0;
+    };
+    let within = |value: &Value| match value {
+        Value::Object(fields) => fields.len(),
+        Value::Array(items) => items.len(),
+        _ => 0,
+    };
+    let parts = ["properties", "required"].map(|keyword| schema.get(keyword).map_or(0, within));
+    let reference = schema.get("$ref").and_then(Value::as_str);
+    schema.len() + parts[0] + parts[1] + reference.map_or(0, str::len) / 100
+}
+
+fn reference(schema: &Value) -> Option<&str> {
+    schema.get("$ref").and_then(Value::as_str)
 }
 
 /// Returns `true` for the keywords that the comparison takes into account.
@@ -656,94 +588,6 @@ fn is_known(keyword: &str) -> bool {
         "patternProperties",
     ]
     .contains(&keyword)
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-/// The integers that a schema allows.
-#[derive(PartialEq)]
-struct Range {
-    min: i128,
-    max: u128,
-}
-
-impl Range {
-    /// Returns `None` for limits that are not integers.
-    fn of(node: &Node<'_>) -> Option<Self> {
-        if node.rest.contains_key("exclusiveMinimum") || node.rest.contains_key("exclusiveMaximum")
-        {
-            return None;
-        }
-        let minimum = |number: &Number| {
-            number
-                .as_i64()
-                .map(i128::from)
-                .or(number.as_u64().map(i128::from))
-        };
-        let maximum = |number: &Number| number.as_u64().map(u128::from);
-        if let Some(Value::Number(number)) = node.constant {
-            let min = minimum(number)?;
-            return Some(Self {
-                min,
-                max: u128::try_from(min).unwrap_or(0),
-            });
-        }
-        let format = node.rest.get("format").and_then(|it| it.as_str());
-        let mut range = match format {
-            Some("int8") => Self::signed(8),
-            Some("int16") => Self::signed(16),
-            Some("int32") => Self::signed(32),
-            Some("int64" | "int") => Self::signed(64),
-            Some("uint8") => Self::unsigned(8),
-            Some("uint16") => Self::unsigned(16),
-            Some("uint32") => Self::unsigned(32),
-            Some("uint64" | "uint") => Self::unsigned(64),
-            Some("uint128") => Self::unsigned(128),
-            Some("int128") => Self::signed(128),
-            _ => Self {
-                min: i128::MIN,
-                max: u128::MAX,
-            },
-        };
-        if let Some(limit) = node.rest.get("minimum") {
-            range.min = range.min.max(limit.as_number().and_then(minimum)?);
-        }
-        if let Some(limit) = node.rest.get("maximum") {
-            range.max = range.max.min(limit.as_number().and_then(maximum)?);
-        }
-        Some(range)
-    }
-
-    fn signed(bits: u32) -> Self {
-        let max = i128::MAX >> (128 - bits);
-        Self {
-            min: -max - 1,
-            max: max.unsigned_abs(),
-        }
-    }
-
-    fn unsigned(bits: u32) -> Self {
-        Self {
-            min: 0,
-            max: u128::MAX >> (128 - bits),
-        }
-    }
-}
-
-impl Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} to {}", self.min, self.max)
-    }
 }
 
 #[cfg(all(test, feature = "json"))]

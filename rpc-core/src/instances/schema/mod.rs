@@ -15,7 +15,12 @@ use self::finding::Finding;
 
 /// Compares the schema of the values that are written with the schema of the values that can be read.
 #[cfg(not(feature = "schema"))]
-pub(super) fn compare(written: &str, read: &str, _is_renamed: bool) -> Vec<Finding> {
+pub(super) fn compare(
+    written: &str,
+    read: &str,
+    _is_renamed: bool,
+    _steps: &mut u32,
+) -> Vec<Finding> {
     if written == read {
         return Vec::new();
     }

@@ -32,8 +32,8 @@ pub(super) const OPTIONS: [&str; 5] = [
 ];
 
 /// Number of channels of a connection with a client and a server. A client has one for requests, one for confirmed requests and one
-/// for notices. A server has one for its queues, one for its private queue, one for requests that it republishes, and two for a short time: to
-/// declare a queue, and to retry a request alone.
+/// for messages to topics. A server has one for its queues, one for its private queue, one for requests that it republishes, and two for a
+/// short time: to declare a queue or announce itself, and to retry a request alone.
 const MIN_CHANNELS: u16 = 8;
 
 /// Smallest limit of a frame that RabbitMQ 4 allows, in bytes.

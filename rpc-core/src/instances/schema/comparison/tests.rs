@@ -9,6 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::node::MAX_SHOWN;
 use super::*;
 use crate::codec::{self, ContentType};
 
@@ -266,7 +267,12 @@ fn values_of_a_compatible_type_are_read() {
     let mut compatible = 0;
     for written in &samples {
         for read in &samples {
-            let findings = compare(&written.written, &read.read, written.name != read.name);
+            let findings = compare(
+                &written.written,
+                &read.read,
+                written.name != read.name,
+                &mut { MAX_STEPS },
+            );
             if !is_compatible(&findings) {
                 continue;
             }
@@ -293,7 +299,12 @@ fn types_that_are_judged_incompatible_are_unreadable_or_undecided() {
     let mut strict = Vec::new();
     for written in &samples {
         for read in &samples {
-            let findings = compare(&written.written, &read.read, written.name != read.name);
+            let findings = compare(
+                &written.written,
+                &read.read,
+                written.name != read.name,
+                &mut { MAX_STEPS },
+            );
             let reads = |(format, bytes): &(_, Vec<u8>)| (read.reads)(*format, bytes);
             if !is_compatible(&findings) && written.values.iter().all(reads) {
                 let is_undecided = |it: &Finding| it.text.contains("cannot be decided");
@@ -322,7 +333,7 @@ fn types_that_are_judged_incompatible_are_unreadable_or_undecided() {
 }
 
 fn texts(written: &str, read: &str) -> Vec<String> {
-    let findings = compare(written, read, true);
+    let findings = compare(written, read, true, &mut { MAX_STEPS });
     findings.into_iter().map(|finding| finding.text).collect()
 }
 
@@ -353,8 +364,18 @@ fn differences_name_their_places() {
         ]
     );
     let (tree, wide) = (find("tests::Tree"), find("tests::WideTree"));
-    assert!(is_compatible(&compare(&tree.written, &wide.read, true)));
-    assert!(!is_compatible(&compare(&wide.written, &tree.read, true)));
+    assert!(is_compatible(&compare(
+        &tree.written,
+        &wide.read,
+        true,
+        &mut { MAX_STEPS }
+    )));
+    assert!(!is_compatible(&compare(
+        &wide.written,
+        &tree.read,
+        true,
+        &mut { MAX_STEPS }
+    )));
 }
 
 #[test]
@@ -408,4 +429,78 @@ fn hostile_schemas_end_the_comparison() {
         texts(&deep, &other),
         ["cannot be decided: the schemas are nested too deep"]
     );
+}
+
+/// A schema of 10,000 alternatives, all of which are another schema.
+fn repeated(schema: &str) -> String {
+    let several = |name: &str| {
+        let reference = format!("{{\"$ref\": \"#/$defs/{name}\"}}");
+        format!("{{\"anyOf\": [{}]}}", vec![reference; 100].join(","))
+    };
+    let (outer, inner) = (several("b"), several("a"));
+    format!("{{\"anyOf\": [{outer}], \"$defs\": {{\"a\": {schema}, \"b\": {inner}}}}}")
+}
+
+#[test]
+fn the_work_for_a_hostile_schema_is_limited() {
+    let own =
+        r#"{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}"#;
+    let properties: Vec<_> = (0..3_000).map(|n| format!("\"{n}\": true")).collect();
+    let properties = properties.join(",");
+    // Each alternative would get a copy of all properties.
+    let wide = format!(
+        "{{\"properties\": {{{properties}}}, \"anyOf\": [{}true]}}",
+        "true,".repeat(3_000)
+    );
+    let kinds = format!(
+        "{{\"properties\": {{{properties}}}, \"type\": [{}\"null\"]}}",
+        "\"object\",".repeat(3_000)
+    );
+    for schema in [&wide, &kinds] {
+        for (written, read) in [(schema.as_str(), own), (own, schema)] {
+            let texts = texts(written, read);
+            assert_eq!(texts, ["cannot be decided: the schemas are too large"]);
+        }
+    }
+}
+
+#[test]
+fn the_differences_of_a_hostile_schema_are_few_and_short() {
+    let own =
+        r#"{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}"#;
+    let long = "ü".repeat(15_000);
+    let constant = format!("{{\"const\": \"{long}\"}}");
+    let field = format!(
+        "{{\"type\": \"object\", \"properties\": {{\"{long}\": true}}, \"required\": [\"{long}\"]}}"
+    );
+    for schema in [repeated(&constant), repeated(&field)] {
+        for (written, read) in [(schema.as_str(), own), (own, &schema)] {
+            let findings = compare(written, read, true, &mut { MAX_STEPS });
+            assert!((1..=MAX_FINDINGS).contains(&findings.len()));
+            assert!(!findings[0].compatible);
+            assert!(findings.iter().all(|it| it.text.len() < 3 * MAX_SHOWN));
+        }
+    }
+}
+
+#[test]
+fn all_types_of_a_contract_share_a_limit_of_the_work() {
+    let (written, read) = (
+        r#"{"type": "string"}"#,
+        r#"{"type": "string", "format": "x"}"#,
+    );
+    let mut steps = 10;
+    let mut compared = std::iter::repeat_with(|| {
+        let findings = compare(written, read, true, &mut steps);
+        findings[0].text.clone()
+    });
+    let exhausted = compared
+        .by_ref()
+        .take(10)
+        .position(|it| it.contains("too large"));
+    assert!(
+        exhausted.is_some_and(|position| position > 0),
+        "{exhausted:?}"
+    );
+    assert!(compared.next().unwrap().contains("too large"));
 }

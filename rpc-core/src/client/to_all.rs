@@ -29,10 +29,7 @@ pub(super) async fn gather(
         return Err(RpcError::no_runtime());
     }
     if sender.options.content_type == ContentType::Plain {
-        return Err(RpcError::new(
-            ErrorKind::Encode,
-            "a plain client cannot call all instances: the servers of plain requests do not say which instance answers",
-        ));
+        return Err(plain_client());
     }
     sender.options.defaults.complete(&mut request);
     // The request waits in queues that end with their servers.
@@ -84,6 +81,13 @@ pub(super) async fn gather(
         deadline,
     }));
     Ok(Response::empty())
+}
+
+fn plain_client() -> RpcError {
+    RpcError::new(
+        ErrorKind::Encode,
+        "a plain client cannot call all instances: the servers of plain requests do not say which instance answers",
+    )
 }
 
 /// Error of a call that no instance receives.
