@@ -1,7 +1,7 @@
 # Short names for the checks. CI runs them too.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-build deny broker broker-stop rabbitmq pika clean
+.PHONY: help test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-instructions bench-build deny broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -81,6 +81,11 @@ bench: rabbitmq ## Compare calls with hand-written lapin code; QUICK=1 takes les
 
 bench-micro: ## Measure the codec, the dispatcher and the table of calls in flight
 	$(CARGO) bench --package rpc-benches --bench codec --bench dispatch --bench in_flight
+
+bench-instructions: rabbitmq ## Count the instructions per call with callgrind, with and without introspection
+	$(CARGO) build --release --package rpc-benches --bin contender
+	$(CARGO) build --package rpc-tests --features broker --bin broker
+	$(target)/debug/broker run benches/instructions $(target)/release/contender
 
 bench-build: ## Compare the compile times of rpc-core's macro and tarpc's macro
 	benches/build-time

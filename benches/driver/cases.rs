@@ -235,6 +235,7 @@ fn guarantees() -> Section {
     }
     for change in [
         "-mandatory-expiration",
+        "-introspection",
         "+header",
         "+confirms",
         "+persistent",

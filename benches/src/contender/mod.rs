@@ -61,6 +61,8 @@ pub struct Traffic {
     pub batches: bool,
     /// Requests may share messages.
     pub coalesce: bool,
+    /// Servers keep statistics and answer questions about themselves.
+    pub introspection: bool,
 }
 
 impl Default for Traffic {
@@ -77,6 +79,7 @@ impl Default for Traffic {
             acks: true,
             batches: true,
             coalesce: false,
+            introspection: true,
         }
     }
 }
@@ -95,6 +98,7 @@ impl Traffic {
             "acks" => &mut self.acks,
             "batches" => &mut self.batches,
             "coalesce" => &mut self.coalesce,
+            "introspection" => &mut self.introspection,
             _ => return None,
         })
     }

@@ -46,7 +46,7 @@ pub async fn serve(
     traffic: Traffic,
     services: usize,
 ) -> Outcome<ServerHandle> {
-    let mut server = Server::builder(connection);
+    let mut server = Server::builder(connection).introspection(traffic.introspection);
     if traffic.coalesce {
         server = server.prefetch(PREFETCH_TOGETHER);
     }
