@@ -263,10 +263,10 @@ async fn changing_the_user_loses_no_call() {
 #[tokio::test]
 async fn changing_the_user_runs_each_call_to_all_instances_once() {
     let node = node().await;
-    add_user(node, "eve", "one").await;
+    add_user(node, "uma", "one").await;
     add_user(node, "dan", "two").await;
     let given = |user, password| Credentials::new(user, password).valid_for(Duration::from_secs(1));
-    let vault = Vault::new(given("eve", "one"));
+    let vault = Vault::new(given("uma", "one"));
     let serving = vault.open(node).await;
     let queue = unique_queue("all");
     let server = serve(&serving, &queue, Press::default()).await;
@@ -286,7 +286,7 @@ async fn changing_the_user_runs_each_call_to_all_instances_once() {
     vault.set(Some(given("dan", "two")));
     let mut calls = 0;
     let handing_over = eventually("the server is logged in as the other user", async || {
-        (connections(node, "dan").await == 1 && connections(node, "eve").await == 0).then_some(())
+        (connections(node, "dan").await == 1 && connections(node, "uma").await == 0).then_some(())
     });
     let mut handing_over = std::pin::pin!(handing_over);
     while timeout(Duration::from_millis(5), &mut handing_over)
