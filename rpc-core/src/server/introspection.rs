@@ -16,7 +16,6 @@ use super::rate_limit::ANSWERS_PER_SECOND;
 use super::received::ReceivedRequest;
 use super::served::ServedQueue;
 use crate::batching::{self, ReplyForm};
-use crate::codec::ContentType;
 use crate::error::{ErrorKind, RpcError};
 use crate::instances::{InstanceInfo, InstanceStats, ServiceInfo};
 use crate::message::Response;
@@ -104,14 +103,7 @@ impl Instance {
         scope: Scope<'_>,
         outbox: &Outbox,
     ) -> Result<Response, RpcError> {
-        let text = question.content_type.as_deref();
-        let content_type = ContentType::parse(text)
-            .filter(|known| known.is_supported())
-            .ok_or_else(|| {
-                let text = text.unwrap_or("text/plain");
-                let reason = format!("content type '{text}' is not supported");
-                RpcError::new(ErrorKind::UnsupportedContentType, reason)
-            })?;
+        let content_type = wire::supported_content_type(question)?;
         let kind = question.kind.as_deref().unwrap_or_default();
         if ![PING, DESCRIBE, STATS].contains(&kind) {
             let reason = format!("this server has no built-in method '{kind}'");

@@ -1,9 +1,23 @@
 //! Checks of messages, before they are sent and after they were received.
 
+use crate::codec::ContentType;
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{Flaw, Headers, MAX_VALUES};
 use crate::names::UNREADABLE_HEADER;
+use crate::transport::Message;
 use crate::transport::limits::max_header_bytes;
+
+/// Returns the content type of a request, or refuses a request whose content type no codec reads.
+pub(crate) fn supported_content_type(request: &Message) -> Result<ContentType, RpcError> {
+    let text = request.content_type.as_deref();
+    ContentType::parse(text)
+        .filter(|known| known.is_supported())
+        .ok_or_else(|| {
+            let text = text.unwrap_or("text/plain");
+            let reason = format!("content type '{text}' is not supported");
+            RpcError::new(ErrorKind::UnsupportedContentType, reason)
+        })
+}
 
 /// Refuses a body that is larger than the connection allows.
 pub(crate) fn check_size(what: &str, body: &[u8], limit: usize) -> Result<(), RpcError> {

@@ -10,7 +10,7 @@ mod reply;
 mod request;
 mod topic;
 
-pub(crate) use self::checks::{check_headers, check_size, unreadable};
+pub(crate) use self::checks::{check_headers, check_size, supported_content_type, unreadable};
 pub(crate) use self::notice::CancelNotice;
 pub(crate) use self::question::{Question, service_in_question};
 pub(crate) use self::redelivery::{

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use uuid::Uuid;
 
-use super::checks::{check_headers, unreadable};
+use super::checks::{check_headers, supported_content_type, unreadable};
 use crate::cancellation::Cancellation;
 use crate::codec::ContentType;
 use crate::deadline::{self, Deadline};
@@ -118,18 +118,7 @@ pub(crate) fn request_from_message(
             format!("the headers of the request cannot be read: {reason}"),
         ));
     }
-    let text = message.content_type.as_deref();
-    let content_type = ContentType::parse(text)
-        .filter(|known| known.is_supported())
-        .ok_or_else(|| {
-            RpcError::new(
-                ErrorKind::UnsupportedContentType,
-                format!(
-                    "content type '{}' is not supported",
-                    text.unwrap_or("text/plain")
-                ),
-            )
-        })?;
+    let content_type = supported_content_type(message)?;
     let mut headers = std::mem::take(&mut message.headers);
     let deadline = deadline::from_wire(message.deadline, message.expiration);
     headers.remove(DELIVERIES_HEADER);
