@@ -15,7 +15,9 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 use rpc_core::{Connection, QueueOptions, ServeError, Server};
-use rpc_examples::{Calculator, Fib, FibDispatcher, FibError, default_url, exit_code};
+use rpc_examples::{
+    Calculator, Fib, FibDispatcher, FibError, default_url, exit_code, told_to_stop,
+};
 
 const USAGE: &str =
     "usage: fib_server [--url URL] [--queue NAME] [--prefetch N] [--quorum | --existing]";
@@ -96,20 +98,4 @@ fn options() -> Result<Options, lexopt::Error> {
         }
     }
     Ok(options)
-}
-
-/// Resolves on Ctrl-C, and on Unix also on SIGTERM.
-async fn told_to_stop() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    tokio::signal::ctrl_c().await.ok();
 }

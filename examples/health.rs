@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rpc_core::{Connection, Health, HealthWatch, Server};
-use rpc_examples::{Calculator, FibClient, FibDispatcher, exit_code, url};
+use rpc_examples::{Calculator, FibClient, FibDispatcher, exit_code, told_to_stop, url};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -124,20 +124,4 @@ async fn look(connection: &Connection, address: SocketAddr) -> Result<(), Box<dy
         }
     }
     Ok(())
-}
-
-/// Resolves on Ctrl-C, and on Unix also on SIGTERM, which Kubernetes sends.
-async fn told_to_stop() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    tokio::signal::ctrl_c().await.ok();
 }

@@ -59,7 +59,7 @@
 //!     .service(FibDispatcher::new(Calculator)) // a server can have several services
 //!     .prefetch(64)
 //!     .build()
-//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); }) // service managers send SIGTERM: see examples/fib_server.rs
+//!     .run_until(async { tokio::signal::ctrl_c().await.ok(); }) // service managers send SIGTERM: see examples/src/lib.rs
 //!     .await?;
 //! # Ok(())
 //! # }
