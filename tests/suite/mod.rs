@@ -46,7 +46,7 @@ use rpc_tests::unique_queue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-/// Long enough for everything that a test waits for.
+/// Time limit that is longer than any event of a test takes.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// The broker under test.
