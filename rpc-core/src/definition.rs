@@ -21,6 +21,10 @@ pub struct Method {
     pub(crate) default: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
+    /// The method returns a stream.
+    pub(crate) streams_items: bool,
+    /// Name of the argument that is a stream.
+    pub(crate) stream_argument: Option<&'static str>,
 }
 
 impl Method {
@@ -39,6 +43,8 @@ impl Method {
             default: false,
             persistent: false,
             priority: None,
+            streams_items: false,
+            stream_argument: None,
         }
     }
 
@@ -103,6 +109,26 @@ impl Method {
     pub const fn priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
         self
+    }
+
+    /// Declares that the method returns a stream.
+    #[must_use]
+    pub const fn streams_items(mut self) -> Self {
+        self.streams_items = true;
+        self
+    }
+
+    /// Declares that the caller sends a stream as the argument of this name. The names of the other arguments are those of
+    /// [`Method::new`].
+    #[must_use]
+    pub const fn stream_argument(mut self, name: &'static str) -> Self {
+        self.stream_argument = Some(name);
+        self
+    }
+
+    /// Returns `true` if items flow in at least one direction.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.streams_items || self.stream_argument.is_some()
     }
 
     /// Returns the doc comment.

@@ -232,6 +232,8 @@ pub mod instances;
 mod requester;
 
 mod batching;
+#[allow(dead_code, unused_imports, reason = "the two sides of streams follow")]
+mod streaming;
 
 mod context;
 pub mod middleware;

@@ -84,6 +84,18 @@ pub(crate) const DELIVERIES_HEADER: &str = "rpc-delivery-count";
 /// Set on the answer of an instance to a question or to a call to all instances: the id of the instance, as text.
 pub(crate) const INSTANCE_HEADER: &str = "rpc-instance";
 
+/// Number of items before this message of a stream: an integer.
+pub(crate) const SEQUENCE_HEADER: &str = "rpc-sequence";
+
+/// Items that the sender of this message is ready to receive in a stream, or further ones: an integer.
+pub(crate) const ITEMS_HEADER: &str = "rpc-items";
+
+/// Bytes of items that the sender of this message is ready to receive in a stream, or further ones: an integer.
+pub(crate) const BYTES_HEADER: &str = "rpc-bytes";
+
+/// Set on a request that opens a stream: the longest silence of either side, in milliseconds.
+pub(crate) const SILENCE_HEADER: &str = "rpc-silence";
+
 /// Set on a request in a dead-letter queue: the reason.
 pub(crate) const DEATH_REASON_HEADER: &str = "rpc-death-reason";
 
@@ -142,6 +154,27 @@ pub(crate) const ERROR: &str = "error";
 
 /// Type of a reply that holds a fault.
 pub(crate) const FAULT: &str = "fault";
+
+/// Type of the first answer to a request that opens a stream: the server runs the request.
+pub(crate) const ACCEPTED: &str = "accepted";
+
+/// Type of the message that follows [`ACCEPTED`] once the handler of a method with streams in both directions has returned its stream.
+pub(crate) const STARTED: &str = "started";
+
+/// Type of a message with items of a stream.
+pub(crate) const ITEMS: &str = "items";
+
+/// Type of the message that ends a stream as its sender intended.
+pub(crate) const END: &str = "end";
+
+/// Type of a message that permits further items.
+pub(crate) const CREDIT: &str = "credit";
+
+/// Type of the sign of life of a silent side of a stream.
+pub(crate) const ALIVE: &str = "alive";
+
+/// Type of the message by which a caller abandons a stream.
+pub(crate) const STOP: &str = "stop";
 
 /// Type of a notice that calls were dropped.
 pub(crate) const CANCEL: &str = "cancel";

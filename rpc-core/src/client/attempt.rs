@@ -179,6 +179,7 @@ impl RequestSender {
             expires: options.expiration,
             reads_batches: options.reads_batches(),
             frame_max,
+            stream: None,
         };
         let message =
             wire::message_from_request(request, options.content_type, deadline, settings)?;

@@ -1,6 +1,8 @@
 //! Requests and responses as layers see them: method, metadata and an encoded body.
 
 mod answer_slot;
+#[allow(dead_code, reason = "the two sides of streams follow")]
+mod streams;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,6 +16,8 @@ use tokio::time::Instant;
 use tracing::Span;
 
 pub(crate) use self::answer_slot::{AnswerSlot, AnswerStream};
+#[allow(unused_imports, reason = "the two sides of streams follow")]
+pub(crate) use self::streams::{ItemSource, ItemStream, Slot, StreamCall, StreamError};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
 use crate::deadline::Deadline;
@@ -54,6 +58,9 @@ pub(crate) struct Inner {
     pub(crate) span: Span,
     /// Present on the client's side of a call to all instances.
     pub(crate) answers: Option<AnswerSlot>,
+    /// Present on a call with streams: on a client by the method's definition, on a server if the caller is ready for streams.
+    #[allow(dead_code, reason = "the two sides of streams follow")]
+    pub(crate) streams: Option<Box<StreamCall>>,
 }
 
 /// A function from a MessagePack body to one of another content type, given the names of the arguments.
@@ -110,6 +117,7 @@ impl Request {
             delivery: None,
             span: Span::none(),
             answers: None,
+            streams: method.is_streaming().then(Box::default),
         }))
     }
 
@@ -267,6 +275,9 @@ pub struct Response {
     pub(crate) content_type: ContentType,
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
+    /// Items of a method that returns a stream. The body is empty then.
+    #[allow(dead_code, reason = "the two sides of streams follow")]
+    pub(crate) items: Option<Slot<ItemStream>>,
 }
 
 impl Response {
@@ -276,6 +287,16 @@ impl Response {
             content_type,
             headers: Headers::new(),
             body,
+            items: None,
+        }
+    }
+
+    /// Returns the response of a method that returns a stream.
+    #[allow(dead_code, reason = "the two sides of streams follow")]
+    pub(crate) fn streaming(content_type: ContentType, items: ItemStream) -> Self {
+        Self {
+            items: Some(Slot::new(items)),
+            ..Self::new(Outcome::Result, content_type, Bytes::new())
         }
     }
 

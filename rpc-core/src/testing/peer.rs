@@ -22,6 +22,7 @@ pub struct PeerMessage {
     pub kind: Option<String>,
     pub correlation_id: Option<String>,
     pub reply_to: Option<String>,
+    pub message_id: Option<String>,
     pub content_type: Option<String>,
     pub priority: Option<u8>,
     pub persistent: bool,
@@ -38,6 +39,8 @@ pub struct PeerMessage {
 /// A reader of a private queue, which may be bound to topics.
 pub struct Peer {
     channel: Arc<dyn Channel>,
+    /// Channel without confirms, for messages with an id: confirms use ids of their own.
+    plain: Arc<dyn Channel>,
     deliveries: Deliveries,
     _connection: Connection,
 }
@@ -65,8 +68,10 @@ impl Peer {
             channel.bind(queue, topic).await?;
         }
         let deliveries = channel.consume(queue, "peer", Acknowledge::None).await?;
+        let plain = link.open_channel(ChannelMode::Plain).await?;
         Ok(Self {
             channel,
+            plain,
             deliveries,
             _connection: connection.clone(),
         })
@@ -84,6 +89,7 @@ impl Peer {
             kind: text(content.kind),
             correlation_id: text(content.correlation_id),
             reply_to: text(content.reply_to),
+            message_id: text(content.message_id),
             content_type: text(content.content_type),
             priority: content.priority,
             persistent: content.persistent,
@@ -95,7 +101,7 @@ impl Peer {
         })
     }
 
-    /// Publishes a message to a queue, and waits until the broker has it.
+    /// Publishes a message to a queue, and waits until the broker has it. A message with an id is sent without waiting.
     ///
     /// # Errors
     ///
@@ -105,7 +111,11 @@ impl Peer {
     ///
     /// A message whose future was polled may be published.
     pub async fn publish(&self, queue: &str, message: PeerMessage) -> Result<(), BoxError> {
-        let sending = self.channel.publish(queue.into(), outgoing(message, false));
+        let channel = match &message.message_id {
+            None => &self.channel,
+            Some(_) => &self.plain,
+        };
+        let sending = channel.publish(queue.into(), outgoing(message, false));
         sending.wait().await?.wait().await?;
         Ok(())
     }
@@ -136,6 +146,7 @@ fn outgoing(message: PeerMessage, mandatory: bool) -> Message {
         kind: message.kind.map(Into::into),
         correlation_id: message.correlation_id.map(Into::into),
         reply_to: message.reply_to.map(Into::into),
+        message_id: message.message_id.map(Into::into),
         content_type: message.content_type.map(Into::into),
         deadline: message.deadline,
         mandatory,

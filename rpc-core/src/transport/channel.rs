@@ -124,7 +124,7 @@ pub(crate) trait Channel: Debug + Send + Sync {
     ) -> Sending<'_, Result<Confirm, TransportError>>;
 
     /// Publishes replies. Resolves once all are on their way, so that later acknowledgements reach the broker after them. A reply
-    /// that cannot be sent, or routed, is dropped.
+    /// that cannot be sent is dropped. A mandatory one that cannot be routed comes back through `returns`, another is dropped.
     fn reply(&self, replies: Vec<Reply>) -> BoxFuture<'_, ()>;
 
     /// Returns `true` if replies to an address go through a connection of their own, and each takes a while. Other replies

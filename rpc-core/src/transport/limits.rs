@@ -42,6 +42,7 @@ pub(crate) fn check(message: &Content, frame_max: usize) -> Result<(), Transport
     for (what, text) in [
         ("the correlation id", &message.correlation_id),
         ("the name of the reply queue", &message.reply_to),
+        ("the message id", &message.message_id),
         ("the method's name", &message.kind),
         ("the content type", &message.content_type),
         ("the connection's name", &message.app_id),

@@ -16,6 +16,8 @@ pub(crate) struct Message(pub(crate) Box<Content>);
 pub(crate) struct Content {
     pub(crate) correlation_id: Option<SmolStr>,
     pub(crate) reply_to: Option<SmolStr>,
+    /// Id of the stream that the message belongs to.
+    pub(crate) message_id: Option<SmolStr>,
     /// AMQP's `type`.
     pub(crate) kind: Option<SmolStr>,
     pub(crate) content_type: Option<SmolStr>,

@@ -8,6 +8,8 @@ mod question;
 mod redelivery;
 mod reply;
 mod request;
+#[allow(dead_code, reason = "the two sides of streams follow")]
+mod stream;
 mod topic;
 
 pub(crate) use self::checks::{check_headers, check_size, supported_content_type, unreadable};
@@ -19,9 +21,14 @@ pub(crate) use self::redelivery::{
 pub(crate) use self::reply::{
     Execution, Origin, check_reply, reply_from_result, result_from_parts, result_from_reply,
 };
+#[allow(unused_imports, reason = "the two sides of streams follow")]
 pub(crate) use self::request::{
-    DeliveryFacts, MessageSettings, correlation_id, message_from_request, parse_correlation_id,
-    request_from_message,
+    DeliveryFacts, MessageSettings, StreamTerms, correlation_id, message_from_request,
+    parse_correlation_id, request_from_message,
+};
+#[allow(unused_imports, reason = "the two sides of streams follow")]
+pub(crate) use self::stream::{
+    Accepted, Amount, Frame, ITEM_PREFIX, StreamLabel, item_lens, push_item, split_item, started,
 };
 pub(crate) use self::topic::{
     all_topic, cancel_topic, instances_topic, queue_of_all_topic, service_of_instances_topic,

@@ -83,11 +83,6 @@ pub(crate) fn reply_from_result(
                 Execution::Started => {}
                 Execution::Unknown => reply.headers.insert(REDELIVERED_HEADER, true),
             }
-            let code = error.kind().fault_code();
-            if code == ErrorKind::DeadlineExceeded.fault_code() {
-                let now = deadline::unix_millis_after(Duration::ZERO);
-                reply.headers.insert(TIME_HEADER, now);
-            }
             // The client of an unknown format gets JSON, which people can read.
             let known = ContentType::parse(reply.content_type.as_deref())
                 .filter(|known| known.is_supported());
@@ -99,15 +94,37 @@ pub(crate) fn reply_from_result(
             if known.is_none() {
                 reply.content_type = content_type.as_property().map(SmolStr::new_static);
             }
-            let fault = Fault {
-                code: code.to_owned(),
-                message: error.message().to_owned(),
-            };
-            // Every format can represent two strings.
-            reply.body = codec::encode(&fault, content_type).unwrap_or_default();
+            reply.body = fault_body(&error, content_type, &mut reply.headers);
         }
     }
     reply
+}
+
+/// Returns the body of a fault, and adds the headers that belong to its code.
+pub(super) fn fault_body(
+    error: &RpcError,
+    content_type: ContentType,
+    headers: &mut Headers,
+) -> Bytes {
+    let code = error.kind().fault_code();
+    if code == ErrorKind::DeadlineExceeded.fault_code() {
+        let now = deadline::unix_millis_after(Duration::ZERO);
+        headers.insert(TIME_HEADER, now);
+    }
+    let fault = Fault {
+        code: code.to_owned(),
+        message: error.message().to_owned(),
+    };
+    // Every format can represent two strings.
+    codec::encode(&fault, content_type).unwrap_or_default()
+}
+
+/// Reads the body of a fault of an open stream, whose handler has run.
+pub(super) fn fault_of(content_type: ContentType, headers: &Headers, body: &[u8]) -> RpcError {
+    match codec::decode(body, content_type) {
+        Ok(fault) => error_of(fault, headers).executed_if(true),
+        Err(cause) => bad_reply(format!("a fault could not be decoded: {cause}")),
+    }
 }
 
 /// Sender of a reply that says so: one of the instances that a request went to.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::time::Instant;
@@ -9,13 +10,14 @@ use tracing::Span;
 use uuid::Uuid;
 
 use super::checks::{check_headers, supported_content_type, unreadable};
+use super::stream::Amount;
 use crate::cancellation::Cancellation;
 use crate::codec::ContentType;
 use crate::deadline::{self, Deadline};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
-use crate::message::{self, DeliveryInfo, Request};
-use crate::names::{DELIVERIES_HEADER, PROPAGATE_HEADER};
+use crate::message::{self, DeliveryInfo, Request, StreamCall};
+use crate::names::{DELIVERIES_HEADER, PROPAGATE_HEADER, SILENCE_HEADER};
 use crate::transport::{Content, Message};
 
 /// Per-message settings of a request.
@@ -29,6 +31,39 @@ pub(crate) struct MessageSettings {
     pub(crate) reads_batches: bool,
     /// Size in bytes of the largest frame that the broker takes.
     pub(crate) frame_max: usize,
+    /// Terms of the stream that the request opens; `None` for a method without streams.
+    pub(crate) stream: Option<StreamTerms>,
+}
+
+/// Terms of a stream, as its caller sets them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamTerms {
+    /// The caller's window.
+    pub(crate) window: Amount,
+    /// The longest silence of either side.
+    pub(crate) silence: Duration,
+    /// Deadline of the whole stream.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl StreamTerms {
+    fn insert(self, headers: &mut Headers) {
+        self.window.insert(headers);
+        let millis = i64::try_from(self.silence.as_millis()).unwrap_or(i64::MAX);
+        headers.insert(SILENCE_HEADER, millis.max(1));
+    }
+}
+
+/// Takes the terms of a stream out of the headers of a request. `None` if the caller is not ready for a stream.
+fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
+    let window = Amount::take(headers)?;
+    let silence = u64::try_from(headers.remove(SILENCE_HEADER)?.as_int()?).ok()?;
+    Some(Box::new(StreamCall {
+        silence: Some(Duration::from_millis(silence)),
+        window_items: Some(window.items),
+        window_bytes: Some(window.bytes),
+        items: None,
+    }))
 }
 
 /// Returns a correlation id as it is sent: a UUID in its usual form.
@@ -48,7 +83,7 @@ pub(crate) fn parse_correlation_id(text: &str) -> Option<Uuid> {
 }
 
 /// Returns a request as a message, without the addresses, which are the same for all requests of a client. `deadline` is the call's own
-/// deadline, or follows from the client's timeout.
+/// deadline, or follows from the client's timeout. For a stream it is the moment until which the caller waits for the first answer.
 pub(crate) fn message_from_request(
     request: &Request,
     content_type: ContentType,
@@ -58,7 +93,8 @@ pub(crate) fn message_from_request(
     if let Some(problem) = request.0.headers.problem() {
         return Err(RpcError::new(ErrorKind::Encode, problem));
     }
-    let remaining = deadline.saturating_duration_since(Instant::now());
+    let now = Instant::now();
+    let remaining = deadline.saturating_duration_since(now);
     if remaining.is_zero() {
         return Err(deadline::passed_before_sending());
     }
@@ -74,17 +110,26 @@ pub(crate) fn message_from_request(
         headers.insert(PROPAGATE_HEADER, HeaderValue::List(propagating));
     }
     check_headers("request", &headers, settings.frame_max).map_err(RpcError::not_executed)?;
+    let mut until_deadline = Some(remaining);
+    if let Some(terms) = settings.stream {
+        terms.insert(&mut headers);
+        let deadline = terms.deadline;
+        until_deadline = deadline.map(|deadline| deadline.saturating_duration_since(now));
+    }
     Ok(Message::from(Content {
         correlation_id: Some(settings.correlation_id),
         reply_to: None,
+        message_id: None,
         kind: request
             .method()
             .filter(|_| content_type != ContentType::Plain)
             .map(SmolStr::from),
         content_type: content_type.as_property().map(SmolStr::new_static),
         expiration: settings.expires.then(|| deadline::expiration(remaining)),
-        deadline: Some(deadline::unix_millis_after(remaining)),
-        batches: settings.reads_batches && content_type != ContentType::Plain,
+        deadline: until_deadline.map(deadline::unix_millis_after),
+        batches: settings.reads_batches
+            && settings.stream.is_none()
+            && content_type != ContentType::Plain,
         mandatory: settings.mandatory,
         persistent: request.0.persistent,
         priority: request.0.priority,
@@ -120,7 +165,12 @@ pub(crate) fn request_from_message(
     }
     let content_type = supported_content_type(message)?;
     let mut headers = std::mem::take(&mut message.headers);
-    let deadline = deadline::from_wire(message.deadline, message.expiration);
+    let streams = take_terms(&mut headers);
+    let deadline = match &streams {
+        // The expiration limits the wait for the first answer only.
+        Some(_) => deadline::from_wire(message.deadline, None),
+        None => deadline::from_wire(message.deadline, message.expiration),
+    };
     headers.remove(DELIVERIES_HEADER);
     let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
     let method = message.kind.take().filter(|method| !method.is_empty());
@@ -149,6 +199,7 @@ pub(crate) fn request_from_message(
         })),
         span: Span::none(),
         answers: None,
+        streams,
     })))
 }
 
@@ -196,6 +247,7 @@ mod tests {
             mandatory: true,
             expires: true,
             reads_batches: true,
+            stream: None,
         }
     }
 

@@ -215,8 +215,14 @@ impl Channel for AmqpChannel {
                     self.direct_reply_to.send(queue, message).await;
                     continue;
                 }
-                match self.outgoing(Address::queue(queue, false), message) {
-                    Ok(publish) => publishes.push(publish),
+                let is_mandatory = message.mandatory;
+                match self.outgoing(Address::queue(queue, is_mandatory), message) {
+                    Ok(publish) => {
+                        publishes.push(publish);
+                        if is_mandatory && let Publisher::Plain(publisher) = &self.publisher {
+                            publisher.expect_returns();
+                        }
+                    }
                     // Another server could not send the reply either.
                     Err(error) => {
                         let error = error.to_string();

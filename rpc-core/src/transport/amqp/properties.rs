@@ -23,6 +23,9 @@ pub(super) fn to_properties(message: Message) -> Result<(BasicProperties, Bytes)
     if let Some(queue) = content.reply_to {
         properties = properties.with_reply_to(short("the name of the reply queue", queue)?);
     }
+    if let Some(id) = content.message_id {
+        properties = properties.with_message_id(short("the message id", id)?);
+    }
     if let Some(kind) = content.kind {
         properties = properties.with_type(short("the method's name", kind)?);
     }
@@ -62,6 +65,7 @@ pub(super) fn to_message(properties: &BasicProperties, body: Vec<u8>) -> Message
     let mut content = Content {
         correlation_id: owned(properties.correlation_id()),
         reply_to: owned(properties.reply_to()),
+        message_id: owned(properties.message_id()),
         kind: owned(properties.kind()),
         content_type: owned(properties.content_type()),
         expiration: properties
@@ -190,6 +194,7 @@ mod tests {
         Message::from(Content {
             correlation_id: Some("id".into()),
             reply_to: Some("queue".into()),
+            message_id: Some("stream".into()),
             kind: Some("fib".into()),
             content_type: Some("application/msgpack".into()),
             expiration: Some(1500),

@@ -79,6 +79,11 @@ impl PlainPublisher {
         }
     }
 
+    /// Looks for returned messages soon, because a mandatory message is published past the publisher.
+    pub(crate) fn expect_returns(&self) {
+        self.writer.returns.published();
+    }
+
     fn publish_permitted(&self, publish: Publish) -> Result<(), TransportError> {
         let writer = &*self.writer;
         if publish.address.mandatory {

@@ -1,0 +1,307 @@
+//! The state of an open stream that the task which receives its messages shares with the side's own task and with the reader.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::window::{Credit, Intake, Violation};
+use crate::error::{ErrorKind, RpcError};
+use crate::message::{ItemStream, StreamError};
+use crate::wire::{Amount, Frame, item_lens, split_item};
+
+/// The two sides of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Ends with the items that it receives, or with their reader.
+    Caller,
+    /// Ends with its handler.
+    Server,
+}
+
+/// One side of an open stream. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Inbox(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    side: Side,
+    pub(super) state: Mutex<State>,
+    /// Wakes [`watch`](super::watch).
+    pub(super) changed: Notify,
+    /// Wakes [`send_controls`](super::send_controls).
+    pub(super) due: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Packed items that the reader has not taken; `None` if this side receives no items.
+    incoming: Option<Incoming>,
+    /// Credit of this side's items.
+    pub(super) credit: Option<Credit>,
+    /// Wakes [`send_items`](super::send_items) when there is credit.
+    pub(super) sender: Option<Waker>,
+    /// Number of items that this side has sent.
+    pub(super) sent: u64,
+    /// Set once this side has sent its last item.
+    pub(super) sent_end: Option<Instant>,
+    /// Credit that the other side gets.
+    pub(super) due: Option<Amount>,
+    /// Time of the last message from the other side, and to it.
+    pub(super) heard: Instant,
+    pub(super) spoken: Instant,
+    /// Set once the other side has stopped the stream.
+    pub(super) stopped: bool,
+    /// Set once the stream has failed on this side.
+    pub(super) failure: Option<RpcError>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    unread: VecDeque<Bytes>,
+    intake: Intake,
+    /// The end: the other side's own, or an error.
+    end: Option<Result<(), StreamError>>,
+    reader: Option<Waker>,
+    reader_is_gone: bool,
+}
+
+impl Inbox {
+    /// Makes a side that receives items within a window. It sends none before [`open`](Self::open).
+    pub(crate) fn new(side: Side, receives: Option<Amount>) -> Self {
+        let now = Instant::now();
+        let incoming = receives.map(|window| Incoming {
+            unread: VecDeque::new(),
+            intake: Intake::new(window),
+            end: None,
+            reader: None,
+            reader_is_gone: false,
+        });
+        Self(Arc::new(Shared {
+            side,
+            state: Mutex::new(State {
+                incoming,
+                credit: None,
+                sender: None,
+                sent: 0,
+                sent_end: None,
+                due: None,
+                heard: now,
+                spoken: now,
+                stopped: false,
+                failure: None,
+            }),
+            changed: Notify::new(),
+            due: Notify::new(),
+        }))
+    }
+
+    pub(super) fn side(&self) -> Side {
+        self.0.side
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Lets this side send items within the other side's window. Its first message has arrived.
+    pub(crate) fn open(&self, window: Option<Amount>) {
+        let mut state = self.0.state.lock();
+        state.credit = window.map(Credit::of);
+        state.heard = Instant::now();
+        state.spoken = state.heard;
+    }
+
+    /// Returns the number of items that this side has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.0.state.lock().sent
+    }
+
+    /// Records a message of the other side that is not a [`Frame`].
+    pub(crate) fn heard(&self) {
+        self.0.state.lock().heard = Instant::now();
+    }
+
+    /// Takes a message of the other side. Never waits.
+    pub(crate) fn take(&self, frame: Frame) {
+        let mut state = self.0.state.lock();
+        state.heard = Instant::now();
+        let mut waker = None;
+        match frame {
+            Frame::Alive => {}
+            Frame::Credit(amount) => {
+                if let Some(credit) = &mut state.credit {
+                    credit.refill(amount);
+                }
+                waker = state.sender.take();
+            }
+            Frame::Stop => {
+                state.stopped = true;
+                drop(state);
+                self.0.changed.notify_one();
+            }
+            Frame::Items { first, body } => {
+                let Some(incoming) = &mut state.incoming else {
+                    return;
+                };
+                if incoming.end.is_some() {
+                    return;
+                }
+                match incoming.intake.take(first, item_lens(&body)) {
+                    Ok(()) if incoming.reader_is_gone => {}
+                    Ok(()) => {
+                        incoming.unread.push_back(body);
+                        waker = incoming.reader.take();
+                    }
+                    Err(violation) => {
+                        let failure = self.broken(&violation);
+                        drop(state);
+                        self.fail(failure);
+                    }
+                }
+            }
+            Frame::End { items, error } => {
+                let Some(incoming) = &mut state.incoming else {
+                    return;
+                };
+                if incoming.end.is_some() {
+                    return;
+                }
+                match incoming.intake.expect(items) {
+                    Ok(()) => {
+                        incoming.end = Some(error.map_or(Ok(()), Err));
+                        waker = incoming.reader.take();
+                        drop(state);
+                        self.0.changed.notify_one();
+                    }
+                    Err(violation) => {
+                        let failure = self.broken(&violation);
+                        drop(state);
+                        self.fail(failure);
+                    }
+                }
+            }
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn broken(&self, violation: &Violation) -> RpcError {
+        let kind = match self.0.side {
+            Side::Caller => ErrorKind::BadReply,
+            Side::Server => ErrorKind::BadRequest,
+        };
+        RpcError::new(kind, format!("the stream is broken: {violation}")).executed_if(true)
+    }
+
+    /// Ends the stream on this side. What arrived before is read first, and the error is the last item.
+    pub(crate) fn fail(&self, error: RpcError) {
+        let mut state = self.0.state.lock();
+        let mut waker = None;
+        if let Some(incoming) = &mut state.incoming
+            && incoming.end.is_none()
+        {
+            incoming.end = Some(Err(StreamError::Rpc(error.copied())));
+            waker = incoming.reader.take();
+        }
+        if state.failure.is_none() {
+            state.failure = Some(error);
+        }
+        drop(state);
+        self.0.changed.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Returns the items that arrive. There is one reader.
+    pub(crate) fn reader(&self) -> ItemStream {
+        Box::pin(Reader {
+            shared: self.0.clone(),
+            current: Bytes::new(),
+            read: Amount::default(),
+            is_over: false,
+        })
+    }
+}
+
+impl State {
+    /// Returns `true` once the other side has ended its items.
+    pub(super) fn has_ended(&self) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|incoming| incoming.end.is_some())
+    }
+
+    pub(super) fn reader_is_gone(&self) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|incoming| incoming.reader_is_gone)
+    }
+}
+
+/// The items of an inbox.
+struct Reader {
+    shared: Arc<Shared>,
+    /// The rest of the message that is read.
+    current: Bytes,
+    /// The amount of the message that was read.
+    read: Amount,
+    is_over: bool,
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes, StreamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let reader = &mut *self;
+        loop {
+            // Without the lock, because most items end here. The inbox has checked the lengths.
+            if let Some(item) = split_item(&mut reader.current) {
+                reader.read.add(Amount::of_item(item.len()));
+                return Poll::Ready(Some(Ok(item)));
+            }
+            if reader.is_over {
+                return Poll::Ready(None);
+            }
+            let mut state = reader.shared.state.lock();
+            let State { incoming, due, .. } = &mut *state;
+            let Some(incoming) = incoming else {
+                return Poll::Ready(None);
+            };
+            if let Some(amount) = incoming.intake.read(std::mem::take(&mut reader.read)) {
+                due.get_or_insert_default().add(amount);
+                reader.shared.due.notify_one();
+            }
+            if let Some(next) = incoming.unread.pop_front() {
+                reader.current = next;
+            } else if let Some(end) = &mut incoming.end {
+                reader.is_over = true;
+                let end = std::mem::replace(end, Ok(()));
+                return Poll::Ready(end.err().map(Err));
+            } else {
+                incoming.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        let Some(incoming) = &mut state.incoming else {
+            return;
+        };
+        incoming.reader_is_gone = true;
+        let unread = std::mem::take(&mut incoming.unread);
+        drop(state);
+        drop(unread); // Without holding the lock.
+        self.shared.changed.notify_one();
+    }
+}
