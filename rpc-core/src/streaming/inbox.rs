@@ -255,6 +255,23 @@ struct Reader {
     is_over: bool,
 }
 
+impl Reader {
+    /// Gives the sender credit for the message that was read, once enough was read.
+    fn give_credit(&mut self) {
+        let read = std::mem::take(&mut self.read);
+        let mut state = self.shared.state.lock();
+        let State { incoming, due, .. } = &mut *state;
+        let credit = incoming
+            .as_mut()
+            .and_then(|incoming| incoming.intake.read(read));
+        if let Some(amount) = credit {
+            due.get_or_insert_default().add(amount);
+            drop(state);
+            self.shared.due.notify_one();
+        }
+    }
+}
+
 impl Stream for Reader {
     type Item = Result<Bytes, StreamError>;
 
@@ -264,20 +281,18 @@ impl Stream for Reader {
             // Without the lock, because most items end here. The inbox has checked the lengths.
             if let Some(item) = split_item(&mut reader.current) {
                 reader.read.add(Amount::of_item(item.len()));
+                if reader.current.is_empty() {
+                    reader.give_credit();
+                }
                 return Poll::Ready(Some(Ok(item)));
             }
             if reader.is_over {
                 return Poll::Ready(None);
             }
             let mut state = reader.shared.state.lock();
-            let State { incoming, due, .. } = &mut *state;
-            let Some(incoming) = incoming else {
+            let Some(incoming) = &mut state.incoming else {
                 return Poll::Ready(None);
             };
-            if let Some(amount) = incoming.intake.read(std::mem::take(&mut reader.read)) {
-                due.get_or_insert_default().add(amount);
-                reader.shared.due.notify_one();
-            }
             if let Some(next) = incoming.unread.pop_front() {
                 reader.current = next;
             } else if let Some(end) = &mut incoming.end {

@@ -6,6 +6,8 @@
 mod inbox;
 mod keeping;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub(crate) use self::inbox::{Inbox, Side};

@@ -107,13 +107,18 @@ impl Intake {
         }
     }
 
-    /// Takes items: the number of the first, and the lengths of all; `None` in place of an item that is cut off.
+    /// Takes items, at least one: the number of the first, and the lengths of all; `None` in place of an item that is cut off.
     pub(crate) fn take(
         &mut self,
         first: u64,
         lens: impl Iterator<Item = Option<usize>>,
     ) -> Result<(), Violation> {
         self.expect(first)?;
+        let mut lens = lens.peekable();
+        if lens.peek().is_none() {
+            // Messages without items would cost no credit.
+            return Err(Violation::Malformed);
+        }
         for len in lens {
             let len = len.ok_or(Violation::Malformed)?;
             if !self.credit.allows(len) {
@@ -209,10 +214,10 @@ mod tests {
             Err(Violation::NoCredit)
         );
         let mut intake = Intake::new(window(2, 100));
-        assert_eq!(
-            intake.take(0, [None].into_iter()),
-            Err(Violation::Malformed)
-        );
+        for malformed in [vec![None], vec![]] {
+            let taken = intake.take(0, malformed.into_iter());
+            assert_eq!(taken, Err(Violation::Malformed));
+        }
     }
 
     #[test]
