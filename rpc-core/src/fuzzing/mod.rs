@@ -5,11 +5,13 @@
 mod bodies;
 mod messages;
 mod nesting;
+mod streams;
 
 pub use self::bodies::{
     arguments_json, arguments_message_pack, arguments_plain, codec_json, codec_message_pack,
 };
 pub use self::messages::{batch, guard, notice, properties, reply, traceparent, url};
+pub use self::streams::stream;
 
 /// Fuzz target: takes any bytes, and panics if a promise is broken.
 pub type Target = fn(&[u8]);
@@ -26,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("notice", notice),
     ("properties", properties),
     ("reply", reply),
+    ("stream", stream),
     ("traceparent", traceparent),
     ("url", url),
 ];
