@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, RpcError};
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest timeout; longer ones are cut to it. 30 years is tokio's own limit.
-const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
+pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// Largest difference between the moments at which a caller and a server on the same clock find a deadline to have passed.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);

@@ -173,11 +173,11 @@ pub struct MethodStats {
     pub errors: u64,
     /// Number of calls that ended with a fault, by its code, such as `panicked`. `dropped` counts calls whose handling was abandoned.
     pub faults: BTreeMap<String, u64>,
-    /// Number of calls that are running.
+    /// Number of calls that are running, without those whose streams are open.
     pub in_flight: u64,
-    /// Number of open streams.
+    /// Number of open streams. A stream counts as one call when it ends: with a value at its own end, or with the error that ends it.
     pub streams: u64,
-    /// Mean duration of the calls that have ended.
+    /// Mean duration of the calls that have ended. The duration of a stream is the time until the server has accepted it.
     pub mean: Duration,
     /// Median of the durations.
     pub p50: Duration,

@@ -247,6 +247,39 @@ impl ServerBuilder {
         self
     }
 
+    /// Limits the streams that are open at a time, of all services together. A stream counts from the start of its request to its end. A request
+    /// beyond the limit gets the fault [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), and its handler does not run. With 0, all
+    /// requests for methods with streams are refused.
+    ///
+    /// The request of a stream is acknowledged when the server accepts the stream. So an open stream counts neither against
+    /// [`prefetch`](Self::prefetch) nor against [`concurrency`](Self::concurrency). A handler that has not returned its stream yet counts like
+    /// any other handler; a handler that receives a stream counts as a stream alone.
+    ///
+    /// Default: 1,024.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.options.max_streams = streams;
+        self
+    }
+
+    /// Sets the number of a caller's items that may be on their way to a handler or wait there, for each stream that a handler receives. The
+    /// caller sends no more until the handler has read half of them. 0 counts as 1.
+    ///
+    /// Default: 1,024. A window bounds the memory of a stream, together with [`window_bytes`](Self::window_bytes), and limits the
+    /// number of items in a round trip.
+    pub fn window(mut self, items: usize) -> Self {
+        self.options.window.items = items as u64;
+        self
+    }
+
+    /// Sets the size in bytes of a caller's items that may be on their way to a handler or wait there, for each stream that a handler receives.
+    /// 0 counts as 1. An item that is longer than the window is sent alone.
+    ///
+    /// Default: 1 MiB.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.options.window.bytes = bytes as u64;
+        self
+    }
+
     /// Limits the deliveries of a request before it is given up. Poison messages, whose handlers take the process down with them, are
     /// quarantined. 0 sets no limit. With 1, no request is delivered twice.
     ///

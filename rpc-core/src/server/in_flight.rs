@@ -29,6 +29,8 @@ pub(super) struct RunningCall {
     pub(super) correlation_id: Option<SmolStr>,
     /// Set once the log has a warning about the call.
     is_reported: bool,
+    /// Set once a stream of the call is open.
+    pub(super) is_stream: bool,
 }
 
 impl RunningCall {
@@ -44,6 +46,7 @@ impl RunningCall {
             begun,
             correlation_id,
             is_reported: false,
+            is_stream: false,
         }
     }
 }
@@ -64,6 +67,13 @@ impl CallsInFlight {
         }
     }
 
+    /// Records that a stream of the call at a place is open.
+    pub(super) fn open_stream(&self, place: usize) {
+        if let Some(call) = &mut self.0.lock().places[place] {
+            call.is_stream = true;
+        }
+    }
+
     /// Removes the call at a place.
     pub(super) fn end(&self, place: usize) {
         let mut slab = self.0.lock();
@@ -79,14 +89,14 @@ impl CallsInFlight {
     }
 
     /// Returns the calls that began at least `limit` ago and are not reported yet, which then count as reported, and the time until the
-    /// next call may become slow.
+    /// next call may become slow. An open stream is not slow.
     pub(super) fn take_slow(&self, limit: Duration) -> (Vec<RunningCall>, Duration) {
         let now = Instant::now();
         let mut slow = Vec::new();
         let mut oldest = now;
         let mut slab = self.0.lock();
         let calls = slab.places.iter_mut().flatten();
-        for call in calls.filter(|call| !call.is_reported) {
+        for call in calls.filter(|call| !call.is_reported && !call.is_stream) {
             if now.duration_since(call.begun) >= limit {
                 call.is_reported = true;
                 slow.push(call.clone());

@@ -17,6 +17,7 @@ use super::in_flight::CallsInFlight;
 use super::options::ServerOptions;
 use super::rate_limit::{ANSWERS_AT_ONCE, ANSWERS_PER_SECOND, RateLimit};
 use super::served::ServedQueue;
+use super::streams::Streams;
 use super::to_all::{CallToAll, CallsToAll};
 use crate::connection::{Connection, ConnectionState};
 use crate::names::INSTANCE_QUEUE_PREFIX;
@@ -41,6 +42,7 @@ pub(super) struct Instance {
     /// Set once the broker has refused the private queue for lack of permissions.
     pub(super) private_queue_is_forbidden: AtomicBool,
     pub(super) to_all: CallsToAll,
+    pub(super) streams: Streams,
     pub(super) known_contracts: Mutex<KnownContracts>,
     /// Limit of answers to questions.
     pub(super) answers: RateLimit,
@@ -69,6 +71,7 @@ impl Instance {
             health: HealthReport::new(),
             calls: options.cancellation.then(CallRegistry::default),
             in_flight: records.then(CallsInFlight::default),
+            streams: Streams::new(options.max_streams),
             options,
             private_queue: Mutex::default(),
             lacks_private_queue: AtomicBool::new(false),

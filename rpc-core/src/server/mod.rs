@@ -11,6 +11,7 @@
 //! | limits of handlers | `pool` |
 //! | unpacking | `arrival` takes the requests out of a delivery, resolves their methods, and asks `redelivery` for a verdict |
 //! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it; `in_flight` and `statistics` record it; `slow_handlers` warns |
+//! | streams | `stream` accepts a request, drives the handler and its items, and ends; `streams` finds open streams by their ids |
 //! | redelivery | `redelivery` decides; `republish` carries the verdicts out |
 //! | output | `outbox` sends replies and acknowledges; `publisher` sends confirmed messages |
 
@@ -41,6 +42,8 @@ mod served;
 mod session;
 mod slow_handlers;
 mod statistics;
+mod stream;
+mod streams;
 mod to_all;
 mod topology;
 
@@ -275,6 +278,7 @@ async fn serve(
             SessionEnd::Stopped => break,
             SessionEnd::Lost(reason) => {
                 pool.drop_calls_to_all(); // Their replies could not be sent.
+                session.outbox.lose();
                 instance.report_loss(reason.as_deref());
             }
             SessionEnd::Moved => {}
@@ -290,11 +294,12 @@ async fn serve(
         }
     }
     drop(to_all);
+    instance.streams.stop();
     pool.drop_calls_to_all();
     let drained = tokio::time::timeout(options.drain_timeout, pool.drain()).await;
     if drained.is_err() {
-        let handlers = pool.running();
-        warn!(handlers, "handlers did not finish in time");
+        let (handlers, streams) = (pool.running(), pool.streams());
+        warn!(handlers, streams, "handlers did not finish in time");
         slow_handlers::report_unfinished(&instance);
     } else {
         // The replies of the handlers are on the way.
@@ -304,9 +309,12 @@ async fn serve(
     Ok(())
 }
 
-/// Closes a session that was replaced, once its requests are answered.
+/// Closes a session that was replaced, once its requests are answered and its streams have ended, or its link is lost.
 async fn retire(mut session: Session) {
     while !session.is_done() {
+        if !session.outbox.is_open() {
+            session.outbox.lose();
+        }
         tokio::time::sleep(RETIRING_PAUSE).await;
     }
     session.close().await;
@@ -331,6 +339,10 @@ pub struct ServerHandle {
 impl ServerHandle {
     /// Stops gracefully: takes no more requests, gives requests that have not started back to the queue, finishes those that
     /// run (within the drain timeout), replies and acknowledges. Returns when that is done.
+    ///
+    /// Streams end at once: after the items that were sent, their callers get [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A
+    /// handler that receives a stream gets the same error as the last item of that stream. If it does not return a stream itself, it may
+    /// still return its result within the drain timeout.
     ///
     /// # Errors
     ///

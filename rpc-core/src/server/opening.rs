@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::SelectAll;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::consumer::Consumer;
@@ -91,6 +92,8 @@ impl Instance {
         ));
         // Before the request queues, so that no notice about their requests is missed.
         let private_queue = self.open_private_queue(&link, &outbox).await?;
+        let (instance, returns) = (self.clone(), channel.returns());
+        let returns = async move { instance.streams.take_returns(returns).await };
         let mut session = Session {
             link,
             channel,
@@ -100,6 +103,7 @@ impl Instance {
             has_quorum_queue: self.queues.iter().any(ServedQueue::may_be_quorum),
             handovers,
             _private_queue: private_queue,
+            _returns: AbortOnDropHandle::new(tokio::spawn(returns)),
         };
         for (queue, served) in self.queues.iter().enumerate() {
             let first = |role| Consumer::first(queue, role);

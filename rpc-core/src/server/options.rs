@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::streaming::DEFAULT_WINDOW;
+use crate::wire::Amount;
+
 /// Predicate on the name of a reply queue: `true` allows replies.
 pub(super) type ReplyPolicy = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -21,6 +24,10 @@ pub(super) struct ServerOptions {
     pub(super) reply_policy: ReplyPolicy,
     /// Headers that handlers' own calls send on, even if the caller has not marked them.
     pub(super) propagated_headers: Vec<String>,
+    /// Streams of the whole server at a time.
+    pub(super) max_streams: usize,
+    /// Items of a caller that may be unread, for each stream.
+    pub(super) window: Amount,
     /// Stops the handlers of dropped calls.
     pub(super) cancellation: bool,
     pub(super) drain_timeout: Duration,
@@ -39,6 +46,8 @@ impl Default for ServerOptions {
             default_deadline: Some(Duration::from_secs(15 * 60)),
             reply_policy: Arc::new(|_| true),
             propagated_headers: Vec::new(),
+            max_streams: 1024,
+            window: DEFAULT_WINDOW,
             cancellation: true,
             drain_timeout: Duration::from_secs(30),
             introspection: true,
@@ -64,6 +73,8 @@ impl fmt::Debug for ServerOptions {
             .field("delivery_limit", &self.delivery_limit)
             .field("default_deadline", &self.default_deadline)
             .field("propagated_headers", &self.propagated_headers)
+            .field("max_streams", &self.max_streams)
+            .field("window", &self.window)
             .field("cancellation", &self.cancellation)
             .field("drain_timeout", &self.drain_timeout)
             .field("introspection", &self.introspection)

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use smol_str::SmolStr;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{RwLock, mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::publisher::ConfirmedPublisher;
 use crate::batching::{AckToken, ReplyForm, ReplyPacker, Settlement};
-use crate::transport::{Channel, Link, Message, Reply, Sending, TransportError};
+use crate::cancellation::Cancellation;
+use crate::transport::{Channel, Link, LinkStatus, Message, Reply, Sending, TransportError};
 
 /// Number of replies that may wait to be sent; further handlers wait.
 const MAX_WAITING: usize = 1024;
@@ -32,6 +33,9 @@ pub(super) struct Outbox {
     pub(super) publisher: ConfirmedPublisher,
     /// Held for reading while a delivery is replaced, until the delivery is acknowledged.
     replacing: RwLock<()>,
+    status: watch::Receiver<LinkStatus>,
+    /// Given once the session is lost.
+    lost: Cancellation,
 }
 
 enum Outgoing {
@@ -64,13 +68,35 @@ impl Outbox {
             channel,
             user_id,
             outgoing,
+            status: link.status(),
             publisher: ConfirmedPublisher::new(link),
             replacing: RwLock::new(()),
+            lost: Cancellation::default(),
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.channel.is_open()
+    }
+
+    /// Returns `true` while the broker accepts no messages.
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(*self.status.borrow(), LinkStatus::Blocked(_))
+    }
+
+    /// Records that the session is lost: nothing can be sent any more.
+    pub(super) fn lose(&self) {
+        self.lost.cancel();
+    }
+
+    /// Resolves once the session is lost.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Returns `true` for an address of direct reply-to, which is reached through a connection of its own.
+    pub(super) fn is_direct_reply_to(&self, queue: &str) -> bool {
+        self.channel.is_direct_reply_to(queue)
     }
 
     pub(super) fn frame_max(&self) -> usize {

@@ -25,6 +25,8 @@ const SHARE_FOR: Duration = Duration::from_micros(50);
 /// The handlers of a server, within its limits. The pool outlives the loss of the connection.
 pub(super) struct Pool {
     tasks: JoinSet<()>,
+    /// Requests for methods with streams, to the ends of their streams. An accepted stream takes no slot.
+    streams: JoinSet<()>,
     counters: Arc<Counters>,
     /// Requests that are counted as running, and will share a task.
     starting: Vec<StartedRequest>,
@@ -79,6 +81,7 @@ impl Pool {
     pub(super) fn new(queues: usize, max_per_queue: usize, max_total: usize) -> Self {
         Self {
             tasks: JoinSet::new(),
+            streams: JoinSet::new(),
             counters: Arc::new(Counters {
                 of_queues: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
                 to_all: AtomicUsize::new(0),
@@ -141,6 +144,7 @@ impl Pool {
     /// Starts as much of the backlog as the limits allow.
     fn start(&mut self) {
         while self.tasks.try_join_next().is_some() {}
+        while self.streams.try_join_next().is_some() {}
         let mut index = 0;
         while let Some(pending) = self.backlog.get(index)
             && self.running() < self.max_total
@@ -187,9 +191,15 @@ impl Pool {
         self.waiting_to_all = 0;
     }
 
-    /// Waits until all handlers have ended.
+    /// Waits until all handlers and streams have ended.
     pub(super) async fn drain(&mut self) {
         while self.tasks.join_next().await.is_some() {}
+        while self.streams.join_next().await.is_some() {}
+    }
+
+    /// Number of streams, and of handlers that may return one.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     pub(super) fn running(&self) -> usize {
@@ -203,6 +213,10 @@ impl Pool {
 
     fn prepare(&mut self, request: ReceivedRequest) {
         let slot = Slot::take(&self.counters, &request.source);
+        if request.is_streaming() {
+            self.streams.spawn(StartedRequest { request, slot }.work());
+            return;
+        }
         self.starting.push(StartedRequest { request, slot });
         if self.starting.len() == REQUESTS_PER_TASK {
             self.spawn();
@@ -243,7 +257,7 @@ impl Counters {
 }
 
 /// The slot of one running handler. Dropping it frees the slot.
-struct Slot {
+pub(super) struct Slot {
     counters: Arc<Counters>,
     /// Index of the queue; `None` for a call to all instances.
     queue: Option<usize>,
@@ -285,11 +299,9 @@ impl StartedRequest {
     fn work(self) -> impl Future<Output = ()> + Send + Unpin {
         let Self { request, slot } = self;
         // Boxed, because spawning moves a future several times.
-        let work = Box::pin(request.work());
+        let work = Box::pin(request.work(slot));
         // The request itself catches panics of handlers, and answers with a fault. No other panic may end the requests that share the task.
-        AssertUnwindSafe(work)
-            .catch_unwind()
-            .map(move |_| drop(slot))
+        AssertUnwindSafe(work).catch_unwind().map(drop)
     }
 }
 

@@ -1,6 +1,6 @@
-//! The private queue of an instance: notices of dropped calls, questions to the instance, and calls to all instances.
+//! The private queue of an instance: notices of dropped calls, questions to the instance, calls to all instances, and messages of open streams.
 //!
-//! The queue is bound to topics, and messages for this instance alone come to it by its name. The listener takes each message at once and
+//! The queue is bound to topics, and messages for this instance alone come to it by its name, those of streams among them. The listener takes each message at once and
 //! never waits: what does not fit into the bounded queues behind it is dropped and counted.
 
 use std::sync::Arc;
@@ -39,6 +39,10 @@ const MAX_QUESTION_LEN: usize = 4096;
 /// The pauses before a private queue that was deleted is opened again.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Remedy for the lack of a private queue.
+pub(super) const REMEDY: &str = "grant the server's user the permissions to configure, write and read queues whose names begin with \
+                                 'rpc.instance.', and to read the exchange 'amq.direct', then start the server again";
 
 /// The open private queue of a session. Dropping it closes the queue.
 pub(super) struct PrivateQueue {
@@ -136,9 +140,8 @@ impl Instance {
         }
         warn!(
             ?error,
-            "the server has no private queue, so dropped calls will not be cancelled, `Client::instances` does not list the server, and \
-             calls to all instances do not reach it: grant the server's user the permissions to configure, write and read queues whose \
-             names begin with 'rpc.instance.', and to read the exchange 'amq.direct', then start the server again"
+            "the server has no private queue, so dropped calls will not be cancelled, `Client::instances` does not list the server, \
+             calls to all instances do not reach it, and requests for methods with streams are refused: {REMEDY}"
         );
     }
 
@@ -184,6 +187,7 @@ impl Instance {
             }
             None if kind == CANCEL => self.take_notice(&message),
             None if is_built_in(kind) => self.take_question(message, questions),
+            None if message.message_id.is_some() => self.streams.take(message),
             None => debug!("a message of an unknown type to the private queue was ignored"),
         }
     }

@@ -92,6 +92,10 @@ impl ReceivedRequest {
         self.source.served()
     }
 
+    pub(super) fn is_streaming(&self) -> bool {
+        self.method.is_some_and(Method::is_streaming)
+    }
+
     pub(super) fn is_at_most_once(&self) -> bool {
         self.method.is_some_and(|method| method.at_most_once)
     }

@@ -6,20 +6,26 @@ use futures_util::FutureExt;
 use tracing::{debug, warn};
 
 use super::cancellation::RegisteredCall;
+use super::pool::Slot;
 use super::received::{ReceivedRequest, Source};
 use super::redelivery::Verdict;
 use super::served::Endpoint;
 use super::statistics::Recording;
 use crate::batching::AckToken;
+use crate::cancellation::Cancellation;
 use crate::context::{ExecutionLimit, catching_panics};
-use crate::error::ErrorKind;
+use crate::deadline;
+use crate::definition::Method;
+use crate::error::{ErrorKind, RpcError};
+use crate::message::{Request, Response};
 use crate::service;
 use crate::telemetry::Observed;
+use crate::transport::{Message, TransportError};
 use crate::wire::{self, DeliveryFacts, Execution, History};
 
 impl ReceivedRequest {
-    /// Works on a request until it is settled.
-    pub(super) async fn work(mut self) {
+    /// Works on a request until it is settled, or to the end of its streams. The slot is that of its handler.
+    pub(super) async fn work(mut self, slot: Slot) {
         let Source {
             instance,
             redelivered,
@@ -49,7 +55,16 @@ impl ReceivedRequest {
                 None => return,
             };
         }
-        self.run().await;
+        match self.method.filter(|method| method.is_streaming()) {
+            // Boxed, because an open stream would keep the memory of the steps before.
+            Some(method) if self.refusal.is_none() => {
+                Box::pin(self.run_stream(method, slot)).await;
+            }
+            _ => {
+                self.run().await;
+                drop(slot);
+            }
+        }
     }
 
     /// Runs the handler, sends the reply and settles the request.
@@ -64,114 +79,178 @@ impl ReceivedRequest {
             message,
             ..
         } = &mut self;
-        let Source {
-            instance,
-            outbox,
-            revived,
-            default_deadline,
-            ..
-        } = &*source;
-        let served = source.served();
-        let redelivered = source.redelivered || *revived;
-        let was_delivered = redelivered || *deliveries > 0;
-        let requests = token.as_ref().map_or(1, AckToken::requests);
-        let observed = Observed::by_server(
-            served.service,
-            *method,
-            &served.queue,
-            message,
-            was_delivered,
-            requests,
-        );
-        let call = match &instance.calls {
-            // Notices concern the original call, not a dead letter that was moved back.
-            Some(calls) if !*revived => calls.register(message),
-            _ => RegisteredCall::default(),
-        };
-        let recording = match (*method, &instance.in_flight) {
-            (Some(method), Some(in_flight)) => {
-                let statistics = served.statistics.as_deref();
-                let id = message.correlation_id.as_ref();
-                Recording::begin(statistics, in_flight, source.queue, method, id)
-            }
-            _ => Recording::default(),
-        };
+        let (source, deliveries) = (&*source, *deliveries);
+        let observed = source.observe(*method, message, token.as_ref(), deliveries);
+        let call = source.register(message);
+        let recording = source.record(*method, message);
         let request = match refusal.take() {
             Some(refusal) => Err(refusal),
-            None => {
-                let facts = DeliveryFacts {
-                    redelivered,
-                    deliveries: *deliveries,
-                    cancellation: call.cancellation.clone(),
-                };
-                let queue = served.queue.clone();
-                wire::request_from_message(served.service, queue, message, facts)
-            }
+            None => source.decode(*method, message, deliveries, &call.cancellation),
         };
         let request = request.map(|mut request| {
-            request.0.definition = *method;
-            request.0.deadline.set_default(*default_deadline);
-            request.propagating(&instance.options.propagated_headers)
+            if request.0.streams.take().is_some() {
+                // The caller takes the method for one with streams, and reports the mismatch. The expiration of such a request is not its
+                // deadline.
+                let expiration = deadline::from_wire(None, message.expiration);
+                request.0.deadline.set_default(expiration);
+            }
+            request.0.deadline.set_default(source.default_deadline);
+            request
         });
-        let settled = if is_at_most_once
-            && request.is_ok()
-            && let Some(token) = token.take()
-        {
-            outbox.ack(token);
-            outbox.settled().await
-        } else if *deliveries > 0 {
-            outbox.until_replaced().boxed().await
-        } else {
-            Ok(())
-        };
-        if let Err(error) = settled {
+        let settles_first = is_at_most_once && request.is_ok();
+        if let Err(error) = source.settle_before(settles_first, token, deliveries).await {
             // The broker may not have handled the acknowledgement, so the request does not run here. If it may run at all, the broker
             // delivers it again.
             drop(recording);
             return self.requeue_later(error).boxed().await;
         }
         let result = {
-            let answering = pin!(async {
-                let request = request?;
-                let response = match &served.endpoint {
-                    Endpoint::Dispatcher(dispatch) => {
-                        let response = async { dispatch(request).await };
-                        catching_panics(
-                            "the code that decodes arguments or encodes the result",
-                            response,
-                        )
-                        .await?
-                    }
-                    Endpoint::Layered(service) => {
-                        let limit =
-                            ExecutionLimit::of_delivered(&request, call.cancellation.clone());
-                        let response = service::call(service.clone(), request);
-                        let response = catching_panics("a layer of the server", response);
-                        limit.apply_until_begun(response).boxed().await??
-                    }
-                };
-                let limit = instance.connection.max_message_size();
-                wire::check_reply(&response, limit, outbox.frame_max())?;
-                Ok(response)
-            });
+            let answering = pin!(async { source.answer(request?, &call.cancellation).await });
             observed.watch(answering).await
         };
-        let executed = if was_delivered {
-            Execution::Unknown
-        } else if call.cancellation.has_begun() {
-            Execution::Started
-        } else {
-            Execution::NotStarted
-        };
+        let executed = source.execution(deliveries, &call.cancellation);
         drop(call);
         recording.ended(&result);
         if let Err(error) = &result {
-            debug!(service = served.service, kind = ?error.kind(), error = ?error.to_string(), "answering with a fault");
-            if is_refusal(error.kind()) {
-                instance.count_refused();
-            }
+            source.report_fault(error);
         }
         self.reply(result, executed).await;
+    }
+}
+
+/// The steps that requests with and without streams share.
+impl Source {
+    fn was_delivered(&self, deliveries: u32) -> bool {
+        self.redelivered || self.revived || deliveries > 0
+    }
+
+    /// Starts the telemetry of a request.
+    pub(super) fn observe(
+        &self,
+        method: Option<&'static Method>,
+        message: &mut Message,
+        token: Option<&AckToken>,
+        deliveries: u32,
+    ) -> Observed {
+        let served = self.served();
+        let was_delivered = self.was_delivered(deliveries);
+        let requests = token.map_or(1, AckToken::requests);
+        Observed::by_server(
+            served.service,
+            method,
+            &served.queue,
+            message,
+            was_delivered,
+            requests,
+        )
+    }
+
+    /// Registers a request for notices.
+    pub(super) fn register(&self, message: &Message) -> RegisteredCall {
+        match &self.instance.calls {
+            // Notices concern the original call, not a dead letter that was moved back.
+            Some(calls) if !self.revived => calls.register(message),
+            _ => RegisteredCall::default(),
+        }
+    }
+
+    /// Starts the recording of a request.
+    pub(super) fn record(
+        &self,
+        method: Option<&'static Method>,
+        message: &Message,
+    ) -> Recording<'_> {
+        match (method, &self.instance.in_flight) {
+            (Some(method), Some(in_flight)) => {
+                let statistics = self.served().statistics.as_deref();
+                let id = message.correlation_id.as_ref();
+                Recording::begin(statistics, in_flight, self.queue, method, id)
+            }
+            _ => Recording::default(),
+        }
+    }
+
+    /// Takes the request out of its message.
+    pub(super) fn decode(
+        &self,
+        method: Option<&'static Method>,
+        message: &mut Message,
+        deliveries: u32,
+        cancellation: &Cancellation,
+    ) -> Result<Request, RpcError> {
+        let served = self.served();
+        let facts = DeliveryFacts {
+            redelivered: self.redelivered || self.revived,
+            deliveries,
+            cancellation: cancellation.clone(),
+        };
+        let queue = served.queue.clone();
+        let request = wire::request_from_message(served.service, queue, message, facts)?;
+        let mut request = request.propagating(&self.instance.options.propagated_headers);
+        request.0.definition = method;
+        Ok(request)
+    }
+
+    /// Waits until a request may run: the broker has handled its acknowledgement, if the request is to be settled first, and those of the
+    /// deliveries in place of which it came.
+    pub(super) async fn settle_before(
+        &self,
+        settles_first: bool,
+        token: &mut Option<AckToken>,
+        deliveries: u32,
+    ) -> Result<(), TransportError> {
+        if settles_first && let Some(token) = token.take() {
+            self.outbox.ack(token);
+            self.outbox.settled().await
+        } else if deliveries > 0 {
+            self.outbox.until_replaced().boxed().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Passes a request to the service.
+    pub(super) async fn answer(
+        &self,
+        request: Request,
+        cancellation: &Cancellation,
+    ) -> Result<Response, RpcError> {
+        let response = match &self.served().endpoint {
+            Endpoint::Dispatcher(dispatch) => {
+                let response = async { dispatch(request).await };
+                let who = "the code that decodes arguments or encodes the result";
+                catching_panics(who, response).await?
+            }
+            Endpoint::Layered(service) => {
+                let limit = ExecutionLimit::of_delivered(&request, cancellation.clone());
+                let response = service::call(service.clone(), request);
+                let response = catching_panics("a layer of the server", response);
+                limit.apply_until_begun(response).boxed().await??
+            }
+        };
+        let limit = self.instance.connection.max_message_size();
+        wire::check_reply(&response, limit, self.outbox.frame_max())?;
+        Ok(response)
+    }
+
+    /// Knowledge about the execution of a request, for a fault.
+    pub(super) fn execution(&self, deliveries: u32, cancellation: &Cancellation) -> Execution {
+        if self.was_delivered(deliveries) {
+            Execution::Unknown
+        } else if cancellation.has_begun() {
+            Execution::Started
+        } else {
+            Execution::NotStarted
+        }
+    }
+
+    /// Logs a fault, and counts the request if no handler could serve it.
+    pub(super) fn report_fault(&self, error: &RpcError) {
+        let service = self.served().service;
+        debug!(service, kind = ?error.kind(), error = ?error.to_string(), "answering with a fault");
+        if is_refusal(error.kind()) {
+            self.instance.count_refused();
+        }
     }
 }
 

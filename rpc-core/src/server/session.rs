@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
@@ -56,6 +57,8 @@ pub(super) struct Session {
     /// Changes when another link takes the place of this one.
     pub(super) handovers: watch::Receiver<()>,
     pub(super) _private_queue: Option<PrivateQueue>,
+    /// Takes returned messages of streams.
+    pub(super) _returns: AbortOnDropHandle<()>,
 }
 
 /// Reason why a session ended.
@@ -119,6 +122,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = &mut stopping => {
+                    instance.streams.stop();
                     self.give_back(instance, pool).await;
                     return Ok(SessionEnd::Stopped);
                 }

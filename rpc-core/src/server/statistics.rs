@@ -52,6 +52,13 @@ struct MethodStatistics {
     durations: OnceLock<AtomicHistogram>,
 }
 
+/// Numbers of a method's calls that have not ended.
+#[derive(Clone, Copy, Default)]
+struct Running {
+    calls: u64,
+    streams: u64,
+}
+
 impl Statistics {
     pub(super) fn new(definition: &'static Service) -> Self {
         Self {
@@ -70,20 +77,29 @@ impl Statistics {
             .map(|index| &self.methods[index])
     }
 
-    /// Returns the statistics of all methods, and the oldest of the calls in flight that `is_own` accepts by the index of their queue.
+    /// Returns the statistics of all methods, and the oldest of the calls in flight that `is_own` accepts by the index of their queue. Open
+    /// streams are counted apart from the calls in flight.
     pub(super) fn read(
         &self,
         in_flight: &CallsInFlight,
         is_own: impl Fn(usize) -> bool,
     ) -> (Vec<MethodStats>, Vec<CallInFlight>) {
-        let mut running = vec![0; self.methods.len()];
+        let mut running = vec![Running::default(); self.methods.len()];
         let mut oldest: Vec<RunningCall> = Vec::with_capacity(OLDEST + 1);
         in_flight.for_each(|call| {
             if !is_own(call.queue) {
                 return;
             }
-            if let Some(index) = self.definition.position(call.method) {
-                running[index] += 1;
+            let index = self.definition.position(call.method);
+            let running = index.map(|index| &mut running[index]);
+            if call.is_stream {
+                if let Some(running) = running {
+                    running.streams += 1;
+                }
+                return;
+            }
+            if let Some(running) = running {
+                running.calls += 1;
             }
             let rank = oldest.partition_point(|older| older.begun <= call.begun);
             if rank < OLDEST {
@@ -94,7 +110,7 @@ impl Statistics {
         let methods = self.definition.methods.iter().zip(&self.methods);
         let methods = methods
             .zip(running)
-            .map(|((method, statistics), in_flight)| statistics.read(method.name, in_flight))
+            .map(|((method, statistics), running)| statistics.read(method.name, running))
             .collect();
         let now = Instant::now();
         let oldest = oldest.into_iter().map(|call| CallInFlight {
@@ -132,7 +148,7 @@ impl MethodStatistics {
         *self.faults.lock().entry(code).or_default() += 1;
     }
 
-    fn read(&self, name: &str, in_flight: u64) -> MethodStats {
+    fn read(&self, name: &str, running: Running) -> MethodStats {
         let results = self.results.load(Ordering::Relaxed);
         let errors = self.errors.load(Ordering::Relaxed);
         let faults: BTreeMap<String, u64> = self
@@ -151,8 +167,8 @@ impl MethodStatistics {
             results,
             errors,
             faults,
-            in_flight,
-            streams: 0,
+            in_flight: running.calls,
+            streams: running.streams,
             mean: Duration::from_nanos(nanos.checked_div(calls).unwrap_or(0)),
             p50,
             p90,
@@ -181,6 +197,8 @@ pub(super) struct Recording<'a> {
     statistics: Option<&'a MethodStatistics>,
     /// The calls in flight, the place of this one, and its start.
     running: Option<(&'a CallsInFlight, usize, Instant)>,
+    /// Duration of a call whose stream is open.
+    accepted_after: Option<Duration>,
 }
 
 impl<'a> Recording<'a> {
@@ -197,6 +215,15 @@ impl<'a> Recording<'a> {
         Self {
             statistics: statistics.and_then(|statistics| statistics.of(method)),
             running: Some((in_flight, in_flight.begin(call), begun)),
+            accepted_after: None,
+        }
+    }
+
+    /// Records that a stream of the call is open. The duration of the call ends here.
+    pub(super) fn accepted(&mut self) {
+        if let Some((in_flight, place, begun)) = self.running {
+            in_flight.open_stream(place);
+            self.accepted_after = Some(begun.elapsed());
         }
     }
 
@@ -211,7 +238,8 @@ impl<'a> Recording<'a> {
         };
         in_flight.end(place);
         if let Some(statistics) = self.statistics {
-            statistics.record(outcome, begun.elapsed());
+            let duration = self.accepted_after.unwrap_or_else(|| begun.elapsed());
+            statistics.record(outcome, duration);
         }
     }
 }

@@ -203,21 +203,28 @@ impl Inbox {
 
     /// Ends the stream on this side. What arrived before is read first, and the error is the last item.
     pub(crate) fn fail(&self, error: RpcError) {
+        self.end_items(error.copied());
         let mut state = self.0.state.lock();
-        let mut waker = None;
-        if let Some(incoming) = &mut state.incoming
-            && incoming.end.is_none()
-        {
-            incoming.end = Some(Err(StreamError::Rpc(error.copied())));
-            waker = incoming.reader.take();
-        }
         if state.failure.is_none() {
             state.failure = Some(error);
         }
         drop(state);
         self.0.changed.notify_one();
-        if let Some(waker) = waker {
-            waker.wake();
+    }
+
+    /// Ends the items that arrive, while the stream goes on. What arrived before is read first, and the error is the last item.
+    pub(crate) fn end_items(&self, error: RpcError) {
+        let mut state = self.0.state.lock();
+        if let Some(incoming) = &mut state.incoming
+            && incoming.end.is_none()
+        {
+            incoming.end = Some(Err(StreamError::Rpc(error)));
+            let waker = incoming.reader.take();
+            drop(state);
+            self.0.changed.notify_one();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
     }
 

@@ -4,13 +4,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::Outlet;
 use super::inbox::Inbox;
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{ItemStream, StreamError};
+use crate::message::StreamError;
 use crate::wire::{Amount, Frame, ITEM_PREFIX, push_item};
 
 /// A message with this number of items, or this length in bytes, is sent without waiting for further items.
@@ -37,7 +38,7 @@ struct Batch {
 pub(crate) async fn send_items(
     inbox: &Inbox,
     outlet: &impl Outlet,
-    items: ItemStream,
+    items: impl Stream<Item = Result<Bytes, StreamError>> + Unpin,
 ) -> Result<bool, RpcError> {
     let mut source = Source {
         inbox,
@@ -72,16 +73,16 @@ pub(crate) async fn send_items(
 }
 
 /// Items that wait for credit.
-struct Source<'a> {
+struct Source<'a, S> {
     inbox: &'a Inbox,
-    items: ItemStream,
+    items: S,
     /// An item that is longer than the credit.
     held: Option<Bytes>,
     /// Length of the longest message.
     max_len: usize,
 }
 
-impl Source<'_> {
+impl<S: Stream<Item = Result<Bytes, StreamError>> + Unpin> Source<'_, S> {
     /// Gathers the items that are ready and have credit; waits if there is none.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Batch> {
         let mut batch = Batch {
@@ -103,7 +104,7 @@ impl Source<'_> {
             }
             let item = match self.held.take() {
                 Some(held) => held,
-                None => match self.items.as_mut().poll_next(cx) {
+                None => match self.items.poll_next_unpin(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Some(Ok(item))) if item.len() + ITEM_PREFIX > self.max_len => {
                         batch.end = Some(Some(self.too_long(item.len()).into()));

@@ -181,6 +181,11 @@ impl Observed {
         }
     }
 
+    /// Returns the span of the call.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
     /// Records that the call goes on after its response. Until [`ended`](Self::ended), it counts as dropped.
     pub(crate) fn goes_on(&mut self) {
         self.status = "dropped";

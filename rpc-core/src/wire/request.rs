@@ -13,7 +13,7 @@ use super::checks::{check_headers, supported_content_type, unreadable};
 use super::stream::Amount;
 use crate::cancellation::Cancellation;
 use crate::codec::ContentType;
-use crate::deadline::{self, Deadline};
+use crate::deadline::{self, Deadline, FAR_FUTURE};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{self, DeliveryInfo, Request, StreamCall};
@@ -59,7 +59,7 @@ fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
     let window = Amount::take(headers)?;
     let silence = u64::try_from(headers.remove(SILENCE_HEADER)?.as_int()?).ok()?;
     Some(Box::new(StreamCall {
-        silence: Some(Duration::from_millis(silence)),
+        silence: Some(Duration::from_millis(silence).min(FAR_FUTURE)),
         window_items: Some(window.items),
         window_bytes: Some(window.bytes),
         items: None,
