@@ -59,7 +59,6 @@ pub(crate) struct Inner {
     /// Present on the client's side of a call to all instances.
     pub(crate) answers: Option<AnswerSlot>,
     /// Present on a call with streams: on a client by the method's definition, on a server if the caller is ready for streams.
-    #[allow(dead_code, reason = "the two sides of streams follow")]
     pub(crate) streams: Option<Box<StreamCall>>,
 }
 
@@ -276,7 +275,6 @@ pub struct Response {
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
     /// Items of a method that returns a stream. The body is empty then.
-    #[allow(dead_code, reason = "the two sides of streams follow")]
     pub(crate) items: Option<Slot<ItemStream>>,
 }
 

@@ -392,8 +392,9 @@ impl Stream<'_> {
         loop {
             let interruption = tokio::select! {
                 biased;
-                answer = &mut answering => return Some(answer),
+                // First, because a handler answers when it sees that its caller has broken the rules.
                 interruption = self.interrupted(heeds_stop) => interruption,
+                answer = &mut answering => return Some(answer),
             };
             let error = interruption.error();
             match interruption {
@@ -547,3 +548,6 @@ fn ending(error: Option<&StreamError>) -> Result<Response, RpcError> {
         Bytes::new(),
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,11 @@ impl Streams {
         self.open.lock().get(id).cloned()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
     /// Ends all streams, and lets no other begin.
     pub(super) fn stop(&self) {
         self.stopping.cancel();

@@ -154,7 +154,8 @@ impl Inbox {
                     return;
                 }
                 match incoming.intake.take(first, item_lens(&body)) {
-                    Ok(()) if incoming.reader_is_gone => {}
+                    // A message without items costs no credit, so it must not take memory.
+                    Ok(()) if incoming.reader_is_gone || body.is_empty() => {}
                     Ok(()) => {
                         incoming.unread.push_back(body);
                         waker = incoming.reader.take();
@@ -325,5 +326,44 @@ impl Drop for Reader {
         drop(state);
         drop(unread); // Without holding the lock.
         self.shared.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::streaming::DEFAULT_WINDOW;
+
+    #[tokio::test]
+    async fn a_flood_of_messages_without_items_takes_no_memory() {
+        let inbox = Inbox::new(Side::Server, Some(DEFAULT_WINDOW));
+        for _ in 0..100 {
+            let body = Bytes::new();
+            inbox.take(Frame::Items { first: 0, body });
+        }
+        let unread = |inbox: &Inbox| {
+            let state = inbox.0.state.lock();
+            state.incoming.as_ref().unwrap().unread.len()
+        };
+        assert_eq!(unread(&inbox), 0);
+        let body = Bytes::from_static(b"\0\0\0\x01a");
+        inbox.take(Frame::Items { first: 0, body });
+        assert_eq!(unread(&inbox), 1);
+    }
+
+    #[tokio::test]
+    async fn items_may_end_with_an_error_while_the_stream_goes_on() {
+        let inbox = Inbox::new(Side::Server, Some(DEFAULT_WINDOW));
+        let mut reader = inbox.reader();
+        let body = Bytes::from_static(b"\0\0\0\x01a");
+        inbox.take(Frame::Items { first: 0, body });
+        inbox.end_items(RpcError::new(ErrorKind::Cancelled, "no more"));
+        assert_eq!(reader.next().await.unwrap().unwrap(), "a");
+        let error = reader.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, StreamError::Rpc(error) if error.kind() == ErrorKind::Cancelled));
+        assert!(reader.next().await.is_none());
+        assert!(inbox.0.state.lock().failure.is_none());
     }
 }
