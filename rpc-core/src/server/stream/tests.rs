@@ -863,7 +863,7 @@ async fn the_deadline_ends_the_stream_with_a_fault() {
     let (items, stream) = channel();
     let mut world = World::new(handing_out([stream])).await;
     let mut request = world.request(COUNT);
-    request.deadline = Some(crate::deadline::unix_millis_after(Duration::from_secs(5)));
+    request.deadline = Some(deadline::unix_millis_after(Duration::from_secs(5)));
     world.send(request).await;
     world.next_of("accepted").await;
     items.send(Ok(Bytes::from_static(b"0"))).unwrap();
@@ -1079,7 +1079,7 @@ async fn a_stream_passes_through_the_layers_of_a_server() {
     let handler = handing_out([stream]);
     let mut world = World::with(|server| server.layer(Identity::new()), handler).await;
     let mut request = world.request(COUNT);
-    request.deadline = Some(crate::deadline::unix_millis_after(LONG));
+    request.deadline = Some(deadline::unix_millis_after(LONG));
     world.send(request).await;
     world.next_of("accepted").await;
     items.send(Ok(Bytes::from_static(b"0"))).unwrap();
