@@ -62,6 +62,15 @@ impl<T> Slot<T> {
     pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().take()
     }
+
+    /// Puts the content back, for the next taker.
+    pub(crate) fn put(&self, content: T) {
+        *self.0.lock() = Some(content);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_none()
+    }
 }
 
 impl<T> Clone for Slot<T> {

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::Outlet;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Side};
 use crate::error::{ErrorKind, RpcError};
 use crate::message::StreamError;
 use crate::wire::{Amount, Frame, ITEM_PREFIX, push_item};
@@ -33,6 +33,9 @@ struct Batch {
 
 /// Sends items, and their end, as fast as the other side gives credit. Resolves once the end is sent, with `true` if the items ended as their
 /// source intended.
+///
+/// A caller does not tell the server why its items end early: the error is returned, after the items before it were sent, and the caller stops
+/// the stream.
 ///
 /// Items that are ready together share a message. A future that is dropped earlier leaves in [`Inbox::sent`] the number of items that were sent.
 pub(crate) async fn send_items(
@@ -58,6 +61,10 @@ pub(crate) async fn send_items(
             state.spoken = Instant::now();
         }
         if let Some(error) = batch.end {
+            let error = match (inbox.side(), error) {
+                (Side::Caller, Some(error)) => return Err(of_caller(error)),
+                (_, error) => error,
+            };
             let is_intended = error.is_none();
             let items = inbox.sent();
             outlet.send(Frame::End { items, error }).await?;
@@ -69,6 +76,18 @@ pub(crate) async fn send_items(
             // A source that is always ready does not keep other tasks from running.
             yield_now().await;
         }
+    }
+}
+
+/// Returns the reason why the items of a caller have ended early. The handler may have run.
+fn of_caller(error: StreamError) -> RpcError {
+    match error {
+        StreamError::Rpc(error) => error.executed_if(true),
+        StreamError::Own(_) => RpcError::new(
+            ErrorKind::Encode,
+            "the items of the caller ended in an error, which a caller cannot send",
+        )
+        .executed_if(true),
     }
 }
 
@@ -169,8 +188,8 @@ impl<S: Stream<Item = Result<Bytes, StreamError>> + Unpin> Source<'_, S> {
         RpcError::new(
             ErrorKind::TooLarge,
             format!(
-                "an item of the stream has {len} bytes; the limit of the connection is {}",
-                self.max_len - ITEM_PREFIX
+                "an item of the stream has {len} bytes; the limit of the connection is {} (`ConnectionBuilder::max_message_size`)",
+                self.max_len.saturating_sub(ITEM_PREFIX)
             ),
         )
     }
