@@ -16,7 +16,7 @@ use crate::message::{Request, Response};
 use crate::requester::{Requester, SentMessage, Waiter, not_sent, refused};
 use crate::telemetry;
 use crate::transport::{Channel, ChannelMode, Confirm, Message, Sending, TransportError};
-use crate::wire::{self, MessageSettings};
+use crate::wire::{self, MessageSettings, StreamTerms};
 
 /// Sends requests over a connection, each once.
 pub(super) struct RequestSender {
@@ -108,7 +108,7 @@ impl RequestSender {
         })
     }
 
-    fn mode(&self, request: &Request) -> ChannelMode {
+    pub(super) fn mode(&self, request: &Request) -> ChannelMode {
         match request.0.oneway || request.0.persistent {
             true => ChannelMode::Confirm,
             false => self.options.channel_mode(),
@@ -125,12 +125,8 @@ impl RequestSender {
         message: Option<Arc<SentMessage>>,
     ) -> Result<(Waiter, Sending<'a, Result<Confirm, TransportError>>), RpcError> {
         let waiter = requester.in_flight.register(message)?;
-        let mut message = self.message(
-            request,
-            waiter.correlation_id(),
-            deadline,
-            channel.frame_max(),
-        )?;
+        let (id, frame_max) = (waiter.correlation_id(), channel.frame_max());
+        let mut message = self.message(request, id, deadline, frame_max, None)?;
         requester.address(&mut message, !request.0.oneway);
         Ok((
             waiter,
@@ -149,7 +145,8 @@ impl RequestSender {
     ) -> Result<SentCall<'a>, RpcError> {
         let waiter = requester.in_flight.register(None)?;
         let frame_max = requester.channel.frame_max();
-        let message = self.message(request, waiter.correlation_id(), deadline, frame_max)?;
+        let id = waiter.correlation_id();
+        let message = self.message(request, id, deadline, frame_max, None)?;
         Ok(SentCall {
             requester: requester.clone(),
             permit: Some(queue.add(waiter.id(), message, request.0.span.clone())),
@@ -164,13 +161,14 @@ impl RequestSender {
         })
     }
 
-    /// Returns the message of a registered call, without the addresses.
+    /// Returns the message of a registered call, without the addresses; with the terms of a stream if the request opens one.
     pub(super) fn message(
         &self,
         request: &Request,
         correlation_id: SmolStr,
         deadline: Instant,
         frame_max: usize,
+        stream: Option<StreamTerms>,
     ) -> Result<Message, RpcError> {
         let options = &self.options;
         let settings = MessageSettings {
@@ -179,7 +177,7 @@ impl RequestSender {
             expires: options.expiration,
             reads_batches: options.reads_batches(),
             frame_max,
-            stream: None,
+            stream,
         };
         let message =
             wire::message_from_request(request, options.content_type, deadline, settings)?;

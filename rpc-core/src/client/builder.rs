@@ -134,7 +134,8 @@ impl ClientBuilder {
     }
 
     /// Limits the calls in flight, on this client and its clones. Further calls wait until another call ends; the wait counts as part of
-    /// their time. A call to all instances counts as one, until the end of its answers. 0 counts as 1.
+    /// their time. A call to all instances counts as one, until the end of its answers, and a stream counts as one until its end has arrived. 0
+    /// counts as 1.
     ///
     /// Default: 262,144. A waiting call takes 1 KiB, and an `idempotent` one its request as well, so memory stays bounded, by about 256
     /// MiB, in any state of the broker. The number of waiting calls makes no difference to the speed of each.
@@ -160,6 +161,25 @@ impl ClientBuilder {
     /// with `false` here and for [`mandatory`](Self::mandatory) together, calls were 18 % faster.
     pub fn expiration(mut self, expiration: bool) -> Self {
         self.options.expiration = expiration;
+        self
+    }
+
+    /// Limits the items of a stream that the program has not read yet, on their way and in this client, for streams whose call does not set a
+    /// window. A server that has sent so many waits until half of them are read. Default: 1,024. 0 counts as 1.
+    ///
+    /// A larger window keeps a fast stream busy over a slow network, and takes more memory while the program does not read. With 1, each item waits
+    /// until the one before is read.
+    pub fn window(mut self, items: u32) -> Self {
+        self.options.window.items = items.into();
+        self
+    }
+
+    /// Limits the unread items of a stream by their encoded length in bytes, beside their [number](Self::window). Default: 1 MiB. 0 counts as 1.
+    ///
+    /// An item that is longer than what is left of the window is still sent once more than half of the window is free. So a stream
+    /// takes at most the larger of the window and half of the window with one item.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.options.window.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self
     }
 

@@ -64,6 +64,42 @@ pub(super) fn timed_out(
     executed_if(sent, RpcError::new(ErrorKind::Timeout, message))
 }
 
+/// Error of a stream whose server sent nothing, not even a sign of life, for the timeout of the call.
+pub(super) fn silent(connection: &Connection, service: &str, silence: Duration) -> RpcError {
+    let mut message = format!(
+        "the server has been silent for {}, the timeout of the stream",
+        shown(silence)
+    );
+    match connection.state_now() {
+        ConnectionState::Blocked { reason } => {
+            message += &format!("; the broker is blocking publishers: {reason}");
+        }
+        _ => {
+            message += &format!(": is the server of {service} still running, and not overloaded?");
+        }
+    }
+    RpcError::new(ErrorKind::Timeout, message)
+}
+
+/// Error of a call whose own stream has ended, and whose result did not follow within the timeout of the call.
+pub(super) fn no_result(service: &str, timeout: Duration) -> RpcError {
+    let timeout = shown(timeout);
+    let message = format!(
+        "no result within {timeout} after the last item was sent: is the handler of {service} fast enough? A longer timeout of the call \
+         gives it more time"
+    );
+    RpcError::new(ErrorKind::Timeout, message)
+}
+
+/// Error of a stream that was open at its deadline.
+pub(super) fn stream_deadline_passed(lasted: Duration) -> RpcError {
+    let lasted = shown(lasted);
+    let message = format!(
+        "the deadline of the stream passed after {lasted}: set a later one, or only a timeout, which limits silences"
+    );
+    RpcError::new(ErrorKind::Timeout, message)
+}
+
 /// Error of an attempt that took longer than the retry policy allows.
 pub(super) fn attempt_timed_out(sent: bool) -> RpcError {
     let message = "no response within the retry policy's timeout for one attempt";

@@ -21,7 +21,11 @@ pub(super) async fn through_layers<S: RpcService>(
         return Err(RpcError::no_runtime());
     }
     let started = Instant::now();
-    let mut end = request.0.deadline.moment_or(DEFAULT_TIMEOUT, started);
+    // The timeout of a stream is no part of its deadline.
+    let streams = request.0.streams.as_ref();
+    let timeout = streams.and_then(|streams| streams.silence);
+    let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let mut end = request.0.deadline.moment_or(timeout, started);
     if end <= started {
         return Err(deadline::passed_before_the_call());
     }

@@ -9,10 +9,14 @@ mod call;
 mod errors;
 mod gather;
 mod introspection;
+mod keep_stream;
 mod layers;
+mod open_stream;
 mod options;
 mod repeat;
 mod service;
+mod source;
+mod stream_attempt;
 mod to_all;
 
 pub use self::builder::ClientBuilder;

@@ -9,7 +9,9 @@ use crate::deadline::DEFAULT_TIMEOUT;
 use crate::headers::Headers;
 use crate::message::Request;
 use crate::middleware::RetryPolicy;
+use crate::streaming::DEFAULT_WINDOW;
 use crate::transport::ChannelMode;
+use crate::wire::Amount;
 
 /// Limit of calls in flight, unless set: a few hundred megabytes of waiting calls.
 const DEFAULT_MAX_IN_FLIGHT: usize = 262_144;
@@ -27,6 +29,8 @@ pub(super) struct ClientOptions {
     pub(super) retry: RetryPolicy,
     pub(super) coalesce: Option<usize>,
     pub(super) max_in_flight: usize,
+    /// Window of streams.
+    pub(super) window: Amount,
 }
 
 impl Default for ClientOptions {
@@ -42,6 +46,7 @@ impl Default for ClientOptions {
             retry: RetryPolicy::new(),
             coalesce: None,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            window: DEFAULT_WINDOW,
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::attempt::RequestSender;
 use super::errors;
+use super::open_stream::open_stream;
 use super::options::ClientOptions;
 use super::repeat::{publish_once, send_repeatedly};
 use super::to_all::gather;
@@ -142,6 +143,9 @@ impl tower_service::Service<Request> for Client {
 
     fn call(&mut self, mut request: Request) -> ResponseFuture {
         match request.0.answers.take() {
+            None if request.0.streams.is_some() => {
+                ResponseFuture::new(open_stream(self.clone(), request))
+            }
             None => ResponseFuture::new(self.clone().send(request)),
             Some(slot) => ResponseFuture::new(gather(self.clone(), request, slot)),
         }

@@ -54,7 +54,7 @@ pub(super) async fn gather(
                 cancels: cancels.clone(),
             };
             requester.gather(wire::all_topic(&queue), options, move |id, frame_max| {
-                sender.message(request, id, deadline, frame_max)
+                sender.message(request, id, deadline, frame_max, None)
             })
         })
         .await?;

@@ -58,6 +58,10 @@ impl<T> Slot<T> {
         Self(Arc::new(Mutex::new(Some(content))))
     }
 
+    pub(crate) fn empty() -> Self {
+        Self(Arc::new(Mutex::new(None)))
+    }
+
     /// Takes the content; `None` if it was taken before.
     pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().take()

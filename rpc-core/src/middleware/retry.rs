@@ -3,6 +3,7 @@
 //! A [`Client`](crate::Client) retries according to its policy. [`RetryLayer`] does the same around any other service. Both loop over
 //! [`Attempts`], which makes the decisions.
 
+use std::borrow::Borrow;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -118,10 +119,10 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Attempts of one call.
+/// Attempts of one call, with a policy that is owned or borrowed.
 #[derive(Debug)]
-pub(crate) struct Attempts<'a> {
-    policy: &'a RetryPolicy,
+pub(crate) struct Attempts<P> {
+    policy: P,
     /// `true` if the call may be retried even if an attempt may have run.
     retries: bool,
     started: Instant,
@@ -143,22 +144,27 @@ struct Failures {
 /// The maximum length of the quoted first failure, in characters: another program may have chosen the text.
 const MAX_FIRST: usize = 200;
 
-impl<'a> Attempts<'a> {
-    pub(crate) fn of(
-        request: &Request,
-        policy: &'a RetryPolicy,
-        started: Instant,
-        deadline: Instant,
-    ) -> Self {
+impl<P: Borrow<RetryPolicy>> Attempts<P> {
+    pub(crate) fn of(request: &Request, policy: P, started: Instant, deadline: Instant) -> Self {
         Self {
+            retries: request.0.idempotent && policy.borrow().attempts > 1,
             policy,
-            retries: request.0.idempotent && policy.attempts > 1,
             started,
             deadline,
             made: 0,
             executed: false,
             failures: None,
         }
+    }
+
+    /// Returns `true` if the call may be retried after an attempt that may have run.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.retries
+    }
+
+    /// Sets a later deadline, after an attempt that made progress.
+    pub(crate) fn extend(&mut self, deadline: Instant) {
+        self.deadline = deadline;
     }
 
     /// Returns `true` if an attempt has failed.
@@ -168,7 +174,11 @@ impl<'a> Attempts<'a> {
 
     /// Returns the deadline of the next attempt, if earlier than the call's deadline.
     pub(crate) fn attempt_deadline(&self) -> Option<Instant> {
-        let timeout = self.policy.attempt_timeout.filter(|_| self.retries)?;
+        let timeout = self
+            .policy
+            .borrow()
+            .attempt_timeout
+            .filter(|_| self.retries)?;
         Some(deadline::after(timeout)).filter(|deadline| *deadline < self.deadline)
     }
 
@@ -180,6 +190,9 @@ impl<'a> Attempts<'a> {
         error: RpcError,
         explained: impl FnOnce(RpcError) -> RpcError,
     ) -> Result<(), RpcError> {
+        let policy = self.policy.borrow();
+        let (reserve, attempts) = (policy.reserve, policy.attempts);
+        let has_own_timeout = policy.attempt_timeout.is_some();
         let error = error.executed_if(self.executed);
         let was_sent = error.kind() != ErrorKind::Disconnected || error.may_have_executed();
         if was_sent {
@@ -188,14 +201,14 @@ impl<'a> Attempts<'a> {
         // A timeout before the call's deadline is that of a layer or of an attempt.
         let is_transient = error.is_retryable()
             || error.kind() == ErrorKind::Timeout
-            || self.policy.attempt_timeout.is_some() && error.is_timeout();
-        let may_retry = self.retries && is_transient && self.made < self.policy.attempts;
+            || has_own_timeout && error.is_timeout();
+        let may_retry = self.retries && is_transient && self.made < attempts;
         if was_sent && !may_retry {
             return Err(self.summed_up(explained(error)));
         }
         let pause = self.pause();
         let next = Instant::now() + pause;
-        if was_sent && next + self.policy.reserve >= self.deadline {
+        if was_sent && next + reserve >= self.deadline {
             return Err(self.summed_up(explained(error)));
         }
         if let Some(failures) = &mut self.failures
@@ -212,6 +225,13 @@ impl<'a> Attempts<'a> {
         // A request that was not sent may wait until the deadline.
         tokio::time::sleep_until(next.min(self.deadline)).await;
         Ok(())
+    }
+
+    /// Returns the call's error after an attempt that is not repeated.
+    pub(crate) fn ended(&mut self, error: RpcError) -> RpcError {
+        self.made += 1;
+        let error = error.executed_if(self.executed);
+        self.summed_up(error)
     }
 
     /// Adds a summary of all attempts to the error of the last one.
@@ -234,7 +254,7 @@ impl<'a> Attempts<'a> {
             min_pause,
             max_pause,
             ..
-        } = *self.policy;
+        } = *self.policy.borrow();
         let none = || {
             Box::new(Failures {
                 pauses: pauses(min_pause, max_pause),

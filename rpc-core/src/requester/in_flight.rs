@@ -16,10 +16,11 @@ use super::dropped::DropCounter;
 use super::errors::may_not_publish;
 use super::gathers::{PendingGather, Refusal};
 use super::health::ChannelHealth;
+use super::streams::{PendingStream, Taken};
 use crate::batching::UnansweredMessage;
 use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::message::Response;
-use crate::transport::TransportError;
+use crate::transport::{Message, TransportError};
 use crate::wire::{Origin, correlation_id, parse_correlation_id};
 
 /// Result of a call.
@@ -44,7 +45,9 @@ struct Table {
     batches: FxHashMap<Uuid, Vec<Uuid>>,
     /// Requests that several instances answer. Only replies for which there is no call are looked up here.
     gathers: FxHashMap<Uuid, PendingGather>,
-    /// The call that was registered last.
+    /// Streams that are open, or are being opened. Looked up like gathers, and for messages with an id.
+    streams: FxHashMap<Uuid, Arc<PendingStream>>,
+    /// The call that was registered last; nil if another message was published since.
     last: Uuid,
     ended: Option<EndReason>,
 }
@@ -205,6 +208,60 @@ impl InFlight {
         drop(gather); // Without holding the lock.
     }
 
+    /// Registers a stream.
+    pub(super) fn add_stream(&self, id: Uuid, stream: Arc<PendingStream>) -> Result<(), RpcError> {
+        let mut table = self.table();
+        match &table.ended {
+            Some(reason) => Err(reason.error().not_executed()),
+            None => {
+                table.streams.insert(id, stream);
+                table.last = id;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn remove_stream(&self, id: Uuid) {
+        let stream = self.table().streams.remove(&id);
+        drop(stream); // Without holding the lock.
+    }
+
+    /// Notes that a message of a stream was published, so that it is not taken for the request of the last call.
+    pub(super) fn published_after_calls(&self) {
+        self.table().last = Uuid::nil();
+    }
+
+    /// Hands a message with an id to the stream that has its correlation id. Returns a message that is an ordinary reply, or names no stream.
+    pub(super) fn take_of_stream(&self, message: Message) -> Option<Message> {
+        let correlation_id = message.correlation_id.as_deref();
+        let Some((id, stream)) = correlation_id.and_then(|text| self.stream(text)) else {
+            return Some(message);
+        };
+        self.health.succeeded();
+        match stream.take(message) {
+            Taken::GoesOn => {}
+            Taken::IsOver => self.remove_stream(id),
+            Taken::Reply(reply) => return Some(reply),
+            Taken::Late => self.dropped.count_late(),
+            Taken::Foreign => self.dropped.count_foreign(),
+            Taken::Malformed => self.dropped.count_malformed(),
+        }
+        None
+    }
+
+    /// Tells the stream that one of its messages has come back, because there is no such queue.
+    pub(super) fn returned_of_stream(&self, correlation_id: Option<&str>, id: &str) {
+        if let Some((_, stream)) = correlation_id.and_then(|text| self.stream(text)) {
+            stream.returned(Some(id));
+        }
+    }
+
+    fn stream(&self, correlation_id: &str) -> Option<(Uuid, Arc<PendingStream>)> {
+        let id = parse_correlation_id(correlation_id)?;
+        let stream = self.table().streams.get(&id).cloned()?;
+        Some((id, stream))
+    }
+
     /// Completes the call that waits for a reply; counts the reply if no call does.
     pub(super) fn complete(&self, correlation_id: Option<&str>, result: CallResult) {
         self.complete_from(correlation_id, None, result);
@@ -273,9 +330,17 @@ impl InFlight {
         }
     }
 
-    /// Handles a reply for which there is no call: an answer to a gather, the refusal of a batch, or a late reply.
+    /// Handles a reply for which there is no call: one to a stream, an answer to a gather, the refusal of a batch, or a late reply.
     fn finish_other(&self, id: Uuid, origin: Option<Box<Origin>>, result: CallResult) {
         let mut table = self.table();
+        if let Some(stream) = table.streams.get(&id).cloned() {
+            drop(table);
+            match stream.reply(result) {
+                true => self.remove_stream(id),
+                false => self.dropped.count_late(),
+            }
+            return;
+        }
         let Some(gather) = table.gathers.get_mut(&id) else {
             drop(table);
             let is_late = match result {
@@ -311,9 +376,9 @@ impl InFlight {
         self.dropped.count_malformed();
     }
 
-    /// Fails every call and ends every gather, those in flight and those to come.
+    /// Fails every call and every stream, and ends every gather, those in flight and those to come.
     pub(super) fn end(&self, reason: EndReason) {
-        let (calls, gathers, last) = {
+        let (calls, gathers, streams, last) = {
             let mut table = self.table();
             if table.ended.is_some() {
                 return;
@@ -321,15 +386,23 @@ impl InFlight {
             table.ended = Some(reason.clone());
             self.has_ended.store(true, Ordering::Relaxed);
             let calls = std::mem::take(&mut table.calls);
-            (calls, std::mem::take(&mut table.gathers), table.last)
+            let gathers = std::mem::take(&mut table.gathers);
+            let streams = std::mem::take(&mut table.streams);
+            (calls, gathers, streams, table.last)
+        };
+        let error_of = |id| {
+            let error = reason.error();
+            // After a forbidden message, the broker accepts no more on the channel.
+            match matches!(reason, EndReason::Forbidden(_)) && id == last {
+                true => error.not_executed(),
+                false => error,
+            }
         };
         for (id, pending) in calls {
-            let mut error = reason.error();
-            // After a forbidden message, the broker accepts no more on the channel.
-            if matches!(reason, EndReason::Forbidden(_)) && id == last {
-                error = error.not_executed();
-            }
-            let _ = pending.sender.send(Err(error)); // The call may be over.
+            let _ = pending.sender.send(Err(error_of(id))); // The call may be over.
+        }
+        for (id, stream) in streams {
+            stream.fail(&error_of(id));
         }
         for gather in gathers.into_values() {
             gather.end(reason.error());

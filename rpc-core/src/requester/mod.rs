@@ -1,4 +1,4 @@
-//! The requester: a channel, a reply queue and the calls in flight, shared by the clients of a connection.
+//! The requester: a channel, a reply queue, the calls in flight and the open streams, shared by the clients of a connection.
 
 mod cancel;
 mod dropped;
@@ -8,6 +8,8 @@ mod gathers;
 mod health;
 mod in_flight;
 mod replies;
+mod stream_outlet;
+mod streams;
 mod topics;
 
 use std::sync::Arc;
@@ -27,13 +29,15 @@ pub(crate) use self::gathers::Answer;
 use self::health::ChannelHealth;
 use self::in_flight::EndReason;
 pub(crate) use self::in_flight::{InFlight, SentMessage, Waiter};
+pub(crate) use self::stream_outlet::StreamOutlet;
+pub(crate) use self::streams::{Directions, StreamAnswer, StreamRegistration, StreamWaiter};
 use self::topics::Topics;
 use crate::batching::{BatchPublisher, UnansweredMessage};
 use crate::error::RpcError;
 use crate::names::REPLY_QUEUE_PREFIX;
 use crate::transport::{
-    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, LazyChannel, Link, Message, QueueKind,
-    TransportError,
+    Acknowledge, Channel, ChannelMode, Confirm, Deliveries, LazyChannel, Link, LinkStatus, Message,
+    QueueKind, TransportError,
 };
 
 /// The sending and receiving side of a connection's clients.
@@ -51,6 +55,8 @@ pub(crate) struct Requester {
     /// The runtime that opened the connection. Callers may be in other runtimes.
     runtime: Handle,
     pub(crate) canceller: Canceller,
+    /// Status of the link.
+    status: watch::Receiver<LinkStatus>,
     /// Channel for messages to topics.
     topics: Arc<Topics>,
     /// Channel for requests that are not confirmed, and for replies.
@@ -88,6 +94,7 @@ impl Requester {
             app_id,
             user_id,
             in_flight,
+            status: link.status(),
             channel,
             confirming: LazyChannel::new(link, ChannelMode::Confirm),
             confirming_health: ChannelHealth::new(),
@@ -99,6 +106,11 @@ impl Requester {
     /// Returns `true` if new calls can use the requester.
     pub(crate) fn is_live(&self) -> bool {
         self.in_flight.is_live() && !self.in_flight.health.is_suspicious()
+    }
+
+    /// Returns the runtime of the connection.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(crate) fn close(&self) {

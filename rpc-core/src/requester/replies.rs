@@ -58,16 +58,27 @@ pub(super) async fn receive(
                 Some(Err(error)) => break EndReason::from(error),
                 None => break EndReason::Lost(Arc::new("the reply queue is gone".into())),
             },
+            // Requests have no message id.
             Some(request) = returns.recv() => {
-                in_flight.complete(request.correlation_id.as_deref(), Err(unroutable()));
+                let correlation_id = request.correlation_id.as_deref();
+                match &request.message_id {
+                    None => in_flight.complete(correlation_id, Err(unroutable())),
+                    Some(stream) => in_flight.returned_of_stream(correlation_id, stream),
+                }
             }
         }
     };
     in_flight.end(reason);
 }
 
-/// Hands a reply, or the replies of a batch, to the waiting calls.
+/// Hands a reply, or the replies of a batch, to the waiting calls, and the message of a stream to its stream.
 fn dispatch(in_flight: &InFlight, mut message: Message) {
+    if message.message_id.is_some() {
+        match in_flight.take_of_stream(message) {
+            Some(reply) => message = reply,
+            None => return,
+        }
+    }
     if !batching::is_batch(&message) {
         let correlation_id = message.correlation_id.take();
         let origin = Origin::take(&mut message);

@@ -1,0 +1,273 @@
+//! Streams that are being opened, or are open, by correlation id.
+//!
+//! A stream is registered before its request is published, so that the fastest answer finds the stream, and unregistered on every exit. The
+//! messages of an open stream carry the unguessable id that only the server's `accepted` has brought: a sender that knows the correlation id
+//! alone cannot add items, or end them.
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use smol_str::SmolStr;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::in_flight::InFlight;
+use crate::error::{ErrorKind, RpcError};
+use crate::headers::Headers;
+use crate::message::Response;
+use crate::names::{ACCEPTED, ALIVE, CREDIT, END, ITEMS, STARTED, STOP};
+use crate::streaming::Inbox;
+use crate::transport::Message;
+use crate::wire::{Accepted, Frame, correlation_id};
+
+/// Answer to a request that opens a stream.
+#[derive(Debug)]
+pub(crate) enum StreamAnswer {
+    /// The server runs the request: the first answer.
+    Accepted(Box<Accepted>),
+    /// The handler, which receives items, has returned its own stream. Follows [`Accepted`](Self::Accepted).
+    Started(Headers),
+    /// An ordinary reply: the last answer.
+    Replied(Response),
+}
+
+/// An answer, or the reason why no answer can come any more.
+type Event = Result<StreamAnswer, RpcError>;
+
+/// Directions in which a stream has items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Directions {
+    /// From the server.
+    Incoming,
+    /// From the caller. The server's last message is an ordinary reply.
+    Outgoing,
+    Both,
+}
+
+/// A stream in the table.
+#[derive(Debug)]
+pub(super) struct PendingStream {
+    directions: Directions,
+    inbox: Inbox,
+    /// Id of the stream, once the server has accepted the request.
+    id: OnceLock<SmolStr>,
+    /// Takes the answers that are still expected: at most two.
+    answers: Mutex<Option<mpsc::UnboundedSender<Event>>>,
+}
+
+/// Outcome of a message with an id.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// The stream goes on.
+    GoesOn,
+    /// The message was the last of the stream.
+    IsOver,
+    /// The message is an ordinary reply, whose sender gives ids to its messages.
+    Reply(Message),
+    Late,
+    Foreign,
+    Malformed,
+}
+
+impl PendingStream {
+    /// Takes a message with an id and the correlation id of the stream.
+    pub(super) fn take(&self, mut message: Message) -> Taken {
+        let kind = message.kind.as_deref().unwrap_or_default();
+        if self.is_id(message.message_id.as_deref()) {
+            return match kind {
+                STARTED => self.started(std::mem::take(&mut message.headers)),
+                ACCEPTED => Taken::Late,
+                _ => self.take_frame(message),
+            };
+        }
+        match kind {
+            ACCEPTED => self.accepted(message),
+            STARTED | ITEMS | END | CREDIT | ALIVE | STOP => Taken::Foreign,
+            _ => Taken::Reply(message),
+        }
+    }
+
+    fn is_id(&self, id: Option<&str>) -> bool {
+        id.is_some() && self.id.get().map(SmolStr::as_str) == id
+    }
+
+    /// Believes the first acceptance only.
+    fn accepted(&self, message: Message) -> Taken {
+        let Some(accepted) = Accepted::from_message(message) else {
+            return Taken::Malformed;
+        };
+        // Without a window of the server, the caller could never send an item.
+        if self.directions != Directions::Incoming && accepted.window.is_none() {
+            return Taken::Malformed;
+        }
+        let mut answers = self.answers.lock();
+        let Some(sender) = answers.clone() else {
+            return Taken::Late;
+        };
+        if self.id.set(accepted.stream.clone()).is_err() {
+            return Taken::Late;
+        }
+        if self.directions == Directions::Incoming {
+            *answers = None;
+        }
+        drop(answers);
+        self.inbox.open(accepted.window);
+        let accepted = StreamAnswer::Accepted(Box::new(accepted));
+        match sender.send(Ok(accepted)) {
+            Ok(()) => Taken::GoesOn,
+            Err(_) => Taken::Late,
+        }
+    }
+
+    fn started(&self, headers: Headers) -> Taken {
+        if self.directions != Directions::Both {
+            return Taken::Malformed;
+        }
+        let Some(answers) = self.answers.lock().take() else {
+            return Taken::Late;
+        };
+        self.inbox.heard();
+        match answers.send(Ok(StreamAnswer::Started(headers))) {
+            Ok(()) => Taken::GoesOn,
+            Err(_) => Taken::Late,
+        }
+    }
+
+    fn take_frame(&self, message: Message) -> Taken {
+        let receives = self.directions != Directions::Outgoing;
+        match Frame::from_message(message) {
+            Some(Frame::Items { .. } | Frame::End { .. }) if !receives => Taken::Malformed,
+            // Only a caller stops a stream.
+            None | Some(Frame::Stop) => Taken::Malformed,
+            Some(frame) => {
+                let is_over = matches!(frame, Frame::End { .. });
+                self.inbox.take(frame);
+                match is_over {
+                    true => Taken::IsOver,
+                    false => Taken::GoesOn,
+                }
+            }
+        }
+    }
+
+    /// Takes an ordinary reply, or the failure to get one. Returns `false` if none is expected.
+    pub(super) fn reply(&self, result: Result<Response, RpcError>) -> bool {
+        let Some(answers) = self.answers.lock().take() else {
+            return false;
+        };
+        let is_new = answers.send(result.map(StreamAnswer::Replied)).is_ok();
+        self.inbox.finish();
+        is_new
+    }
+
+    /// Takes the return of a message: of the request if no stream is open, else of a message to the server.
+    pub(super) fn returned(&self, id: Option<&str>) {
+        if self.is_id(id) {
+            self.fail(&RpcError::new(
+                ErrorKind::Disconnected,
+                "the instance that served the stream is gone",
+            ));
+        }
+    }
+
+    /// Ends the stream on this side: with an error in place of the answers that are expected, and as the last item.
+    pub(super) fn fail(&self, error: &RpcError) {
+        let answers = self.answers.lock().take();
+        if let Some(answers) = answers {
+            let _ = answers.send(Err(error.copied())); // The call may be over.
+        }
+        self.inbox.fail(error.copied());
+    }
+}
+
+/// A registered stream that the server has not accepted yet. Dropping it unregisters the stream.
+#[derive(Debug)]
+pub(crate) struct StreamWaiter {
+    pub(crate) registration: StreamRegistration,
+    pub(crate) answers: StreamAnswers,
+}
+
+/// The answers to the request of a stream.
+#[derive(Debug)]
+pub(crate) struct StreamAnswers(mpsc::UnboundedReceiver<Event>);
+
+/// A stream in the table. Dropping it unregisters the stream, which is over at the latest then.
+#[derive(Debug)]
+pub(crate) struct StreamRegistration {
+    id: Uuid,
+    stream: Arc<PendingStream>,
+    in_flight: Arc<InFlight>,
+}
+
+impl StreamWaiter {
+    /// Registers a stream under a fresh correlation id. The inbox is the caller's side of the stream.
+    pub(crate) fn register(
+        in_flight: &Arc<InFlight>,
+        directions: Directions,
+        inbox: Inbox,
+    ) -> Result<Self, RpcError> {
+        let id = Uuid::new_v4();
+        let (sender, answers) = mpsc::unbounded_channel(); // Holds at most three events.
+        let stream = Arc::new(PendingStream {
+            directions,
+            inbox,
+            id: OnceLock::new(),
+            answers: Mutex::new(Some(sender)),
+        });
+        in_flight.add_stream(id, stream.clone())?;
+        Ok(Self {
+            registration: StreamRegistration {
+                id,
+                stream,
+                in_flight: in_flight.clone(),
+            },
+            answers: StreamAnswers(answers),
+        })
+    }
+}
+
+impl StreamAnswers {
+    /// Waits for the next answer. There is one after [`StreamAnswer::Accepted`] if the caller sends items, else none.
+    ///
+    /// Dropping the future loses no answer.
+    pub(crate) async fn next(&mut self) -> Event {
+        // The table uses each sender before it drops the sender.
+        let gone = || Err(RpcError::runtime_ended().executed_if(true));
+        self.0.recv().await.unwrap_or_else(gone)
+    }
+
+    /// Returns an answer that has arrived.
+    pub(crate) fn arrived(&mut self) -> Option<Event> {
+        self.0.try_recv().ok()
+    }
+}
+
+impl StreamRegistration {
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub(crate) fn correlation_id(&self) -> SmolStr {
+        correlation_id(self.id)
+    }
+
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.stream.inbox
+    }
+
+    /// Ends the stream on this side: with an error in place of the answers that are expected, and as the last item. What arrived before is read
+    /// first.
+    pub(crate) fn fail(&self, error: &RpcError) {
+        self.in_flight.remove_stream(self.id);
+        self.stream.fail(error);
+    }
+}
+
+impl Drop for StreamRegistration {
+    fn drop(&mut self) {
+        self.in_flight.remove_stream(self.id);
+        // A reader must not wait any more. Without an end by now, the task that keeps the stream has ended with its runtime.
+        self.stream
+            .fail(&RpcError::runtime_ended().executed_if(true));
+    }
+}
