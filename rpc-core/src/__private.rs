@@ -8,8 +8,8 @@ pub use tower_service;
 
 pub use crate::definition::{Method, Service};
 pub use crate::generated::{
-    DescribedArgument, DescribedMethod, DescribedType, Dispatcher, DispatcherInfo, FromContext,
-    Handler, Invocation, NotResult, Probe, Return, Route, Signature, Stub, Undescribed, Unsendable,
-    check_argument, check_context, check_is_plain, check_return, describe_client, describe_server,
-    unnamed,
+    DescribedArgument, DescribedMethod, DescribedType, Dispatcher, DispatcherInfo, Emitter,
+    FromContext, Handler, Invocation, NotResult, Probe, Return, Route, Signature, StreamSignature,
+    Stub, Undescribed, Unsendable, WithItems, check_argument, check_context, check_is_plain,
+    check_return, describe_client, describe_server, unnamed,
 };

@@ -125,11 +125,32 @@ impl Deadline {
     /// Fixes the moment at which the service below the layers ends the call, and reports the moment to the call above the layers.
     pub(crate) fn fix(&self, default: Duration, now: Instant) -> Instant {
         let moment = self.moment_or(default, now);
+        self.report(moment);
+        moment
+    }
+
+    /// Returns the moment until which a call with streams waits for its first answer: the end of the timeout or the deadline, whichever
+    /// is earlier. Time that was spent in layers counts.
+    pub(crate) fn first_answer(&self, timeout: Duration, now: Instant) -> Instant {
+        let layered = self.layered.as_ref();
+        let left = layered.map_or(timeout, |layered| layered.left_of(timeout, now));
+        let end = after_moment(now, left);
+        self.moment().map_or(end, |moment| moment.min(end))
+    }
+
+    /// Fixes the moment until which the service below the layers waits for the first answer, and reports the moment to the call above the
+    /// layers.
+    pub(crate) fn fix_first_answer(&self, timeout: Duration, now: Instant) -> Instant {
+        let moment = self.first_answer(timeout, now);
+        self.report(moment);
+        moment
+    }
+
+    fn report(&self, moment: Instant) {
         if let Some(layered) = &self.layered {
             // A further attempt of a call that is sent again finds the moment of the first.
             let _ = layered.0.fixed.set(moment);
         }
-        moment
     }
 }
 
@@ -265,6 +286,14 @@ pub(crate) fn passed_in_a_direct_call() -> RpcError {
     RpcError::new(ErrorKind::Timeout, "no response before the deadline")
 }
 
+/// Error of a direct call whose stream has not ended by the deadline.
+pub(crate) fn passed_in_a_direct_stream() -> RpcError {
+    RpcError::new(
+        ErrorKind::Timeout,
+        "the deadline passed before the end of the stream",
+    )
+}
+
 /// Fault of a request whose deadline has passed for the server.
 pub(crate) fn passed_at_the_server() -> RpcError {
     RpcError::new(
@@ -343,6 +372,20 @@ mod tests {
         let moment = deadline.fix(3 * SECOND, now);
         assert_eq!(moment, now + 2 * SECOND);
         assert_eq!(layered.fixed(), Some(moment));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_answer_is_due_within_the_timeout_and_by_the_deadline() {
+        let mut deadline = Deadline::default();
+        let layered = deadline.enter_layers();
+        tokio::time::advance(SECOND).await;
+        let now = Instant::now();
+        assert_eq!(deadline.first_answer(3 * SECOND, now), now + 2 * SECOND);
+        deadline.set_moment(now + SECOND);
+        assert_eq!(deadline.fix_first_answer(3 * SECOND, now), now + SECOND);
+        assert_eq!(layered.fixed(), Some(now + SECOND));
+        deadline.inherit(Some(now));
+        assert_eq!(deadline.first_answer(3 * SECOND, now), now);
     }
 
     #[tokio::test(start_paused = true)]

@@ -273,12 +273,13 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod __private;
 
+pub use futures_util::Stream;
 pub use rpc_macros::rpc;
 pub use tower_service::Service;
 
 pub use crate::client::{
     Answers, Call, CallWithHeaders, Client, ClientBuilder, ContractQuery, DescriptionQuery, Gather,
-    InstanceQuery,
+    InstanceQuery, Streaming,
 };
 pub use crate::codec::ContentType;
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
@@ -291,7 +292,7 @@ pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
 pub use crate::requester::DroppedReplies;
 pub use crate::server::{
-    Dispatch, Health, HealthWatch, Serve, Server, ServerBuilder, ServerHandle,
+    Dispatch, Health, HealthWatch, Incoming, Serve, Server, ServerBuilder, ServerHandle,
 };
 pub use crate::service::{ResponseFuture, RpcService};
 

@@ -8,12 +8,13 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::visit::{self, Visit};
 use syn::{
-    FnArg, GenericParam, Generics, ItemTrait, Receiver, ReturnType, Safety, TraitItem, TraitItemFn,
-    Type, parse_quote,
+    FnArg, GenericParam, Generics, ItemTrait, Path, Receiver, ReturnType, Safety, TraitItem,
+    TraitItemFn, Type, parse_quote,
 };
 
 use crate::attributes;
 use crate::expand::{handler_head, handler_method};
+use crate::model::stream::is_stream;
 use crate::model::{InvalidTrait, Method, is_rewritten};
 
 /// Returns the errors, the trait, and a client and a dispatcher that accept every use.
@@ -21,12 +22,13 @@ pub(crate) fn expand(invalid: InvalidTrait) -> TokenStream {
     let InvalidTrait {
         diagnostics,
         item,
+        krate,
         methods,
     } = invalid;
     let mut errors = diagnostics.into_compile_errors().into_iter();
     let first = errors.next();
     let error = format_ident!("__RPC_ERROR_{}", item.ident);
-    let handler = handler(&item, &methods, &error);
+    let handler = handler(&item, &krate, &methods, &error);
     let client = alias(
         &item,
         &format_ident!("{}Client", item.ident),
@@ -51,7 +53,12 @@ pub(crate) fn expand(invalid: InvalidTrait) -> TokenStream {
 }
 
 /// Returns the trait. Methods without errors are as usual, the others accept every implementation.
-fn handler(item: &ItemTrait, methods: &[Option<Method>], error: &Ident) -> TokenStream {
+fn handler(
+    item: &ItemTrait,
+    krate: &Path,
+    methods: &[Option<Method>],
+    error: &Ident,
+) -> TokenStream {
     let ItemTrait {
         vis,
         unsafety,
@@ -78,7 +85,7 @@ fn handler(item: &ItemTrait, methods: &[Option<Method>], error: &Ident) -> Token
                 }
                 seen.push(ident);
                 Some(match method {
-                    Some(method) => handler_method(method),
+                    Some(method) => handler_method(method, krate),
                     None => lenient_method(function, becomes_async_trait, error),
                 })
             }
@@ -200,6 +207,8 @@ fn unbounded(generics: &Generics, own_parameter: &TokenStream) -> TokenStream {
 /// Returns a type that equals all others. It mentions the user's type, so that imports count as used.
 fn lenient_type(ty: &Type, error: &Ident) -> TokenStream {
     match TypeFeatures::of(ty) {
+        // The handler receives a stream as another type.
+        _ if is_stream(ty) => quote!([(); #error]),
         // `impl Trait` is a type parameter of the method, and the parameters of an `impl` must match.
         TypeFeatures {
             is_opaque: true, ..

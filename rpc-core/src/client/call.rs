@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 
 use super::layers::through_layers;
 use super::service::Client;
+use super::streaming::Reading;
 use crate::context::Context;
 use crate::deadline::LayeredDeadline;
 use crate::error::RpcError;
@@ -21,13 +22,15 @@ use crate::telemetry::Observed;
 
 /// A call of a remote method: a future with setters for its options.
 ///
-/// Awaiting a call gives an `R`: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`.
+/// Awaiting a call gives an `R`: `Result<T, RpcError>`, or `Result<T, CallError<E>>` for a method that returns `Result<T, E>`. For a method that
+/// returns a stream, `T` is a [`Streaming`](crate::Streaming), and the call resolves when the server has accepted the stream.
 ///
 /// The future is `Send` and `Unpin`, so it can be spawned, joined and selected on as it is. Nothing happens before the first poll, and the
 /// timeout counts from there. Setters come before the first poll; later they change nothing, because the request is already on its way.
 ///
 /// A call always ends by its deadline: its own [`timeout`](Self::timeout) or [`deadline`](Self::deadline), else the `timeout` of the
-/// method or the trait, else the client's, which is 30 seconds unless set.
+/// method or the trait, else the client's, which is 30 seconds unless set. A call with streams has no deadline unless one is set: its timeout
+/// bounds the wait for the first answer, and silence after it.
 ///
 /// # Panics
 ///
@@ -87,8 +90,8 @@ pub(super) struct Unsent<R, S> {
     pub(super) decode: Decode<R>,
 }
 
-/// Function that turns the response into the value that awaiting a call gives. It sets the flag if the response cannot be read.
-pub(crate) type Decode<R> = fn(Result<Response, RpcError>, &mut bool) -> R;
+/// Function that turns the response into the value that awaiting a call gives.
+pub(crate) type Decode<R> = fn(Result<Response, RpcError>, &mut Reading) -> R;
 
 impl<R, S> Call<R, S> {
     pub(crate) fn new(
@@ -102,7 +105,7 @@ impl<R, S> Call<R, S> {
             request: request.map(|request| (request, Context::current())),
             decode,
         };
-        Self(State::Unsent(unsent)).change(|request| request.0.deadline.set_timeout(timeout))
+        Self(State::Unsent(unsent)).change(|request| set_timeout(request, timeout))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Request)) -> Self {
@@ -129,13 +132,36 @@ impl<R, S> Call<R, S> {
     ///
     /// With zero the call fails at once with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) and sends nothing. The broker and the server
     /// learn the deadline, so a request is not run after its caller has stopped waiting. Longer than 30 years is cut to 30 years.
+    ///
+    /// The timeout of a call with streams is no deadline, and leaves a deadline as it is. The timeout bounds the wait for the first answer and
+    /// every silence of the server after it. After the end of the caller's own stream, the result of a method without a stream in its result is due
+    /// within the timeout. In the direct form the handler is alive in the caller's process, so the timeout bounds the wait for the
+    /// first answer and for such a result only.
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.change(|request| request.0.deadline.set_timeout(Some(timeout)))
+        self.change(|request| set_timeout(request, Some(timeout)))
     }
 
     /// Sets the moment at which the call ends. Otherwise this setter works like [`timeout`](Self::timeout).
+    ///
+    /// A call with streams ends at this moment as a whole, streams included, with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and its
+    /// [`timeout`](Self::timeout) stays in force. Default for a call with streams: none.
     pub fn deadline(self, deadline: Instant) -> Self {
         self.change(|request| request.0.deadline.set_moment(deadline.into()))
+    }
+
+    /// Sets the window of the stream that the call returns: the number of items that the server may send before the program has read them.
+    /// Items beyond the window wait in the handler, which is not polled until the program reads on. 0 counts as 1. The window has a limit in
+    /// bytes, too. One item may always be on its way, however large.
+    ///
+    /// Default: the client's, which is 1,024 items and 1 MiB unless set. A larger window takes more memory for a stream that is not read. A
+    /// smaller one takes more messages, because credit goes to the server by halves of the window. No effect on a call that returns no stream, and
+    /// in the direct form, where the handler makes each item when the program asks for it.
+    pub fn window(self, items: u64) -> Self {
+        self.change(|request| {
+            if let Some(streams) = &mut request.0.streams {
+                streams.window_items = Some(items.max(1));
+            }
+        })
     }
 
     /// Sends a header with the request. The handler reads it with [`Context::header`](crate::Context::header).
@@ -219,7 +245,10 @@ impl<R: 'static, T: 'static, S: RpcService> State<R, T, S> {
     fn poll(
         &mut self,
         cx: &mut task::Context<'_>,
-        finish: impl Fn(Decode<R>, Result<Response, RpcError>, &mut bool) -> T + Copy + Send + 'static,
+        finish: impl Fn(Decode<R>, Result<Response, RpcError>, &mut Reading) -> T
+        + Copy
+        + Send
+        + 'static,
     ) -> Poll<T> {
         loop {
             match self {
@@ -240,7 +269,7 @@ impl<R: 'static, S: RpcService> Unsent<R, S> {
     /// Starts the call: the timeout counts from now, and the call inherits from the current context.
     fn send<T: 'static>(
         self,
-        finish: impl FnOnce(Decode<R>, Result<Response, RpcError>, &mut bool) -> T + Send + 'static,
+        finish: impl FnOnce(Decode<R>, Result<Response, RpcError>, &mut Reading) -> T + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = T> + Send>> {
         let Self {
             service,
@@ -250,7 +279,7 @@ impl<R: 'static, S: RpcService> Unsent<R, S> {
         let (mut request, parent) = match request {
             Ok(request) => request,
             Err(error) => {
-                return async move { finish(decode, Err(error), &mut false) }.boxed();
+                return async move { finish(decode, Err(error), &mut Reading::default()) }.boxed();
             }
         };
         // The scope of the first poll comes before the scope in which the call was made.
@@ -265,23 +294,28 @@ impl<R: 'static, S: RpcService> Unsent<R, S> {
             // Most calls: a future of their own keeps a waiting call small.
             return async move {
                 let result = service::call(service, request).await;
-                finish(decode, result, &mut false)
+                finish(decode, result, &mut Reading::default())
             }
             .boxed();
         }
+        let mut reading = Reading::of(observed, parent.as_ref(), &request);
         let calling = surrounded(service, request, parent, layered);
         async move {
-            let mut unreadable = false;
-            let Some(mut observed) = observed else {
-                return finish(decode, calling.await, &mut unreadable);
+            let result = match reading.observed() {
+                None => calling.await,
+                Some(observed) => observed.follow(calling).await,
             };
-            let output = finish(decode, observed.follow(calling).await, &mut unreadable);
-            if unreadable {
-                observed.unreadable();
-            }
-            output
+            finish(decode, result, &mut reading)
         }
         .boxed()
+    }
+}
+
+/// Sets the timeout of a call. The timeout of a call with streams is no deadline.
+fn set_timeout(request: &mut Request, timeout: Option<Duration>) {
+    match &mut request.0.streams {
+        None => request.0.deadline.set_timeout(timeout),
+        Some(streams) => streams.silence = timeout,
     }
 }
 
@@ -294,7 +328,7 @@ impl<R: 'static, S: RpcService> Future for Call<R, S> {
     type Output = R;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<R> {
-        let finish = |decode: Decode<R>, result, unreadable: &mut bool| decode(result, unreadable);
+        let finish = |decode: Decode<R>, result, reading: &mut Reading| decode(result, reading);
         self.0.poll(cx, finish)
     }
 }
@@ -304,12 +338,14 @@ impl<R: 'static, S: RpcService> Future for CallWithHeaders<R, S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<(R, Headers)> {
         let finish =
-            |decode: Decode<R>, mut result: Result<Response, RpcError>, unreadable: &mut bool| {
+            |decode: Decode<R>, mut result: Result<Response, RpcError>, reading: &mut Reading| {
                 let headers = match &mut result {
+                    // A stream has headers, too.
+                    Ok(response) if response.items.is_some() => response.headers.clone(),
                     Ok(response) => std::mem::take(&mut response.headers),
                     Err(_) => Headers::new(),
                 };
-                (decode(result, unreadable), headers)
+                (decode(result, reading), headers)
             };
         self.0.poll(cx, finish)
     }

@@ -11,6 +11,7 @@ use futures_util::stream::{self, FusedStream, Stream};
 
 use super::call::{Call, Decode, Unsent, has_layers, surrounded};
 use super::service::Client;
+use super::streaming::Reading;
 use crate::context::Context;
 use crate::deadline;
 use crate::error::{ErrorKind, RpcError};
@@ -110,7 +111,7 @@ impl<R: 'static, S: RpcService> Gather<R, S> {
     ///
     /// - [`ErrorKind::Unroutable`] if no server of the queue takes part.
     /// - [`ErrorKind::PermissionDenied`] if the user may not write to the exchange `amq.direct`.
-    /// - [`ErrorKind::Encode`] for a method that is `oneway`, which has no answers, for a [plain](crate::ClientBuilder::plain) client, and
+    /// - [`ErrorKind::Encode`] for a method that is `oneway`, which has no answers, for a method with streams, for a [plain](crate::ClientBuilder::plain) client, and
     ///   for a call that was polled before.
     /// - The other errors of a call that is not sent: while the connection is down, the call waits for it until the time limit.
     ///
@@ -126,6 +127,9 @@ impl<R: 'static, S: RpcService> Gather<R, S> {
         let (mut request, parent) = request?;
         if request.0.oneway {
             return Err(no_answers(&request));
+        }
+        if request.0.streams.is_some() {
+            return Err(one_stream(&request));
         }
         let parent = Context::current().or(parent);
         request.0.deadline.start();
@@ -174,6 +178,16 @@ fn no_answers(request: &Request) -> RpcError {
         ErrorKind::Encode,
         format!(
             "{service}.{method} is `oneway` and has no answers: it cannot be called on all instances"
+        ),
+    )
+}
+
+fn one_stream(request: &Request) -> RpcError {
+    let (service, method) = (request.service(), request.method().unwrap_or_default());
+    RpcError::new(
+        ErrorKind::Encode,
+        format!(
+            "{service}.{method} has a stream, and a stream belongs to one instance: the method cannot be called on all instances"
         ),
     )
 }
@@ -256,7 +270,7 @@ impl<R> Stream for Answers<R> {
     ) -> Poll<Option<(String, R)>> {
         let decode = self.decode;
         self.poll_answer(cx)
-            .map(|next| next.map(|(id, result)| (id, decode(result, &mut false))))
+            .map(|next| next.map(|(id, result)| (id, decode(result, &mut Reading::default()))))
     }
 }
 

@@ -21,11 +21,14 @@ pub(super) async fn through_layers<S: RpcService>(
         return Err(RpcError::no_runtime());
     }
     let started = Instant::now();
-    // The timeout of a stream is no part of its deadline.
-    let streams = request.0.streams.as_ref();
-    let timeout = streams.and_then(|streams| streams.silence);
-    let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
-    let mut end = request.0.deadline.moment_or(timeout, started);
+    let mut end = match &request.0.streams {
+        None => request.0.deadline.moment_or(DEFAULT_TIMEOUT, started),
+        // Layers see the call up to its first answer.
+        Some(streams) => {
+            let timeout = streams.silence.unwrap_or(DEFAULT_TIMEOUT);
+            request.0.deadline.first_answer(timeout, started)
+        }
+    };
     if end <= started {
         return Err(deadline::passed_before_the_call());
     }

@@ -17,6 +17,7 @@ mod repeat;
 mod service;
 mod source;
 mod stream_attempt;
+mod streaming;
 mod to_all;
 
 pub use self::builder::ClientBuilder;
@@ -25,3 +26,5 @@ pub use self::call::{Call, CallWithHeaders};
 pub use self::gather::{Answers, Gather};
 pub use self::introspection::{ContractQuery, DescriptionQuery, InstanceQuery};
 pub use self::service::Client;
+pub(crate) use self::streaming::Reading;
+pub use self::streaming::Streaming;

@@ -90,14 +90,14 @@ impl Opener {
         let started = Instant::now();
         let silence = streams.silence.unwrap_or(options.timeout);
         let deadline = &request.0.deadline;
-        let until = deadline.moment_or(silence, started);
-        let until = until.min(deadline::after(silence));
-        // The layers around the client wait as long as the call may take.
-        let longest = match sends {
-            false => silence,
-            true => Duration::MAX,
+        let until = match sends {
+            false => deadline.fix_first_answer(silence, started),
+            true => {
+                // The layers around the client wait until the last item of the caller, and for the reply.
+                deadline.fix(Duration::MAX, started);
+                deadline.first_answer(silence, started)
+            }
         };
-        deadline.fix(longest, started);
         if until <= started {
             return Err(deadline::passed_before_the_call());
         }

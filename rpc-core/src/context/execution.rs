@@ -4,8 +4,9 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -13,13 +14,20 @@ use super::Context;
 use crate::cancellation::{CancelOnDrop, Cancellation};
 use crate::deadline::{self, DEFAULT_TIMEOUT};
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Request, Response};
+use crate::message::{Request, Response, Slot, StreamCall};
 
 /// The deadline and the cancellation that stop the execution of a request.
 pub(crate) struct ExecutionLimit {
     deadline: Option<Instant>,
     cancellation: Cancellation,
     origin: Origin,
+    late_result: Option<Box<LateResult>>,
+}
+
+/// Time in which a direct call returns its result after the caller's last item.
+struct LateResult {
+    items_ended: Cancellation,
+    timeout: Duration,
 }
 
 /// Origin of a request.
@@ -53,16 +61,18 @@ impl ExecutionLimit {
     fn of(request: &mut Request) -> Self {
         let (origin, deadline) = match &request.0.delivery {
             Some(_) => (Origin::Broker, request.0.deadline.moment()),
-            None => {
-                let deadline = request.0.deadline.fix(DEFAULT_TIMEOUT, Instant::now());
-                (Origin::Direct, Some(deadline))
-            }
+            None => (Origin::Direct, direct_deadline(request)),
+        };
+        let late_result = match origin {
+            Origin::Direct => LateResult::of(request).map(Box::new),
+            Origin::Broker => None,
         };
         let delivery = request.0.delivery.get_or_insert_default();
         Self {
             deadline,
             cancellation: delivery.cancellation.clone(),
             origin,
+            late_result,
         }
     }
 
@@ -72,11 +82,17 @@ impl ExecutionLimit {
             deadline: request.0.deadline.moment(),
             cancellation,
             origin: Origin::Broker,
+            late_result: None,
         }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// Returns `true` if the caller is in this process. Then no server watches the call.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.origin, Origin::Direct)
     }
 
     /// Cancels the call, for the code that works on it elsewhere, when the guard is dropped.
@@ -128,11 +144,12 @@ impl ExecutionLimit {
     }
 
     /// Runs a future until it ends, the deadline passes or the caller drops the call.
-    async fn apply<F: Future>(&self, work: F) -> Result<F::Output, RpcError> {
+    pub(crate) async fn apply<F: Future>(&self, work: F) -> Result<F::Output, RpcError> {
         let deadline = async {
-            match self.deadline {
-                None => std::future::pending().await,
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
+            match (self.deadline, &self.late_result) {
+                (None, None) => std::future::pending().await,
+                (Some(deadline), None) => tokio::time::sleep_until(deadline).await,
+                (deadline, Some(result)) => result.overdue(deadline).boxed().await,
             }
         };
         tokio::select! {
@@ -147,6 +164,67 @@ impl ExecutionLimit {
         match self.origin {
             Origin::Direct => deadline::passed_in_a_direct_call(),
             Origin::Broker => deadline::passed_at_the_server(),
+        }
+    }
+}
+
+impl LateResult {
+    /// Watches the end of the caller's items, if they are the only stream of a call.
+    fn of(request: &mut Request) -> Option<Self> {
+        let streams = request.0.streams.as_deref_mut()?;
+        let source = streams.items.as_ref()?.take()?;
+        let is_only_stream = request
+            .0
+            .definition
+            .is_some_and(|method| !method.streams_items);
+        if !is_only_stream {
+            streams.items = Some(Slot::new(source));
+            return None;
+        }
+        let items_ended = Cancellation::default();
+        let ended = items_ended.on_drop();
+        streams.items = Some(Slot::new(Box::new(move |content_type| {
+            let items = source(content_type);
+            // The reader drops the items after their end.
+            Box::pin(items.inspect(move |_| {
+                let _ = &ended;
+            }))
+        })));
+        Some(Self {
+            items_ended,
+            timeout: streams.silence.unwrap_or(DEFAULT_TIMEOUT),
+        })
+    }
+
+    /// Resolves when the time for the result is over, and at the deadline.
+    async fn overdue(&self, deadline: Option<Instant>) {
+        let overdue = async {
+            self.items_ended.cancelled().await;
+            tokio::time::sleep(self.timeout).await;
+        };
+        match deadline {
+            None => overdue.await,
+            Some(deadline) => {
+                let _ = tokio::time::timeout_at(deadline, overdue).await;
+            }
+        }
+    }
+}
+
+/// Returns the moment at which a direct call ends. For a call with streams the moment by which the handler has to return; `None` if the
+/// handler receives items and the call has no deadline, because the timeout counts from the end of the items then.
+fn direct_deadline(request: &Request) -> Option<Instant> {
+    let (deadline, now) = (&request.0.deadline, Instant::now());
+    match request.0.streams.as_deref() {
+        None => Some(deadline.fix(DEFAULT_TIMEOUT, now)),
+        Some(StreamCall { items: Some(_), .. }) => {
+            // Layers must not end the call while the items flow.
+            deadline.fix(Duration::MAX, now);
+            deadline.moment()
+        }
+        Some(streams) => {
+            let timeout = streams.silence.unwrap_or(DEFAULT_TIMEOUT);
+            Some(deadline.fix_first_answer(timeout, now))
         }
     }
 }

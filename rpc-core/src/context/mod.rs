@@ -360,7 +360,7 @@ impl Context {
     }
 
     /// Explains the error of a nested call that the inherited deadline ended.
-    fn explained(&self, inherited: bool, error: RpcError) -> RpcError {
+    pub(crate) fn explained(&self, inherited: bool, error: RpcError) -> RpcError {
         if error.kind() == ErrorKind::Timeout && inherited && self.has_passed() {
             error.with_note(&format!(
                 " (the deadline is inherited from the call{} that made this one)",

@@ -7,10 +7,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::stream;
-use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
+use super::emitter::{Emission, Emitter, Encoders};
+use super::inputs::{Inputs, no_streams};
 use super::types::SentReturn;
 use crate::codec::{self, ContentType};
 use crate::context::{Context, ExecutionLimit, panic_fault};
@@ -251,11 +252,11 @@ impl<H: Send + Sync + 'static> Invocation<H> {
     }
 
     /// Runs an `async` handler until its deadline.
-    pub fn run<const FALLIBLE: bool, A, T, C, F>(self, call: C) -> ResponseFuture
+    pub fn run<const FALLIBLE: bool, I, T, C, F>(self, call: C) -> ResponseFuture
     where
-        A: DeserializeOwned + Send + 'static,
+        I: Inputs,
         T: SentReturn<FALLIBLE>,
-        C: FnOnce(Arc<H>, Context, A) -> F + Send + 'static,
+        C: FnOnce(Arc<H>, Context, I::Received) -> F + Send + 'static,
         F: Future<Output = T> + Send,
     {
         ResponseFuture::new(async move {
@@ -265,7 +266,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 arguments,
                 content_type,
                 limit,
-            } = self.prepare::<A>()?;
+            } = self.prepare::<I>()?;
             let current = context.clone();
             let handling = pin!(async {
                 let returned = call(handler, context, arguments).await;
@@ -278,11 +279,11 @@ impl<H: Send + Sync + 'static> Invocation<H> {
     /// Runs a `blocking` handler on the blocking pool.
     ///
     /// A thread cannot be stopped, but the handler can ask its context if the call is cancelled.
-    pub fn run_blocking<const FALLIBLE: bool, A, T, C>(self, call: C) -> ResponseFuture
+    pub fn run_blocking<const FALLIBLE: bool, I, T, C>(self, call: C) -> ResponseFuture
     where
-        A: DeserializeOwned + Send + 'static,
+        I: Inputs,
         T: SentReturn<FALLIBLE>,
-        C: FnOnce(&H, Context, A) -> T + Send + 'static,
+        C: FnOnce(&H, Context, I::Received) -> T + Send + 'static,
     {
         ResponseFuture::new(async move {
             let Ready {
@@ -291,7 +292,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 arguments,
                 content_type,
                 limit,
-            } = self.prepare::<A>()?;
+            } = self.prepare::<I>()?;
             let stopped = limit.cancel_on_drop();
             let (current, span) = (context.clone(), Span::current());
             let handling = tokio::task::spawn_blocking(move || {
@@ -318,16 +319,50 @@ impl<H: Send + Sync + 'static> Invocation<H> {
         })
     }
 
+    /// Runs a handler that returns a stream, and drives the stream. `call` returns the future of both, which owns the handler.
+    pub fn run_streaming<I, T, E, C, F>(self, encoders: Encoders<T, E>, call: C) -> ResponseFuture
+    where
+        I: Inputs,
+        T: 'static,
+        E: 'static,
+        C: FnOnce(Arc<H>, Context, I::Received, Emitter<T, E>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        ResponseFuture::new(async move {
+            if self.request.0.streams.is_none() {
+                return Err(no_streams(&self.request));
+            }
+            let Ready {
+                handler,
+                context,
+                arguments,
+                content_type,
+                limit,
+            } = self.prepare::<I>()?;
+            let handover = Arc::default();
+            let emitter = Emitter::new(encoders, content_type, &handover);
+            let handling = call(handler, context.clone(), arguments, emitter);
+            let emission = Emission::new(Box::pin(handling), handover, context, &limit);
+            emission.into_response(content_type, &limit).await
+        })
+    }
+
     /// Decodes the arguments and checks that the caller still waits for the response.
-    fn prepare<A: DeserializeOwned>(mut self) -> Result<Ready<H, A>, RpcError> {
+    fn prepare<I: Inputs>(mut self) -> Result<Ready<H, I::Received>, RpcError> {
         let content_type = self.request.0.content_type;
         let body = &self.request.0.body;
         let arguments = codec::decode_arguments(body, content_type, self.method.arguments)
             .map_err(|cause| undecodable(&self.request, self.method, &cause))?;
         let limit = ExecutionLimit::begin(&mut self.request)?;
+        let arguments = I::receive(arguments, &self.request)?;
+        let deadline = match self.request.0.streams {
+            None => limit.deadline(),
+            // The time for the first answer is no deadline.
+            Some(_) => self.request.0.deadline.moment(),
+        };
         Ok(Ready {
             handler: self.handler,
-            context: Context::of(&mut self.request, self.method.name, limit.deadline()),
+            context: Context::of(&mut self.request, self.method.name, deadline),
             arguments,
             content_type,
             limit,

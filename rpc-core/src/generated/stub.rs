@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
+use super::inputs::Inputs;
 use crate::client::{Call, Decode};
 use crate::definition::{Method, Queues, Service};
-use crate::message::Request;
+use crate::message::{Request, Slot};
 use crate::service::RpcService;
 
 /// Implementation of a generated client.
@@ -45,12 +43,18 @@ impl<S> Stub<S> {
 
 impl<S: RpcService> Stub<S> {
     /// Makes a call. Encodes the arguments now, so that the call borrows nothing from the caller.
-    pub fn call<A, R>(&self, method: &'static Method, arguments: A, decode: Decode<R>) -> Call<R, S>
-    where
-        A: Serialize + DeserializeOwned,
-    {
+    pub fn call<I: Inputs, R>(
+        &self,
+        method: &'static Method,
+        inputs: I,
+        decode: Decode<R>,
+    ) -> Call<R, S> {
         let queue = self.queues.shared_of_method(method);
-        let request = Request::new(self.definition, method, queue, &arguments);
+        let (arguments, items) = inputs.into_parts();
+        let mut request = Request::new(self.definition, method, queue, &arguments);
+        if let (Ok(request), Some(items)) = (&mut request, items) {
+            request.0.streams.get_or_insert_default().items = Some(Slot::new(items));
+        }
         Call::new(self.service.clone(), request, method.timeout, decode)
     }
 }

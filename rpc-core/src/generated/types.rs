@@ -6,14 +6,16 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value};
 
-use crate::codec::ContentType;
+use crate::client::{Reading, Streaming};
+use crate::codec::{self, ContentType};
 use crate::context::Context;
 use crate::error::{CallError, ErrorKind, RpcError};
 use crate::instances::description::Direction;
-use crate::message::{Outcome, Response};
+use crate::message::{Outcome, Response, Slot, StreamError};
 
 /// A type that can be sent: an argument, a returned value, or an error.
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
@@ -112,27 +114,43 @@ pub trait Return<const FALLIBLE: bool> {
     type Value;
     /// The value in a reply of type `error`.
     type Error;
+    /// The error of [`Self::Awaited`].
+    type Failure: From<RpcError>;
 }
 
 impl<T> Return<false> for T {
     type Awaited = Result<T, RpcError>;
     type Value = T;
     type Error = ();
+    type Failure = RpcError;
 }
 
 impl<T, E> Return<true> for Result<T, E> {
     type Awaited = Result<T, CallError<E>>;
     type Value = T;
     type Error = E;
+    type Failure = CallError<E>;
 }
 
-/// A return type that can be sent.
+/// A return type that can be sent, of a method or of the items of its stream.
 pub trait SentReturn<const FALLIBLE: bool>: Return<FALLIBLE> + Send + 'static {
     /// Encodes what the handler returned.
     fn into_response(self, content_type: ContentType) -> Result<Response, RpcError>;
 
-    /// Decodes the response of a call; sets `unreadable` if that is not possible.
-    fn from_response(response: Result<Response, RpcError>, unreadable: &mut bool) -> Self::Awaited;
+    /// Encodes an error that the handler returned in place of a stream.
+    fn refusal(error: Self::Error, content_type: ContentType) -> Result<Response, RpcError>;
+
+    /// Decodes the response of a call.
+    fn from_response(response: Result<Response, RpcError>, call: &mut Reading) -> Self::Awaited;
+
+    /// Encodes an item of the handler's stream.
+    fn into_item(self, content_type: ContentType) -> Result<Bytes, StreamError>;
+
+    /// Decodes the value of an item.
+    fn value(item: &[u8], content_type: ContentType) -> Result<Self::Value, RpcError>;
+
+    /// Decodes the service's own error.
+    fn failure(body: &[u8], content_type: ContentType) -> Result<Self::Failure, RpcError>;
 }
 
 impl<T: Value> SentReturn<false> for T {
@@ -140,21 +158,32 @@ impl<T: Value> SentReturn<false> for T {
         Response::encode(Outcome::Result, content_type, &self)
     }
 
+    fn refusal(error: (), content_type: ContentType) -> Result<Response, RpcError> {
+        Response::encode(Outcome::Error, content_type, &error)
+    }
+
     fn from_response(
         response: Result<Response, RpcError>,
-        unreadable: &mut bool,
+        call: &mut Reading,
     ) -> Result<T, RpcError> {
         let response = response?;
+        let (body, content_type) = (&response.body, response.content_type);
         match response.outcome {
-            Outcome::Result => decode(&response, unreadable),
-            Outcome::Error => {
-                *unreadable = true;
-                Err(RpcError::new(
-                    ErrorKind::BadReply,
-                    "the server answered with an error of its own, but the method declares none",
-                ))
-            }
+            Outcome::Result => read(decode(body, content_type), call),
+            Outcome::Error => read(Err(undeclared()), call),
         }
+    }
+
+    fn into_item(self, content_type: ContentType) -> Result<Bytes, StreamError> {
+        encode_item(&self, content_type)
+    }
+
+    fn value(item: &[u8], content_type: ContentType) -> Result<T, RpcError> {
+        decode(item, content_type)
+    }
+
+    fn failure(_: &[u8], _: ContentType) -> Result<RpcError, RpcError> {
+        Err(undeclared())
     }
 }
 
@@ -166,22 +195,114 @@ impl<T: Value, E: Value> SentReturn<true> for Result<T, E> {
         }
     }
 
+    fn refusal(error: E, content_type: ContentType) -> Result<Response, RpcError> {
+        Response::encode(Outcome::Error, content_type, &error)
+    }
+
     fn from_response(
         response: Result<Response, RpcError>,
-        unreadable: &mut bool,
+        call: &mut Reading,
     ) -> Result<T, CallError<E>> {
         let response = response?;
+        let (body, content_type) = (&response.body, response.content_type);
         match response.outcome {
-            Outcome::Result => Ok(decode(&response, unreadable)?),
-            Outcome::Error => Err(CallError::App(decode(&response, unreadable)?)),
+            Outcome::Result => Ok(read(decode(body, content_type), call)?),
+            Outcome::Error => Err(CallError::App(read(decode(body, content_type), call)?)),
         }
+    }
+
+    fn into_item(self, content_type: ContentType) -> Result<Bytes, StreamError> {
+        match self {
+            Ok(value) => encode_item(&value, content_type),
+            Err(error) => Err(StreamError::Own(encode_item(&error, content_type)?)),
+        }
+    }
+
+    fn value(item: &[u8], content_type: ContentType) -> Result<T, RpcError> {
+        decode(item, content_type)
+    }
+
+    fn failure(body: &[u8], content_type: ContentType) -> Result<CallError<E>, RpcError> {
+        decode(body, content_type).map(CallError::App)
     }
 }
 
-fn decode<T: Value>(response: &Response, unreadable: &mut bool) -> Result<T, RpcError> {
-    let value = response.decode();
-    *unreadable = value.is_err();
-    value
+fn decode<T: Value>(body: &[u8], content_type: ContentType) -> Result<T, RpcError> {
+    codec::decode(body, content_type).map_err(|cause| {
+        RpcError::new(
+            ErrorKind::BadReply,
+            format!("the reply could not be decoded: {cause}"),
+        )
+    })
+}
+
+/// Records a response that could not be decoded.
+fn read<T>(decoded: Result<T, RpcError>, call: &mut Reading) -> Result<T, RpcError> {
+    if decoded.is_err() {
+        call.unreadable();
+    }
+    decoded
+}
+
+fn undeclared() -> RpcError {
+    RpcError::new(
+        ErrorKind::BadReply,
+        "the server answered with an error of its own, but the method declares none",
+    )
+}
+
+fn encode_item<T: Value>(item: &T, content_type: ContentType) -> Result<Bytes, StreamError> {
+    codec::encode(item, content_type).map_err(|cause| {
+        let error = format!("an item of the stream could not be encoded: {cause}");
+        StreamError::Rpc(RpcError::new(ErrorKind::BadReply, error))
+    })
+}
+
+/// Decodes the response of a call that returns a stream of `I`, in place of the `()` in `O`.
+pub(super) fn stream_from_response<
+    I: SentReturn<FALLIBLE_ITEMS>,
+    O: SentReturn<FALLIBLE>,
+    const FALLIBLE_ITEMS: bool,
+    const FALLIBLE: bool,
+>(
+    response: Result<Response, RpcError>,
+    call: &mut Reading,
+) -> Result<Streaming<I::Value, I::Failure>, O::Failure> {
+    let response = response?;
+    let content_type = response.content_type;
+    if response.outcome == Outcome::Error {
+        let failure = read(O::failure(&response.body, content_type), call);
+        return Err(failure.unwrap_or_else(O::Failure::from));
+    }
+    let Some(items) = response.items.as_ref().and_then(Slot::take) else {
+        call.unreadable();
+        let reason = "the server answered with one value, and the method returns a stream: the server has another version of the trait";
+        return Err(RpcError::new(ErrorKind::BadReply, reason).into());
+    };
+    Ok(Streaming::new(
+        items,
+        content_type,
+        response.headers,
+        item::<I, FALLIBLE_ITEMS>,
+        call,
+    ))
+}
+
+/// Decodes an item, or the error that ends a stream.
+fn item<I: SentReturn<FALLIBLE>, const FALLIBLE: bool>(
+    item: Result<Bytes, StreamError>,
+    content_type: ContentType,
+    is_unreadable: &mut bool,
+) -> Result<I::Value, I::Failure> {
+    let decoded = match item {
+        Ok(item) => I::value(&item, content_type).map(Ok),
+        Err(StreamError::Own(error)) => I::failure(&error, content_type).map(Err),
+        Err(StreamError::Rpc(error)) => return Err(error.into()),
+    };
+    decoded.unwrap_or_else(|error| {
+        *is_unreadable = true;
+        Err(error.into())
+    })
 }
 
 /// Asserts that an argument can be sent.

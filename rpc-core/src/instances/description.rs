@@ -71,6 +71,7 @@ pub struct DescribedArgument {
     ty: DescribedType,
     has_default: bool,
     accepts_missing: fn() -> bool,
+    is_stream: bool,
 }
 
 impl DescribedArgument {
@@ -81,6 +82,18 @@ impl DescribedArgument {
             ty,
             has_default,
             accepts_missing,
+            is_stream: false,
+        }
+    }
+
+    /// Describes a stream by the type of its items.
+    #[must_use]
+    pub fn stream(items: DescribedType) -> Self {
+        Self {
+            ty: items,
+            has_default: false,
+            accepts_missing: || false,
+            is_stream: true,
         }
     }
 }
@@ -89,12 +102,15 @@ impl DescribedArgument {
 #[derive(Clone, Debug)]
 pub struct DescribedMethod {
     arguments: Vec<DescribedArgument>,
+    /// The value of a reply, or of the items of a stream.
     result: DescribedType,
     error: Option<DescribedType>,
+    /// The error that ends a stream.
+    item_error: Option<DescribedType>,
 }
 
 impl DescribedMethod {
-    /// Describes the types of a method. The type of an error counts if the method is fallible.
+    /// Describes the types of a method, with all arguments in order. The type of an error counts if the method is fallible.
     #[must_use]
     pub fn new<const N: usize>(
         arguments: [DescribedArgument; N],
@@ -106,7 +122,15 @@ impl DescribedMethod {
             arguments: arguments.into(),
             result,
             error: fallible.then_some(error),
+            item_error: None,
         }
+    }
+
+    /// Describes the error that ends a stream. The type counts if the items are fallible.
+    #[must_use]
+    pub fn item_error(mut self, fallible: bool, error: DescribedType) -> Self {
+        self.item_error = fallible.then_some(error);
+        self
     }
 }
 
@@ -154,25 +178,12 @@ fn describe_method(
     MethodInfo {
         name: method.name.to_owned(),
         docs: method.doc_comment(),
-        kind: match method.oneway {
-            true => MethodKind::Oneway,
-            false => MethodKind::Unary,
-        },
+        kind: kind(method),
         queue: method.queue.map(|_| queues.of_method(method).into_owned()),
-        arguments: method
-            .arguments
-            .iter()
-            .zip(&types.arguments)
-            .map(|(name, argument)| ArgumentInfo {
-                name: (*name).to_owned(),
-                ty: argument.ty.info(side.of_arguments()),
-                optional: argument.has_default || (argument.accepts_missing)(),
-                stream: false,
-            })
-            .collect(),
+        arguments: describe_arguments(method, &types.arguments, side),
         result: types.result.info(side.of_results()),
         error: types.error.map(|error| error.info(side.of_results())),
-        item_error: None,
+        item_error: types.item_error.map(|error| error.info(side.of_results())),
         idempotent: method.idempotent,
         at_most_once: method.at_most_once,
         persistent: method.persistent,
@@ -180,6 +191,40 @@ fn describe_method(
         priority: method.priority,
         timeout: method.timeout,
     }
+}
+
+fn kind(method: &Method) -> MethodKind {
+    match (method.stream_argument, method.streams_items) {
+        (Some(_), true) => MethodKind::Bidirectional,
+        (Some(_), false) => MethodKind::ClientStreaming,
+        (None, true) => MethodKind::ServerStreaming,
+        (None, false) if method.oneway => MethodKind::Oneway,
+        (None, false) => MethodKind::Unary,
+    }
+}
+
+/// Describes the arguments in the order of their declaration. The definition names the stream apart from the others.
+fn describe_arguments(
+    method: &'static Method,
+    types: &[DescribedArgument],
+    side: Side,
+) -> Vec<ArgumentInfo> {
+    let mut names = method.arguments.iter().copied();
+    types
+        .iter()
+        .filter_map(|argument| {
+            let name = match argument.is_stream {
+                true => method.stream_argument,
+                false => names.next(),
+            };
+            Some(ArgumentInfo {
+                name: name?.to_owned(),
+                ty: argument.ty.info(side.of_arguments()),
+                optional: argument.has_default || (argument.accepts_missing)(),
+                stream: argument.is_stream,
+            })
+        })
+        .collect()
 }
 
 /// Namespace of the hashes: a random UUID.

@@ -21,7 +21,7 @@ pub(crate) type ItemSource = Box<dyn FnOnce(ContentType) -> ItemStream + Send>;
 
 /// Early end of a stream.
 #[derive(Debug)]
-pub(crate) enum StreamError {
+pub enum StreamError {
     /// The service's own error, encoded like an item.
     Own(Bytes),
     Rpc(RpcError),

@@ -6,7 +6,8 @@
 //!
 //! Each call has a span on the client's side, from its `.await` to its outcome, which includes all attempts and layers. The span of a call
 //! to [all instances](crate::Call::to_all_instances) lasts from `send` to the end of the answers: its outcome is `result`, unless an error
-//! ends the answers as a whole. Each request that runs has a span on the server's side, around the layers and the handler. They are
+//! ends the answers as a whole. The span of a call that returns a [stream](crate::Streaming) lasts until the stream ends or is dropped.
+//! Each request that runs has a span on the server's side, around the layers and the handler. They are
 //! `tracing` spans of level `INFO` with the targets `rpc_core::client` and `rpc_core::server`. Without a subscriber, or with one that
 //! filters out these targets, a span costs a comparison.
 //!
@@ -194,6 +195,11 @@ impl Observed {
     /// Records the end of a call to all instances: a result, unless something else ended it.
     pub(crate) fn ended(&mut self, outcome: Option<&Result<Response, RpcError>>) {
         self.status = outcome.map_or("result", |outcome| self.status_of(outcome));
+    }
+
+    /// Records the end of a stream: `result` for its own end, `error` for the service's own error, else the name of an [`ErrorKind`].
+    pub(crate) fn stream_ended(&mut self, status: &'static str) {
+        self.status = status;
     }
 
     /// Records that the client could not decode the reply.

@@ -2,11 +2,11 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
-use syn::Generics;
+use syn::{Generics, parse_quote};
 
 use crate::attributes;
 use crate::expand::{description, messages, parameters, signature};
-use crate::model::{Method, Service};
+use crate::model::{Method, Role, Service};
 
 /// Returns the struct.
 pub(super) fn item(service: &Service) -> TokenStream {
@@ -134,9 +134,17 @@ fn method(service: &Service, method: &Method) -> TokenStream {
         let text = format!(" Calls `{}`.", method.name);
         quote!(#[doc = #text])
     });
-    let parameters = method.sent().map(|argument| {
+    let parameters = method.arguments.iter().filter_map(|argument| {
         let (ident, ty) = (argument.ident(), &argument.ty);
-        quote!(#ident: #ty)
+        match &argument.role {
+            Role::Sent { .. } => Some(quote!(#ident: #ty)),
+            Role::Items { stream, .. } => {
+                let ty = stream
+                    .with_bounds(&[parse_quote!(::core::marker::Send), parse_quote!('static)]);
+                Some(quote!(#ident: #ty))
+            }
+            Role::Context(_) => None,
+        }
     });
     let awaited = signature::awaited(method);
     let parameter = &service.service_parameter;

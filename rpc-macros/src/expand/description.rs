@@ -6,7 +6,7 @@ use syn::GenericParam;
 
 use crate::attributes;
 use crate::expand::{parameters, signature};
-use crate::model::{Argument, Method, SerdeForm, Service};
+use crate::model::{Argument, Method, Role, SerdeForm, Service};
 
 /// Returns the function that lists the types of all methods. A function, because statics cannot name the trait's parameters.
 pub(super) fn item(service: &Service) -> TokenStream {
@@ -61,20 +61,32 @@ fn function_ident() -> Ident {
 
 fn method(method: &Method) -> TokenStream {
     let conditions = attributes::conditions(&method.attributes);
-    let arguments = method.sent().map(argument);
+    let arguments = method.arguments.iter().filter_map(argument);
     let (result, error) = (
         described(&signature::value(method), true),
         described(&signature::error(method), true),
     );
     let fallible = signature::fallible(method);
+    let item_error = method.streamed.as_ref().map(|streamed| {
+        let fallible = signature::fallible_items(method, streamed);
+        let error = described(&signature::item_error(method, streamed), true);
+        quote!(.item_error(#fallible, #error))
+    });
     quote! {
         #(#conditions)*
-        __rpc::__private::DescribedMethod::new([#(#arguments),*], #result, #fallible, #error)
+        __rpc::__private::DescribedMethod::new([#(#arguments),*], #result, #fallible, #error) #item_error
     }
 }
 
-fn argument(argument: &Argument) -> TokenStream {
-    let ty = &argument.ty;
+fn argument(argument: &Argument) -> Option<TokenStream> {
+    let ty = match &argument.role {
+        Role::Sent { .. } => &argument.ty,
+        Role::Items { stream, .. } => {
+            let item = described(&stream.item, true);
+            return Some(quote!(__rpc::__private::DescribedArgument::stream(#item)));
+        }
+        Role::Context(_) => return None,
+    };
     let SerdeForm {
         has_default,
         has_own_form,
@@ -82,7 +94,9 @@ fn argument(argument: &Argument) -> TokenStream {
     } = argument.serde_form();
     let described = described(ty, !has_own_form);
     let probe = probe(ty, !is_read_by_function);
-    quote!(__rpc::__private::DescribedArgument::new(#described, #has_default, #probe::accepts_missing))
+    Some(
+        quote!(__rpc::__private::DescribedArgument::new(#described, #has_default, #probe::accepts_missing)),
+    )
 }
 
 fn described(ty: &impl ToTokens, has_schema: bool) -> TokenStream {

@@ -3,10 +3,10 @@
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
-use syn::{Token, TypeParamBound};
+use syn::{Path, Token, Type, TypeParamBound, parse_quote};
 
-use crate::expand::generated_at;
-use crate::model::{Argument, Execution, Method, Service};
+use crate::expand::{generated_around, generated_at};
+use crate::model::{Argument, Execution, Method, Role, Service, stream};
 
 pub(super) fn item(service: &Service) -> TokenStream {
     let Service {
@@ -18,7 +18,10 @@ pub(super) fn item(service: &Service) -> TokenStream {
     } = service;
     let head = head(ident, &service.supertraits);
     let (_, _, clause) = generics.split_for_impl();
-    let methods = service.methods.iter().map(method);
+    let methods = service
+        .methods
+        .iter()
+        .map(|inner| method(inner, &service.krate));
     quote! {
         #(#attributes)*
         #visibility trait #ident #generics: #head #clause {
@@ -38,12 +41,9 @@ pub(crate) fn head(
 }
 
 /// Returns a method as handlers implement it: with a plain `async fn`, or a plain `fn` if it is blocking.
-pub(crate) fn method(method: &Method) -> TokenStream {
+pub(crate) fn method(method: &Method, krate: &Path) -> TokenStream {
     let Method {
-        attributes,
-        ident,
-        output,
-        ..
+        attributes, ident, ..
     } = method;
     let span = generated_at(ident.span());
     let receiver = match &method.receiver {
@@ -62,9 +62,18 @@ pub(crate) fn method(method: &Method) -> TokenStream {
              attributes,
              pattern,
              ty,
-             ..
-         }| { quote!(#(#attributes)* #pattern: #ty) },
+             role,
+         }| {
+            let ty = match role {
+                Role::Items { stream, .. } => incoming(stream, krate),
+                _ => ty.to_token_stream(),
+            };
+            quote!(#(#attributes)* #pattern: #ty)
+        },
     );
+    let output = returned(method, |stream| {
+        stream.with_bounds(&[parse_quote!(::core::marker::Send)])
+    });
     let output = match method.execution {
         Execution::Async => quote_spanned! {span=>
             -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
@@ -83,10 +92,28 @@ pub(crate) fn method(method: &Method) -> TokenStream {
     }
 }
 
+/// Returns the type of the argument through which the handler receives a stream.
+fn incoming(stream: &stream::Stream, krate: &Path) -> TokenStream {
+    let item = &stream.item;
+    let (first, last) = generated_around(&stream.written);
+    let start = quote_spanned!(first=> #krate::Incoming);
+    let end = quote_spanned!(last=> >);
+    quote!(#start<#item #end)
+}
+
+/// Returns the return type of a method, with a stream in another form.
+fn returned(method: &Method, form: impl FnOnce(&stream::Stream) -> Type) -> Type {
+    match &method.streamed {
+        None => method.output.clone(),
+        Some(streamed) => stream::replaced(&streamed.output, form(&streamed.stream)),
+    }
+}
+
 /// Returns the user's default body as an `async` block. Its type is known to inference, as in the body of an `async fn`.
 fn async_body(method: &Method, statements: &[syn::Stmt]) -> TokenStream {
-    let output = &method.output;
-    let typed = if method.returns_unit() {
+    // The compiler infers the type of a stream.
+    let output = returned(method, |_| parse_quote!(_));
+    let typed = if method.streamed.is_none() && method.returns_unit() {
         TokenStream::new()
     } else {
         quote_spanned! {generated_at(method.ident.span())=>

@@ -44,14 +44,33 @@ pub(super) fn arguments_type(service: &Service, method: &Method) -> TokenStream 
     quote!(#ident<#arguments>)
 }
 
-/// Returns an expression of that type with the values of the client's parameters.
+/// Returns an expression of all inputs with the values of the client's parameters.
 pub(super) fn arguments_value(service: &Service, method: &Method) -> TokenStream {
     let ident = arguments_ident(method);
     let arguments = arguments_of_arguments(service, method);
     let fields = method.sent().map(Argument::ident);
     let marker = depends_on_trait_parameters(service, method)
         .then(|| quote!(__marker: ::core::marker::PhantomData));
-    quote!(#ident::<#arguments> { #(#fields,)* #marker })
+    let value = quote!(#ident::<#arguments> { #(#fields,)* #marker });
+    match method.items() {
+        None => value,
+        Some((argument, _)) => {
+            let items = argument.ident();
+            quote!(__rpc::__private::WithItems::new(#value, #items))
+        }
+    }
+}
+
+/// Returns the type of a method's arguments, with the caller's stream.
+pub(super) fn inputs_type(service: &Service, method: &Method) -> TokenStream {
+    let arguments = arguments_type(service, method);
+    match method.items() {
+        None => arguments,
+        Some((_, stream)) => {
+            let item = &stream.item;
+            quote!(__rpc::__private::WithItems<#arguments, #item>)
+        }
+    }
 }
 
 fn arguments_ident(method: &Method) -> Ident {
@@ -143,7 +162,7 @@ fn depends_on_trait_parameters(service: &Service, method: &Method) -> bool {
 pub(super) fn serde_attributes(argument: &Argument) -> &[Attribute] {
     match &argument.role {
         Role::Sent { serde, .. } => serde,
-        Role::Context(_) => &[],
+        Role::Items { .. } | Role::Context(_) => &[],
     }
 }
 
@@ -156,8 +175,16 @@ fn method_constant(method: &Method) -> TokenStream {
         .iter()
         .filter_map(|argument| match &argument.role {
             Role::Sent { name, .. } => Some(name),
-            Role::Context(_) => None,
+            Role::Items { .. } | Role::Context(_) => None,
         });
+    let stream_argument = method
+        .arguments
+        .iter()
+        .find_map(|argument| match &argument.role {
+            Role::Items { name, .. } => Some(quote!(.stream_argument(#name))),
+            _ => None,
+        });
+    let streams_items = method.streamed.is_some().then(|| quote!(.streams_items()));
     let options = &method.options;
     let docs = docs(&method.attributes);
     let queue = method.queue.as_ref().map(|queue| quote!(.queue(#queue)));
@@ -180,7 +207,7 @@ fn method_constant(method: &Method) -> TokenStream {
         const #ident: &__rpc::__private::Method = {
             // A static, because methods are compared by address.
             static METHOD: __rpc::__private::Method =
-                __rpc::__private::Method::new(#name, &[#(#arguments),*]) #docs #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority;
+                __rpc::__private::Method::new(#name, &[#(#arguments),*]) #docs #queue #timeout #oneway #default #idempotent #at_most_once #persistent #priority #streams_items #stream_argument;
             &METHOD
         };
     }

@@ -6,7 +6,7 @@ use syn::spanned::Spanned as _;
 
 use crate::attributes;
 use crate::expand::{description, generated_at, messages, parameters, signature};
-use crate::model::{Execution, Method, Role, Service};
+use crate::model::{Execution, Fallibility, Method, Role, Service};
 
 /// Returns the struct.
 pub(super) fn item(service: &Service) -> TokenStream {
@@ -217,15 +217,39 @@ fn route(service: &Service, method: &Method) -> TokenStream {
         Role::Context(_) => {
             quote_spanned!(generated_at(argument.ty.span())=> __rpc::__private::FromContext::from_context(__context))
         }
+        Role::Items { .. } => quote!(__items),
         Role::Sent { .. } => {
             let ident = argument.ident();
             quote!(__arguments.#ident)
         }
     });
     let call = quote!(<#handler as #service_ident #trait_arguments>::#ident);
-    let inputs = quote!(__context: __rpc::Context, __arguments: #message);
-    let run = match method.execution {
-        Execution::Async => quote! {
+    let inputs = match method.items() {
+        None => quote!(__context: __rpc::Context, __arguments: #message),
+        Some((_, stream)) => {
+            let item = &stream.item;
+            quote!(__context: __rpc::Context, (__arguments, __items): (#message, __rpc::Incoming<#item>))
+        }
+    };
+    let run = match (&method.streamed, method.execution) {
+        (Some(streamed), _) => {
+            let item = &streamed.stream.item;
+            let error = signature::error(method);
+            let emit = match method.fallibility {
+                Fallibility::Never => quote!(emit),
+                _ => quote!(emit_result),
+            };
+            // The future owns the handler, which the stream may borrow.
+            quote! {
+                #signature::run(
+                    __invocation,
+                    |__handler: __rpc::__private::Arc<#handler>, #inputs, __emitter: __rpc::__private::Emitter<#item, #error>| async move {
+                        __rpc::__private::Emitter::#emit(__emitter, #call(&__handler, #(#values),*).await).await
+                    },
+                )
+            }
+        }
+        (None, Execution::Async) => quote! {
             #signature::run(
                 __invocation,
                 |__handler: __rpc::__private::Arc<#handler>, #inputs| async move {
@@ -233,7 +257,7 @@ fn route(service: &Service, method: &Method) -> TokenStream {
                 },
             )
         },
-        Execution::Blocking => quote! {
+        (None, Execution::Blocking) => quote! {
             #signature::run_blocking(
                 __invocation,
                 |__handler: &#handler, #inputs| #call(__handler, #(#values),*),

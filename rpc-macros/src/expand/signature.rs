@@ -2,10 +2,11 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::Type;
 
 use crate::attributes;
 use crate::expand::{generated_around, messages, parameters};
-use crate::model::{Fallibility, Method, Service};
+use crate::model::{Fallibility, Method, Service, Streamed};
 
 /// Returns the constants and functions for the types of each method.
 pub(super) fn items(service: &Service) -> TokenStream {
@@ -19,18 +20,42 @@ pub(super) fn items(service: &Service) -> TokenStream {
 
 /// Returns the type whose functions call and run a method.
 pub(super) fn signature_type(service: &Service, method: &Method) -> TokenStream {
-    let (arguments, output, fallible) = (
-        messages::arguments_type(service, method),
+    let (inputs, output, fallible) = (
+        messages::inputs_type(service, method),
         &method.output,
         fallible(method),
     );
-    quote!(__rpc::__private::Signature::<#arguments, #output, #fallible>)
+    match &method.streamed {
+        None => quote!(__rpc::__private::Signature::<#inputs, #output, #fallible>),
+        Some(streamed) => {
+            let (item, fallible_items) = (&streamed.stream.item, fallible_items(method, streamed));
+            quote!(__rpc::__private::StreamSignature::<#inputs, #item, #fallible_items, #output, #fallible>)
+        }
+    }
 }
 
 /// Returns the output of a call.
 pub(super) fn awaited(method: &Method) -> TokenStream {
     let output = &method.output;
     let (first, last) = generated_around(output);
+    if let Some(streamed) = &method.streamed {
+        let (value, failure) = match streamed.fallibility {
+            // Spelled out, because the type appears in the docs.
+            Fallibility::Never => {
+                let item = &streamed.stream.item;
+                (quote!(#item), quote!(__rpc::RpcError))
+            }
+            Fallibility::Probed | Fallibility::ByName { .. } => (
+                part_of_items(method, streamed, &quote!(Value)),
+                part_of_items(method, streamed, &quote!(Failure)),
+            ),
+        };
+        let error = match method.fallibility {
+            Fallibility::Never => quote!(__rpc::RpcError),
+            _ => returned(output, &fallible(method), &quote!(Failure)),
+        };
+        return quote!(::core::result::Result<__rpc::Streaming<#value, #failure>, #error>);
+    }
     match method.fallibility {
         // Spelled out, because the type appears in the docs.
         Fallibility::Never => {
@@ -39,35 +64,53 @@ pub(super) fn awaited(method: &Method) -> TokenStream {
             quote!(#start<#output, __rpc::RpcError #end)
         }
         Fallibility::Probed | Fallibility::ByName { .. } => {
-            let fallible = fallible(method);
-            let start = quote_spanned!(first=> <);
-            let end = quote_spanned!(last=> ::Awaited);
-            quote!(#start #output as __rpc::__private::Return<#fallible>> #end)
+            returned(output, &fallible(method), &quote!(Awaited))
         }
     }
 }
 
-/// Returns the type of the values of replies.
+/// Returns the type of the values of replies, or of the items of a stream.
 pub(super) fn value(method: &Method) -> TokenStream {
-    returned(method, &quote!(Value))
+    match &method.streamed {
+        None => returned(&method.output, &fallible(method), &quote!(Value)),
+        Some(streamed) => part_of_items(method, streamed, &quote!(Value)),
+    }
 }
 
 /// Returns the type of the service's own errors; `()` if the method has none.
 pub(super) fn error(method: &Method) -> TokenStream {
-    returned(method, &quote!(Error))
+    returned(&method.output, &fallible(method), &quote!(Error))
 }
 
-fn returned(method: &Method, part: &TokenStream) -> TokenStream {
-    let (output, fallible) = (&method.output, fallible(method));
-    let (first, last) = generated_around(output);
+/// Returns the type of the errors that end a stream; `()` if the items are no `Result`s.
+pub(super) fn item_error(method: &Method, streamed: &Streamed) -> TokenStream {
+    part_of_items(method, streamed, &quote!(Error))
+}
+
+fn part_of_items(method: &Method, streamed: &Streamed, part: &TokenStream) -> TokenStream {
+    let item = &streamed.stream.item;
+    returned(item, &fallible_items(method, streamed), part)
+}
+
+fn returned(ty: &Type, fallible: &TokenStream, part: &TokenStream) -> TokenStream {
+    let (first, last) = generated_around(ty);
     let start = quote_spanned!(first=> <);
     let end = quote_spanned!(last=> ::#part);
-    quote!(#start #output as __rpc::__private::Return<#fallible>> #end)
+    quote!(#start #ty as __rpc::__private::Return<#fallible>> #end)
 }
 
 /// Returns an argument for a const parameter: `true` if the method returns a `Result`.
 pub(super) fn fallible(method: &Method) -> TokenStream {
-    match method.fallibility {
+    decided(method, method.fallibility)
+}
+
+/// Returns an argument for a const parameter: `true` if the items of a stream are `Result`s.
+pub(super) fn fallible_items(method: &Method, streamed: &Streamed) -> TokenStream {
+    decided(method, streamed.fallibility)
+}
+
+fn decided(method: &Method, fallibility: Fallibility) -> TokenStream {
+    match fallibility {
         Fallibility::Never => quote!(false),
         Fallibility::ByName { is_result } => is_result.to_token_stream(),
         Fallibility::Probed => fallible_ident(method).to_token_stream(),
@@ -78,17 +121,26 @@ fn fallible_ident(method: &Method) -> Ident {
     format_ident!("__RPC_FALLIBLE_{}", method.ident)
 }
 
-/// Returns a constant that is `true` if the method returns a `Result`. The compiler evaluates it and resolves aliases.
+/// Returns the type that may be a `Result` under another name: of the reply, or of the items. The name alone decides about a `Result` around
+/// a stream.
+fn inferred(method: &Method) -> (&Type, Fallibility) {
+    match &method.streamed {
+        None => (&method.output, method.fallibility),
+        Some(streamed) => (&streamed.stream.item, streamed.fallibility),
+    }
+}
+
+/// Returns a constant that is `true` if the type is a `Result`. The compiler evaluates it and resolves aliases.
 fn fallible_constant(method: &Method) -> Option<TokenStream> {
-    if method.fallibility != Fallibility::Probed {
+    let (ty, fallibility) = inferred(method);
+    if fallibility != Fallibility::Probed {
         return None;
     }
     let hidden = attributes::for_hidden(&method.attributes);
     let ident = fallible_ident(method);
-    let output = &method.output;
     Some(quote! {
         #(#hidden)*
-        const #ident: bool = __rpc::__private::Probe::<#output>::IS_RESULT;
+        const #ident: bool = __rpc::__private::Probe::<#ty>::IS_RESULT;
     })
 }
 
@@ -117,19 +169,29 @@ fn check(service: &Service, method: &Method) -> TokenStream {
         let ty = messages::arguments_type(service, method);
         arguments.push(quote!(check_argument::<#ty, _>));
     }
-    let output = &method.output;
-    let fallible = fallible(method);
-    let shape = (method.fallibility == Fallibility::ByName { is_result: false }).then(|| {
-        let (first, last) = generated_around(output);
+    if let Some((_, stream)) = method.items() {
+        let item = &stream.item;
+        arguments.push(quote!(check_argument::<#item, _>));
+    }
+    let mut returned = vec![(&method.output, fallible(method))];
+    if let Some(streamed) = &method.streamed {
+        returned.push((&streamed.stream.item, fallible_items(method, streamed)));
+    }
+    let returned = returned.iter().map(|(ty, fallible)| {
+        quote!(__rpc::__private::check_return::<#fallible, #ty, _>(__rpc::__private::unnamed);)
+    });
+    let (ty, fallibility) = inferred(method);
+    let shape = (fallibility == Fallibility::ByName { is_result: false }).then(|| {
+        let (first, last) = generated_around(ty);
         let start = quote_spanned!(first=> __rpc::__private::Probe::);
         let end = quote_spanned!(last=> ::SHAPE);
-        quote!(__rpc::__private::check_is_plain(#start <#output> #end);)
+        quote!(__rpc::__private::check_is_plain(#start <#ty> #end);)
     });
     quote! {
         #(#hidden)*
         fn #ident #generics() #clause {
             #(__rpc::__private::#arguments(__rpc::__private::unnamed);)*
-            __rpc::__private::check_return::<#fallible, #output, _>(__rpc::__private::unnamed);
+            #(#returned)*
             #shape
         }
     }

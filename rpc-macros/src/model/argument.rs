@@ -8,6 +8,7 @@ use syn::{Attribute, LitStr, Meta, Pat, PatIdent, PatType, Type, TypeReference};
 
 use crate::attributes;
 use crate::diagnostics::Diagnostics;
+use crate::model::stream::Stream;
 use crate::model::wire_type;
 
 /// One argument of a method.
@@ -24,6 +25,8 @@ pub(crate) struct Argument {
 pub(crate) enum Role {
     /// The caller sends the argument under this name.
     Sent { name: String, serde: Vec<Attribute> },
+    /// The caller sends items, after the other arguments. Descriptions give the stream this name.
+    Items { name: String, stream: Stream },
     /// The server provides the argument, which has this `#[ctx]`.
     Context(Attribute),
 }
@@ -40,7 +43,13 @@ impl Argument {
             serde,
             lints,
         } = ArgumentAttributes::check(&written.attrs, diagnostics);
+        let stream = Stream::check(&written.ty, diagnostics);
         match (&context, &*written.ty) {
+            (None, _) if stream.is_some() => {}
+            (Some(attribute), _) if stream.is_some() => diagnostics.at(
+                attribute,
+                "`#[ctx]` marks the context, and this argument is a stream: remove `#[ctx]`",
+            ),
             (None, Type::Reference(ty)) if is_called_context(&ty.elem) => {
                 diagnostics.at(ty, borrowed_context(&written.pat, ty));
             }
@@ -61,8 +70,20 @@ impl Argument {
             (Some(_), _) => {}
         }
         let pattern = check_pattern(&written.pat, has_body, diagnostics)?;
-        let role = match context {
-            Some(context) => {
+        let role = match (context, stream) {
+            (None, Some(stream)) => {
+                for attribute in &serde {
+                    diagnostics.at(
+                        attribute,
+                        "`#[serde(…)]` has no effect on a stream, whose items are sent one by one: remove it, and put it into the type of the items",
+                    );
+                }
+                Role::Items {
+                    name: wire_name(&pattern.ident, &[], diagnostics),
+                    stream,
+                }
+            }
+            (Some(context), _) => {
                 for attribute in &serde {
                     diagnostics.at(
                         attribute,
@@ -71,7 +92,7 @@ impl Argument {
                 }
                 Role::Context(context)
             }
-            None => Role::Sent {
+            (None, None) => Role::Sent {
                 name: wire_name(&pattern.ident, &serde, diagnostics),
                 serde,
             },

@@ -5,12 +5,13 @@ use quote::{ToTokens, quote};
 use syn::ext::IdentExt as _;
 use syn::{
     Attribute, Block, FnArg, Generics, PathArguments, Receiver, ReceiverKind, ReturnType, Safety,
-    Signature, TraitItemFn, Type, TypeParamBound, parse_quote,
+    Signature, TraitItemFn, Type, TypeParamBound,
 };
 
 use crate::attributes;
 use crate::diagnostics::Diagnostics;
 use crate::model::options::{Level, Options};
+use crate::model::stream::{self, Stream};
 use crate::model::{Argument, Role, wire_type};
 use crate::parse;
 
@@ -22,8 +23,11 @@ pub(crate) struct Method {
     /// The user's `&self`.
     pub(crate) receiver: Option<Receiver>,
     pub(crate) arguments: Vec<Argument>,
+    /// The return type; `()` stands in place of a stream.
     pub(crate) output: Type,
     pub(crate) fallibility: Fallibility,
+    /// The stream that the method returns.
+    pub(crate) streamed: Option<Streamed>,
     pub(crate) execution: Execution,
     pub(crate) default_body: Option<Block>,
     /// The name on the wire.
@@ -33,6 +37,15 @@ pub(crate) struct Method {
     /// The method's timeout, or the trait's.
     pub(crate) timeout_millis: Option<u64>,
     pub(crate) options: Options,
+}
+
+/// A stream that a method returns.
+pub(crate) struct Streamed {
+    pub(crate) stream: Stream,
+    /// The fallibility of the items.
+    pub(crate) fallibility: Fallibility,
+    /// The return type as written.
+    pub(crate) output: Type,
 }
 
 /// The execution of a handler.
@@ -77,7 +90,11 @@ impl Method {
         let execution = check_execution(written, &options, diagnostics);
         check_generics(signature, diagnostics);
         let (receiver, arguments) = check_inputs(signature, written.default.is_some(), diagnostics);
-        let output = check_output(signature, &options, execution, diagnostics);
+        let (output, stream) = check_output(signature, &options, execution, diagnostics);
+        let has_items = arguments
+            .iter()
+            .any(|argument| matches!(argument.role, Role::Items { .. }));
+        check_streams(&options, stream.is_some(), has_items, diagnostics);
         let name = options
             .name
             .as_ref()
@@ -88,7 +105,16 @@ impl Method {
             ident: signature.ident.clone(),
             receiver,
             arguments,
-            fallibility: fallibility(&output, generics),
+            fallibility: match &stream {
+                None => fallibility(&output, generics),
+                Some(_) if is_unit(&output) => Fallibility::Never,
+                Some(_) => Fallibility::ByName { is_result: true },
+            },
+            streamed: stream.map(|(stream, written)| Streamed {
+                fallibility: fallibility(&stream.item, generics),
+                stream,
+                output: written,
+            }),
             output,
             execution: execution.unwrap_or(Execution::Async),
             default_body: written.default.clone(),
@@ -113,7 +139,17 @@ impl Method {
 
     /// Returns `true` if the return type is `()`.
     pub(crate) fn returns_unit(&self) -> bool {
-        matches!(&self.output, Type::Tuple(tuple) if tuple.elems.is_empty())
+        is_unit(&self.output)
+    }
+
+    /// The caller's stream, with its argument.
+    pub(crate) fn items(&self) -> Option<(&Argument, &Stream)> {
+        self.arguments
+            .iter()
+            .find_map(|argument| match &argument.role {
+                Role::Items { stream, .. } => Some((argument, stream)),
+                _ => None,
+            })
     }
 
     /// The arguments that callers send, in order.
@@ -294,7 +330,16 @@ fn check_pair(earlier: &Argument, argument: &Argument, diagnostics: &mut Diagnos
                 "a method has one context: remove the second `#[ctx]`",
             );
         }
-        (Role::Sent { name: first, .. }, Role::Sent { name: second, .. }) if first == second => {
+        (Role::Items { .. }, Role::Items { stream, .. }) => {
+            diagnostics.at(
+                &stream.written,
+                "a method has one stream among its arguments: remove one, or send the items of both as an enum in one stream",
+            );
+        }
+        (
+            Role::Sent { name: first, .. } | Role::Items { name: first, .. },
+            Role::Sent { name: second, .. } | Role::Items { name: second, .. },
+        ) if first == second => {
             diagnostics.at(
                 argument.ident(),
                 format!("two arguments have the name `{second}` on the wire: rename one"),
@@ -304,27 +349,63 @@ fn check_pair(earlier: &Argument, argument: &Argument, diagnostics: &mut Diagnos
     }
 }
 
+/// Returns the return type, with `()` in place of a stream, and the stream with the return type as written.
 fn check_output(
     signature: &Signature,
     options: &Options,
     execution: Option<Execution>,
     diagnostics: &mut Diagnostics,
-) -> Type {
+) -> (Type, Option<(Stream, Type)>) {
     let ReturnType::Type(_, ty) = &signature.output else {
-        return parse_quote!(());
+        return (stream::unit(), None);
     };
-    let is_unit = matches!(&**ty, Type::Tuple(tuple) if tuple.elems.is_empty());
-    if options.oneway.is_some() && !is_unit {
+    let mut output = (**ty).clone();
+    if options.oneway.is_some() && !is_unit(&output) {
         diagnostics.at(
             &signature.output,
             "a `oneway` method has no reply, so it cannot return a value: remove the return type, or remove `oneway`",
         );
     } else if execution.is_none() && future_output(&signature.output).is_some() {
         // Reported: the method must be `async fn`.
+    } else if let Some(place) = stream::in_output(&mut output) {
+        let stream = Stream::check(place, diagnostics);
+        *place = stream::unit();
+        wire_type::check(&output, diagnostics);
+        return (output, stream.map(|stream| (stream, (**ty).clone())));
     } else {
         wire_type::check(ty, diagnostics);
     }
-    (**ty).clone()
+    (output, None)
+}
+
+fn is_unit(ty: &Type) -> bool {
+    match ty {
+        Type::Tuple(tuple) => tuple.elems.is_empty(),
+        _ => false,
+    }
+}
+
+/// Reports options that streams cannot have.
+fn check_streams(
+    options: &Options,
+    returns_stream: bool,
+    has_items: bool,
+    diagnostics: &mut Diagnostics,
+) {
+    if let (Some(token), true) = (&options.blocking, returns_stream || has_items) {
+        diagnostics.at(
+            token,
+            "a `blocking` method cannot have streams, which wait: remove `blocking`, and call `tokio::task::spawn_blocking` in the \
+             handler for the parts that block",
+        );
+    }
+    // A returned stream is reported as a returned value.
+    if let (Some(token), true) = (&options.oneway, has_items) {
+        diagnostics.at(
+            token,
+            "a `oneway` method cannot have streams, because its caller does not learn which server takes the request: remove `oneway`",
+        );
+    }
 }
 
 fn check_name(ident: &Ident, diagnostics: &mut Diagnostics) {

@@ -6,8 +6,9 @@ mod duration;
 mod method;
 mod options;
 mod service;
+pub(crate) mod stream;
 mod wire_type;
 
 pub(crate) use argument::{Argument, Role, SerdeForm};
-pub(crate) use method::{Execution, Fallibility, Method};
+pub(crate) use method::{Execution, Fallibility, Method, Streamed};
 pub(crate) use service::{Conflict, InvalidTrait, Service, is_rewritten, is_supertrait};

@@ -49,6 +49,8 @@ pub(crate) struct Service {
 pub(crate) struct InvalidTrait {
     pub(crate) diagnostics: Diagnostics,
     pub(crate) item: ItemTrait,
+    /// The path to `rpc_core`.
+    pub(crate) krate: Path,
     /// For each item of the trait the method, or `None` if the item has an error or is not a method.
     pub(crate) methods: Vec<Option<Method>>,
 }
@@ -64,6 +66,7 @@ impl Service {
             // `#[async_trait]` has rewritten the rest, so errors in it would not concern the user's code.
             return Err(Box::new(InvalidTrait {
                 diagnostics,
+                krate: parse_quote!(::rpc_core),
                 methods: item.items.iter().map(|_| None).collect(),
                 item,
             }));
@@ -87,6 +90,7 @@ impl Service {
             return Err(Box::new(InvalidTrait {
                 diagnostics,
                 item,
+                krate,
                 methods,
             }));
         }

@@ -6,6 +6,7 @@ use syn::visit::{self, Visit};
 use syn::{GenericArgument, Generics, Type, TypePath};
 
 use crate::diagnostics::Diagnostics;
+use crate::model::stream::is_stream;
 
 /// Reports the parts of an argument's or return value's type that cannot be sent.
 pub(crate) fn check(ty: &Type, diagnostics: &mut Diagnostics) {
@@ -57,6 +58,11 @@ impl<'ast> Visit<'ast> for Owned<'_> {
                 "`{}` is borrowed, and types that are sent must be owned: write `{}`",
                 text(ty),
                 owned_form(&reference.elem)
+            ),
+            Type::ImplTrait(_) if is_stream(ty) => format!(
+                "`{}` is inside another type: a stream can be an argument, the return type, or the first part of a `Result` that is \
+                 returned. To send several values at once, write `Vec<…>`",
+                text(ty)
             ),
             Type::ImplTrait(_) => {
                 format!(
