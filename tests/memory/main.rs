@@ -14,6 +14,7 @@ mod descriptions;
 mod gathering;
 mod hooks;
 mod instances;
+mod streams;
 #[path = "../suite/mod.rs"]
 mod suite;
 
