@@ -28,6 +28,7 @@ mod queues;
 mod redelivery;
 mod runtimes;
 mod sharing;
+mod streams;
 pub(crate) mod telemetry;
 mod user_id;
 mod values;
