@@ -181,7 +181,7 @@
 //! # The guide
 //!
 //! The [`guide`] has one page for each topic: [services](guide::services), [errors](guide::errors),
-//! [deadlines and cancellation](guide::deadlines), [delivery guarantees](guide::delivery), [middleware](guide::middleware),
+//! [deadlines and cancellation](guide::deadlines), [streams](guide::streams), [delivery guarantees](guide::delivery), [middleware](guide::middleware),
 //! [observability](guide::observability), [operating a service](guide::operating), [testing](guide::testing),
 //! [evolving a contract](guide::evolution), [credentials and certificates](guide::credentials), [clusters](guide::cluster),
 //! [tuning](guide::tuning) and [frequently asked questions](guide::questions).

@@ -42,7 +42,7 @@ impl Example {
                 (title.to_owned(), Self::parse(message))
             })
             .collect();
-        assert_eq!(examples.len(), 21, "two examples have one title");
+        assert_eq!(examples.len(), 31, "two examples have one title");
         examples
     }
 

@@ -18,6 +18,7 @@ pages! {
     services
     errors
     deadlines
+    streams
     delivery
     middleware
     observability
