@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::errors;
@@ -55,6 +56,8 @@ struct Opener {
     started: Instant,
     /// Time in which a first answer is awaited.
     waiting: (Instant, Instant),
+    /// Task of the stream that is open, or was.
+    task: Option<JoinHandle<()>>,
 }
 
 /// Failure of one attempt.
@@ -119,6 +122,7 @@ impl Opener {
             attempts,
             started,
             waiting: (started, until),
+            task: None,
         })
     }
 
@@ -143,8 +147,12 @@ impl Opener {
     /// Waits before another attempt, after a stream that was open has failed before its first item. Returns the error of the call if
     /// there must not be another attempt.
     async fn prepare_again(&mut self, error: RpcError) -> Result<(), RpcError> {
-        let may_repeat = self.attempts.may_repeat() && self.has_items() && error.is_retryable();
-        if !may_repeat {
+        let is_transient = self.attempts.may_repeat() && error.is_retryable();
+        if is_transient && let Some(task) = self.task.take() {
+            // The task gives the caller's items back, if none was taken.
+            let _ = task.await;
+        }
+        if !(is_transient && self.has_items()) {
             return Err(self.attempts.ended(error));
         }
         let (now, until) = (Instant::now(), deadline::after(self.terms.silence));
@@ -165,7 +173,7 @@ impl Opener {
     }
 
     /// Sends the request once.
-    async fn attempt(&self) -> Result<Response, Failure> {
+    async fn attempt(&mut self) -> Result<Response, Failure> {
         if !self.has_items() {
             return Err(source::taken().into());
         }
@@ -192,16 +200,16 @@ impl Opener {
                 Err(self.no_stream().into())
             }
             FirstAnswer::Replied(response) => Ok(response),
-            FirstAnswer::Accepted(stream) => self.follow(stream, place).await,
+            FirstAnswer::Accepted(stream) => self.follow(*stream, place).await,
         }
     }
 
     /// Starts the task of a stream that a server has accepted, and waits for the response.
-    async fn follow(&self, stream: AcceptedStream, place: Place) -> Result<Response, Failure> {
+    async fn follow(&mut self, stream: AcceptedStream, place: Place) -> Result<Response, Failure> {
         let AcceptedStream {
             requester,
             waiter,
-            accepted,
+            headers,
             outlet,
         } = stream;
         let content_type = self.client.sender().options.content_type;
@@ -231,10 +239,10 @@ impl Opener {
             started: self.started,
             _place: place,
         };
-        let task = requester.runtime().spawn(open.keep(items));
+        self.task = Some(requester.runtime().spawn(open.keep(items)));
         drop(requester);
         if self.directions == Directions::Incoming {
-            return streaming(content_type, reader, accepted.headers);
+            return streaming(content_type, reader, headers);
         }
         match answers.next().await {
             Ok(StreamAnswer::Started(headers)) => streaming(content_type, reader, headers),
@@ -245,13 +253,7 @@ impl Opener {
             }
             Ok(StreamAnswer::Replied(response)) => Ok(response),
             Ok(StreamAnswer::Accepted(_)) => Err(Failure::Accepted(self.no_stream())),
-            Err(error) => {
-                if self.attempts.may_repeat() && error.is_retryable() {
-                    // The task gives the caller's items back, if none was taken.
-                    let _ = task.await;
-                }
-                Err(Failure::Accepted(error))
-            }
+            Err(error) => Err(Failure::Accepted(error)),
         }
     }
 
@@ -351,3 +353,6 @@ impl Stream for Reopening {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use super::attempt::RequestSender;
 use crate::codec::ContentType;
 use crate::deadline;
 use crate::error::{ErrorKind, RpcError};
+use crate::headers::Headers;
 use crate::message::{Request, Response};
 use crate::requester::{
     Directions, Requester, StreamAnswer, StreamOutlet, StreamWaiter, not_sent, refused,
@@ -20,7 +21,7 @@ use crate::wire::{Accepted, StreamTerms};
 
 /// First answer to the request of a stream.
 pub(super) enum FirstAnswer {
-    Accepted(AcceptedStream),
+    Accepted(Box<AcceptedStream>),
     Replied(Response),
 }
 
@@ -28,7 +29,8 @@ pub(super) enum FirstAnswer {
 pub(super) struct AcceptedStream {
     pub(super) requester: Arc<Requester>,
     pub(super) waiter: StreamWaiter,
-    pub(super) accepted: Accepted,
+    /// Headers of the first answer.
+    pub(super) headers: Headers,
     pub(super) outlet: StreamOutlet,
 }
 
@@ -93,12 +95,13 @@ impl SentStream {
         let answer = self.next().await;
         match (answer?, self.waiter.take()) {
             (StreamAnswer::Accepted(accepted), Some(waiter)) => {
-                Ok(FirstAnswer::Accepted(AcceptedStream {
-                    outlet: self.outlet(&waiter, &accepted),
+                let outlet = self.outlet(&waiter, &accepted);
+                Ok(FirstAnswer::Accepted(Box::new(AcceptedStream {
                     requester: self.requester.clone(),
                     waiter,
-                    accepted: *accepted,
-                }))
+                    headers: accepted.headers,
+                    outlet,
+                })))
             }
             (StreamAnswer::Replied(response), _) => Ok(FirstAnswer::Replied(response)),
             (StreamAnswer::Accepted(_) | StreamAnswer::Started(_), _) => Err(RpcError::new(

@@ -1,7 +1,6 @@
 //! Requests and responses as layers see them: method, metadata and an encoded body.
 
 mod answer_slot;
-#[allow(dead_code, reason = "the two sides of streams follow")]
 mod streams;
 
 use std::collections::BTreeSet;
@@ -16,7 +15,6 @@ use tokio::time::Instant;
 use tracing::Span;
 
 pub(crate) use self::answer_slot::{AnswerSlot, AnswerStream};
-#[allow(unused_imports, reason = "the two sides of streams follow")]
 pub(crate) use self::streams::{ItemSource, ItemStream, Slot, StreamCall, StreamError};
 use crate::cancellation::Cancellation;
 use crate::codec::{self, ContentType};
@@ -290,7 +288,6 @@ impl Response {
     }
 
     /// Returns the response of a method that returns a stream.
-    #[allow(dead_code, reason = "the two sides of streams follow")]
     pub(crate) fn streaming(content_type: ContentType, items: ItemStream) -> Self {
         Self {
             items: Some(Slot::new(items)),

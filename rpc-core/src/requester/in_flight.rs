@@ -256,7 +256,7 @@ impl InFlight {
         }
     }
 
-    fn stream(&self, correlation_id: &str) -> Option<(Uuid, Arc<PendingStream>)> {
+    pub(super) fn stream(&self, correlation_id: &str) -> Option<(Uuid, Arc<PendingStream>)> {
         let id = parse_correlation_id(correlation_id)?;
         let stream = self.table().streams.get(&id).cloned()?;
         Some((id, stream))
@@ -369,6 +369,11 @@ impl InFlight {
     fn fail_batch(&self, id: Uuid, error: &RpcError) -> bool {
         let calls = self.table().batches.remove(&id);
         calls.inspect(|calls| self.fail(calls, error)).is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn dropped(&self) -> super::dropped::DroppedReplies {
+        self.dropped.read()
     }
 
     /// Counts a malformed reply.

@@ -271,3 +271,175 @@ impl Drop for StreamRegistration {
             .fail(&RpcError::runtime_ended().executed_if(true));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::super::dropped::DroppedReplies;
+    use super::super::in_flight::EndReason;
+    use super::*;
+    use crate::codec::ContentType;
+    use crate::message::{Outcome, StreamError};
+    use crate::streaming::{DEFAULT_WINDOW, Side};
+    use crate::transport::TransportError;
+    use crate::wire::StreamLabel;
+
+    fn table() -> Arc<InFlight> {
+        Arc::new(InFlight::new(Arc::default()))
+    }
+
+    fn register(in_flight: &Arc<InFlight>, directions: Directions) -> StreamWaiter {
+        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+        StreamWaiter::register(in_flight, directions, inbox).unwrap()
+    }
+
+    fn label(waiter: &StreamWaiter) -> StreamLabel {
+        StreamLabel {
+            stream: "secret".into(),
+            correlation_id: Some(waiter.registration.correlation_id()),
+            content_type: Some("application/msgpack".into()),
+            app_id: None,
+            user_id: None,
+        }
+    }
+
+    fn accept(in_flight: &InFlight, label: &StreamLabel) {
+        let accepted = Accepted {
+            stream: label.stream.clone(),
+            private_queue: "rpc.instance.i.1".into(),
+            window: Some(DEFAULT_WINDOW),
+            headers: Headers::new(),
+        };
+        let message = accepted.into_message(label, "i");
+        assert!(in_flight.take_of_stream(message).is_none());
+    }
+
+    fn response() -> Result<Response, RpcError> {
+        let body = Bytes::from_static(&[0xc0]);
+        Ok(Response::new(
+            Outcome::Result,
+            ContentType::MessagePack,
+            body,
+        ))
+    }
+
+    fn has(in_flight: &InFlight, waiter: &StreamWaiter) -> bool {
+        let id = waiter.registration.correlation_id();
+        in_flight.stream(&id).is_some()
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_registered_until_its_end_its_reply_or_its_drop() {
+        let in_flight = table();
+        let ended = register(&in_flight, Directions::Incoming);
+        accept(&in_flight, &label(&ended));
+        assert!(has(&in_flight, &ended));
+        let end = Frame::End {
+            items: 0,
+            error: None,
+        };
+        in_flight.take_of_stream(end.into_message(&label(&ended)));
+        assert!(!has(&in_flight, &ended));
+
+        let replied = register(&in_flight, Directions::Outgoing);
+        accept(&in_flight, &label(&replied));
+        let id = replied.registration.correlation_id();
+        in_flight.complete(Some(&id), response());
+        assert!(!has(&in_flight, &replied));
+
+        let dropped = register(&in_flight, Directions::Both);
+        let id = dropped.registration.correlation_id();
+        drop(dropped);
+        assert!(in_flight.stream(&id).is_none());
+    }
+
+    #[tokio::test]
+    async fn replies_with_message_ids_of_other_servers_are_ordinary() {
+        let in_flight = table();
+        let mut waiter = register(&in_flight, Directions::Incoming);
+        let mut reply = Frame::Alive.into_message(&label(&waiter));
+        reply.kind = Some("result".into());
+        let reply = in_flight.take_of_stream(reply).unwrap();
+        in_flight.complete(reply.correlation_id.as_deref(), response());
+        let answer = waiter.answers.next().await.unwrap();
+        assert!(matches!(answer, StreamAnswer::Replied(_)));
+        // A call that has no stream.
+        let call = in_flight.register(None).unwrap();
+        let mut label = label(&waiter);
+        label.correlation_id = Some(call.correlation_id());
+        let message = Frame::Alive.into_message(&label);
+        assert!(in_flight.take_of_stream(message).is_some());
+        assert_eq!(in_flight.dropped(), DroppedReplies::default());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_requester_fails_streams_and_their_answers() {
+        let in_flight = table();
+        let mut waiting = register(&in_flight, Directions::Incoming);
+        let mut open = register(&in_flight, Directions::Both);
+        accept(&in_flight, &label(&open));
+        open.answers.next().await.unwrap();
+        let mut reader = open.registration.inbox().reader();
+        in_flight.end(EndReason::Lost(Arc::new("reset by peer".into())));
+        for error in [
+            waiting.answers.next().await.unwrap_err(),
+            open.answers.next().await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Disconnected);
+            assert!(error.may_have_executed());
+        }
+        let last = reader.next().await;
+        assert!(matches!(last, Some(Err(StreamError::Rpc(_)))));
+        let inbox = Inbox::new(Side::Caller, None);
+        let refused = StreamWaiter::register(&in_flight, Directions::Incoming, inbox);
+        assert!(!refused.unwrap_err().may_have_executed());
+    }
+
+    #[tokio::test]
+    async fn a_forbidden_request_did_not_run_unless_a_message_followed() {
+        for followed in [false, true] {
+            let in_flight = table();
+            let mut waiter = register(&in_flight, Directions::Incoming);
+            if followed {
+                in_flight.published_after_calls();
+            }
+            let forbidden = TransportError::Forbidden(Arc::new("no".into()));
+            in_flight.end(forbidden.into());
+            let error = waiter.answers.next().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            assert_eq!(error.may_have_executed(), followed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_returned_message_ends_only_the_stream_of_its_id() {
+        let in_flight = table();
+        let waiter = register(&in_flight, Directions::Incoming);
+        let label = label(&waiter);
+        accept(&in_flight, &label);
+        let mut reader = waiter.registration.inbox().reader();
+        let id = label.correlation_id.as_deref();
+        in_flight.returned_of_stream(id, "another");
+        assert!(reader.next().now_or_never().is_none());
+        in_flight.returned_of_stream(id, "secret");
+        let Some(Err(StreamError::Rpc(error))) = reader.next().await else {
+            panic!("no error");
+        };
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+    }
+
+    #[tokio::test]
+    async fn a_reader_does_not_outlive_the_registration() {
+        let in_flight = table();
+        let waiter = register(&in_flight, Directions::Incoming);
+        let mut reader = waiter.registration.inbox().reader();
+        drop(waiter);
+        let Some(Err(StreamError::Rpc(error))) = reader.next().await else {
+            panic!("no error");
+        };
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert!(error.may_have_executed());
+    }
+}
