@@ -12,6 +12,7 @@ use super::batches::Batched;
 use super::introspection::Trickle;
 use super::load::{Load, PATIENT};
 use super::service::{Ledger, Queue, Sharing};
+use super::streams::Streams;
 use super::verdict::{Expected, Verdict};
 
 /// Options of a connection: the heartbeat is short, so that silent connections are detected soon, but long enough for a busy
@@ -89,6 +90,8 @@ pub(crate) struct Deployment {
     clients: Vec<Connection>,
     /// Questions of the first client to the servers.
     trickle: Option<Trickle>,
+    /// Streams of all clients.
+    streams: Option<Streams>,
     /// Number of tasks in this process before the scenario.
     tasks: usize,
 }
@@ -123,6 +126,7 @@ impl Deployment {
             programs: Vec::new(),
             clients: Vec::new(),
             trickle: None,
+            streams: None,
             tasks,
         }
     }
@@ -135,7 +139,9 @@ impl Deployment {
         let clients = self.clients.iter().enumerate();
         let clients =
             clients.map(|(number, client)| self.queue.client(client, Sharing::of(number)));
-        self.load = Load::start(clients.collect(), 0, plan.patience);
+        let clients: Vec<_> = clients.collect();
+        self.streams = Some(Streams::start(&clients));
+        self.load = Load::start(clients, 0, plan.patience);
         self.trickle = self.clients.first().map(Trickle::start);
         self.load.recovers().await;
     }
@@ -200,6 +206,11 @@ impl Deployment {
                 problems.push("no question to the servers was answered".to_owned());
             }
         }
+
+        let streams = match self.streams {
+            Some(streams) => streams.end().await,
+            None => Vec::new(),
+        };
 
         // All participants are still connected, and idle.
         let dead = format!("{}.dead", self.queue.name);
@@ -282,6 +293,9 @@ impl Deployment {
         verdict.counts.batched = batched;
         verdict.counts.dead_letters = dead_letters;
         verdict.counts.tasks_left = tasks_left();
+        for ended in streams {
+            ended.judge(&mut verdict, &expected);
+        }
         // These problems come first: they may explain the others.
         problems.append(&mut verdict.problems);
         verdict.problems = problems;

@@ -119,6 +119,6 @@ async fn stats(client: &Client) -> Result<Vec<String>, RpcError> {
 async fn describe(client: &Client) -> Result<Vec<String>, RpcError> {
     let service = client.describe(SERVICE).within(WITHIN).await?;
     assert_eq!(service.name, SERVICE);
-    assert_eq!(service.methods.len(), 4);
+    assert_eq!(service.methods.len(), 6);
     Ok(Vec::new())
 }

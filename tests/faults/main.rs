@@ -7,6 +7,7 @@
 //! - an error that says that the request did not run is right;
 //! - idempotent calls, whose deadlines are longer than any outage, succeed;
 //! - at-most-once calls run at most once, whichever process dies;
+//! - streams have no gap, no item twice, and an end that the fault explains, in time;
 //! - nothing is left: no message, reply queue, channel, connection or task.
 //!
 //! Questions to the servers trickle in beside the calls, and disturb nothing.
@@ -34,6 +35,7 @@ mod programs;
 mod queues;
 mod red_team;
 mod service;
+mod streams;
 mod verdict;
 
 use std::env;

@@ -26,6 +26,7 @@ pub(crate) async fn kills_servers_while_another_serves(node: &Node) -> Verdict {
     deployment.load.recovers().await;
     let expected =
         Expected::no_failures().at_most_once_too(&[ErrorKind::Timeout, ErrorKind::Cancelled]);
+    let expected = expected.streams_too(&[ErrorKind::Disconnected, ErrorKind::Timeout]);
     let mut verdict = deployment.finish(node, expected).await;
     if verdict.counts.executed_twice == 0 {
         verdict.problem("no server was killed in the middle of a call".to_owned());
@@ -42,7 +43,12 @@ pub(crate) async fn stops_a_server_while_another_serves(node: &Node) -> Verdict 
     }
     deployment.load.recovers().await;
     deployment
-        .finish(node, Expected::no_failures().once())
+        .finish(
+            node,
+            Expected::no_failures()
+                .once()
+                .streams_too(&[ErrorKind::Cancelled]),
+        )
         .await
 }
 
@@ -62,7 +68,12 @@ pub(crate) async fn replaces_servers_one_after_the_other(node: &Node) -> Verdict
     deployment.load.recovers().await;
     deployment.programs = servers;
     deployment
-        .finish(node, Expected::no_failures().once())
+        .finish(
+            node,
+            Expected::no_failures()
+                .once()
+                .streams_too(&[ErrorKind::Cancelled]),
+        )
         .await
 }
 

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rpc_core::{Call, Connection, Context, QueueOptions, RpcError, Server, rpc};
+use futures_util::{StreamExt, stream};
+use rpc_core::{Call, Connection, Context, Incoming, QueueOptions, RpcError, Server, Stream, rpc};
 use rpc_tests::unique_queue;
 
 /// A service with one method for each promise about a call.
@@ -21,6 +22,10 @@ pub(crate) trait Fault {
     async fn deadly(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
     #[rpc(at_most_once)]
     async fn at_most_once(id: u64, work_millis: u64, #[ctx] context: Context) -> u64;
+    /// Returns the numbers below `count`, with a pause before each.
+    async fn numbers(count: u64, pause_millis: u64) -> impl Stream<Item = u64>;
+    /// Returns the number of numbers, which have to come in order.
+    async fn in_order(numbers: impl Stream<Item = u64>) -> Option<u64>;
 }
 
 /// A method of the service, as scenarios choose and the verdict distinguishes them.
@@ -85,6 +90,29 @@ impl Fault for Worker {
     async fn at_most_once(&self, id: u64, work_millis: u64, context: Context) -> u64 {
         self.work(id, work_millis, &context).await
     }
+
+    async fn numbers(&self, count: u64, pause_millis: u64) -> impl Stream<Item = u64> {
+        paced(count, Duration::from_millis(pause_millis))
+    }
+
+    async fn in_order(&self, mut numbers: Incoming<u64>) -> Option<u64> {
+        let mut count = 0;
+        while let Some(number) = numbers.next().await {
+            if number.ok()? != count {
+                return None;
+            }
+            count += 1;
+        }
+        Some(count)
+    }
+}
+
+/// The numbers below `count`, with a pause before each.
+pub(crate) fn paced(count: u64, pause: Duration) -> impl Stream<Item = u64> + Send + 'static {
+    stream::iter(0..count).then(move |number| async move {
+        tokio::time::sleep(pause).await;
+        number
+    })
 }
 
 /// The queue of a scenario: its name and options, the same for all participants.

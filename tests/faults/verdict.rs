@@ -22,6 +22,8 @@ pub(crate) struct Expected {
     failures: Vec<ErrorKind>,
     idempotent_failures: Vec<ErrorKind>,
     at_most_once_failures: Vec<ErrorKind>,
+    /// Ends of streams that the fault explains, before their last items.
+    stream_failures: Vec<ErrorKind>,
     deadly: bool,
     once: bool,
     letters: bool,
@@ -39,6 +41,14 @@ impl Expected {
             failures: kinds.to_vec(),
             ..Self::default()
         }
+        .streams_too(kinds)
+        .streams_too(&[ErrorKind::Disconnected, ErrorKind::Timeout])
+    }
+
+    /// Streams may end early in these ways as well. No server takes a stream over.
+    pub(crate) fn streams_too(mut self, kinds: &[ErrorKind]) -> Self {
+        self.stream_failures.extend(kinds);
+        self
     }
 
     /// Connections may be lost: calls in flight fail, and so may calls made before the servers are connected again.
@@ -69,6 +79,12 @@ impl Expected {
             deadly: true,
             ..Self::default()
         }
+        .streams_too(&[ErrorKind::Disconnected, ErrorKind::Timeout])
+    }
+
+    /// Returns `true` if the fault explains that a stream ends early in this way.
+    pub(crate) fn allows_for_streams(&self, kind: ErrorKind) -> bool {
+        self.stream_failures.contains(&kind)
     }
 
     /// No call may run twice.
@@ -121,6 +137,9 @@ pub(crate) struct Counts {
     pub(crate) batched: Batched,
     /// Requests given up by servers.
     pub(crate) dead_letters: u64,
+    /// Items of streams that arrived, and the ends of streams.
+    pub(crate) items: u64,
+    pub(crate) streams: BTreeMap<String, usize>,
     /// The longest time between a call's deadline and its end.
     pub(crate) late: Duration,
     /// Tasks of this process that the scenario left behind.
@@ -224,10 +243,10 @@ impl Verdict {
 
 /// A table with a row for each scenario.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Vec<[String; 12]>);
+pub(crate) struct Table(Vec<[String; 14]>);
 
 impl Table {
-    const HEAD: [&str; 12] = [
+    const HEAD: [&str; 14] = [
         "scenario",
         "made",
         "answered",
@@ -236,6 +255,8 @@ impl Table {
         "twice",
         "in batches",
         "dead",
+        "items",
+        "streams",
         "late (ms)",
         "tasks left",
         "took (s)",
@@ -244,24 +265,27 @@ impl Table {
 
     pub(crate) fn add(&mut self, scenario: &str, verdict: &Verdict, took: Duration) {
         let counts = &verdict.counts;
-        let failed: Vec<_> = counts
-            .failed
-            .iter()
-            .map(|(kind, calls)| format!("{calls} {kind}"))
-            .collect();
+        let listed = |numbers: &BTreeMap<String, usize>| {
+            let listed: Vec<_> = numbers
+                .iter()
+                .map(|(kind, number)| format!("{number} {kind}"))
+                .collect();
+            match listed.is_empty() {
+                true => "0".to_owned(),
+                false => listed.join(", "),
+            }
+        };
         self.0.push([
             scenario.to_owned(),
             counts.made.to_string(),
             counts.answered.to_string(),
-            if failed.is_empty() {
-                "0".to_owned()
-            } else {
-                failed.join(", ")
-            },
+            listed(&counts.failed),
             counts.executed.to_string(),
             counts.executed_twice.to_string(),
             format!("{} / {}", counts.batched.requests, counts.batched.replies),
             counts.dead_letters.to_string(),
+            counts.items.to_string(),
+            listed(&counts.streams),
             counts.late.as_millis().to_string(),
             counts.tasks_left.to_string(),
             format!("{:.1}", took.as_secs_f64()),
@@ -279,7 +303,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = Self::HEAD.map(str::to_owned);
         let rows = || std::iter::once(&head).chain(&self.0);
-        let mut widths = [0; 12];
+        let mut widths = [0; 14];
         for row in rows() {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.len());
@@ -290,7 +314,7 @@ impl fmt::Display for Table {
             for (column, (width, cell)) in widths.into_iter().zip(row).enumerate() {
                 // Texts are aligned left, numbers right.
                 line += &match column {
-                    0 | 3 | 11 => format!("{cell:<width$}  "),
+                    0 | 3 | 9 | 13 => format!("{cell:<width$}  "),
                     _ => format!("{cell:>width$}  "),
                 };
             }
