@@ -291,26 +291,31 @@ fn compare_queues(
 fn compare_arguments(sent: &[ArgumentInfo], expected: &[ArgumentInfo], found: &mut Found) {
     for argument in sent {
         found.argument = Some(argument.name.clone());
-        match expected.iter().find(|it| it.name == argument.name) {
+        match counterpart(argument, expected) {
+            None if argument.stream => found.add(false, "is a stream on one side only"),
             None => found.add(
                 true,
                 "only the client has the argument: the server ignores it",
             ),
-            Some(other) if other.stream != argument.stream => {
-                found.add(false, "is a stream on one side only");
+            Some(other) => {
+                compare_types("", &argument.ty, &other.ty, found);
+                if other.name != argument.name {
+                    let what = format!("the instance calls the stream '{}'", other.name);
+                    found.add(true, what);
+                }
             }
-            Some(other) => compare_types("", &argument.ty, &other.ty, found),
         }
     }
     for argument in expected {
-        if sent.iter().all(|it| it.name != argument.name) {
+        if counterpart(argument, sent).is_none() {
             found.argument = Some(argument.name.clone());
-            match argument.optional {
-                true => found.add(
+            match (argument.stream, argument.optional) {
+                (true, _) => found.add(false, "is a stream on one side only"),
+                (false, true) => found.add(
                     true,
                     "only the instance has the argument, which is optional",
                 ),
-                false => found.add(
+                (false, false) => found.add(
                     false,
                     "only the instance has the argument, which is required",
                 ),
@@ -318,6 +323,17 @@ fn compare_arguments(sent: &[ArgumentInfo], expected: &[ArgumentInfo], found: &m
         }
     }
     found.argument = None;
+}
+
+/// Returns the same argument among others. A method has one stream at most, whose name is not sent.
+fn counterpart<'a>(
+    argument: &ArgumentInfo,
+    others: &'a [ArgumentInfo],
+) -> Option<&'a ArgumentInfo> {
+    others.iter().find(|other| match argument.stream {
+        true => other.stream,
+        false => !other.stream && other.name == argument.name,
+    })
 }
 
 fn compare_errors(
@@ -472,6 +488,93 @@ mod tests {
         assert!(compare(Oneway, "()", Unary, "u8"));
         assert!(!compare(Unary, "u8", Oneway, "()"));
         assert!(!compare(Unary, "u8", ServerStreaming, "u8"));
+    }
+
+    #[test]
+    fn streams_are_compatible_with_the_same_streams_alone() {
+        use MethodKind::{Bidirectional, ClientStreaming, Oneway, ServerStreaming, Unary};
+        let kinds = [
+            Unary,
+            Oneway,
+            ServerStreaming,
+            ClientStreaming,
+            Bidirectional,
+        ];
+        for client in kinds {
+            for served in kinds {
+                let single = [client, served].map(|kind| matches!(kind, Unary | Oneway));
+                let contract =
+                    service("q", method(client, "()")).compare(&service("q", method(served, "()")));
+                let expected = client == served || single == [true, true];
+                assert_eq!(contract.is_compatible(), expected, "{client:?} {served:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn streams_among_arguments_and_errors_of_items_are_compared() {
+        let argument = |name: &str, rust: &str, stream| ArgumentInfo {
+            name: name.to_owned(),
+            ty: ty(rust),
+            optional: false,
+            stream,
+        };
+        let with = |argument: ArgumentInfo, item_error: Option<&str>| {
+            let mut method = method(MethodKind::Bidirectional, "u8");
+            method.arguments = vec![argument];
+            method.item_error = item_error.map(ty);
+            service("q", method)
+        };
+        let client = with(argument("parts", "Part", true), Some("Lost"));
+        let cases: [(ServiceInfo, &[&str]); 7] = [
+            (with(argument("parts", "Part", true), Some("Lost")), &[]),
+            (
+                with(argument("parts", "Part", false), Some("Lost")),
+                &[
+                    "incompatible: method 'get': argument 'parts': is a stream on one side only",
+                    "incompatible: method 'get': argument 'parts': only the instance has the argument, which is required",
+                ],
+            ),
+            (
+                with(argument("parts", "Piece", true), Some("Lost")),
+                &[
+                    "incompatible: method 'get': argument 'parts': 'Part' is read as 'Piece': cannot be decided without schemas of both sides",
+                ],
+            ),
+            (
+                with(argument("pieces", "Part", true), Some("Lost")),
+                &[
+                    "compatible: method 'get': argument 'parts': the instance calls the stream 'pieces'",
+                ],
+            ),
+            (
+                with(argument("parts", "Part", true), None),
+                &["compatible: method 'get': only the client has an error of items"],
+            ),
+            (
+                with(argument("parts", "Part", true), Some("Gone")),
+                &[
+                    "incompatible: method 'get': error of items: 'Gone' is read as 'Lost': cannot be decided without schemas of both sides",
+                ],
+            ),
+            (
+                with(argument("pieces", "Piece", true), Some("Lost")),
+                &[
+                    "incompatible: method 'get': argument 'parts': 'Part' is read as 'Piece': cannot be decided without schemas of both sides",
+                    "compatible: method 'get': argument 'parts': the instance calls the stream 'pieces'",
+                ],
+            ),
+        ];
+        for (served, expected) in cases {
+            assert_eq!(shown(&client.compare(&served)), expected);
+        }
+        let without = with(argument("parts", "Part", true), None);
+        assert_eq!(
+            shown(&without.compare(&client)),
+            [
+                "incompatible: method 'get': the instance answers with the error of items 'Lost', and the client expects none"
+            ]
+        );
     }
 
     #[test]
