@@ -111,6 +111,8 @@ fn tokens(picks: &mut std::slice::Iter<'_, u8>, depth: usize) -> TokenStream {
         "with",
         "flatten",
         "alias",
+        "Stream",
+        "Item",
     ];
     const LITERALS: &[&str] = &[
         "",

@@ -122,6 +122,91 @@ use proc_macro::TokenStream;
 ///
 /// A method cannot be called `with_queue`, `with_queue_prefix`, `into` or `try_into`: these are other methods of the client.
 ///
+/// # Streams
+///
+/// A method may return a stream, receive one, or both:
+///
+/// ```
+/// use futures_util::stream::{self, StreamExt as _};
+/// use rpc_core::{Incoming, RpcError, Stream, rpc};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// pub struct Refused(String);
+///
+/// #[rpc]
+/// pub trait Logs {
+///     /// An `Err` ends the stream.
+///     async fn tail(file: String) -> impl Stream<Item = Result<String, Refused>>;
+///     /// May refuse before the first item.
+///     async fn open(file: String) -> Result<impl Stream<Item = String>, Refused>;
+///     async fn upload(name: String, parts: impl Stream<Item = Vec<u8>>) -> Result<u64, Refused>;
+///     async fn shout(said: impl Stream<Item = String>) -> impl Stream<Item = String>;
+/// }
+///
+/// struct Disk {
+///     lines: Vec<String>,
+/// }
+///
+/// impl Logs for Disk {
+///     async fn tail(&self, _: String) -> impl Stream<Item = Result<String, Refused>> {
+///         stream::iter(self.lines.iter().cloned().map(Ok))
+///     }
+///
+///     async fn open(&self, file: String) -> Result<impl Stream<Item = String>, Refused> {
+///         match file.as_str() {
+///             "secret" => Err(Refused(file)),
+///             _ => Ok(stream::iter(self.lines.iter().cloned())),
+///         }
+///     }
+///
+///     async fn upload(&self, _: String, mut parts: Incoming<Vec<u8>>) -> Result<u64, Refused> {
+///         let mut len = 0;
+///         while let Some(part) = parts.next().await {
+///             len += part.map_err(|error| Refused(error.to_string()))?.len() as u64;
+///         }
+///         Ok(len)
+///     }
+///
+///     async fn shout(&self, said: Incoming<String>) -> impl Stream<Item = String> {
+///         said.map_while(Result::ok).map(|text| text.to_uppercase())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let logs = LogsClient::new(LogsDispatcher::new(Disk { lines: vec!["one".to_owned()] }));
+/// let mut lines = logs.tail("a".to_owned()).await?;
+/// while let Some(line) = lines.next().await {
+///     println!("{}", line?);
+/// }
+/// let parts = stream::iter([vec![1, 2], vec![3]]);
+/// assert_eq!(logs.upload("a".to_owned(), parts).await?, 3);
+/// # Ok(())
+/// # }
+/// # impl std::fmt::Display for Refused {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(&self.0) }
+/// # }
+/// # impl std::error::Error for Refused {}
+/// ```
+///
+/// | the trait says | awaiting the call gives |
+/// |---|---|
+/// | `impl Stream<Item = T>` | `Result<Streaming<T, RpcError>, RpcError>` |
+/// | `impl Stream<Item = Result<T, E>>` | `Result<Streaming<T, CallError<E>>, RpcError>` |
+/// | `Result<impl Stream<Item = T>, E>` | `Result<Streaming<T, RpcError>, CallError<E>>` |
+/// | `Result<impl Stream<Item = Result<T, F>>, E>` | `Result<Streaming<T, CallError<F>>, CallError<E>>` |
+///
+/// `Stream` is the trait of the crate `futures`, under any path; `rpc_core::Stream` is the same. Handlers are plain `async fn` that return a stream,
+/// which is `Send` and may borrow from `self`. The stream runs like the handler: in its context, until its deadline, until the caller is gone. An
+/// `Err` ends a stream of `Result`s: later items are not sent.
+///
+/// A method has one stream at most among its arguments. Callers pass any stream that is `Send + 'static`, and the handler receives an
+/// `Incoming<T>`. The stream's name is not sent. Items are `Serialize + DeserializeOwned + Send + 'static`, like other arguments and results.
+///
+/// A stream cannot be inside a type other than the returned `Result`, which is recognized by a name that ends in `Result`. A method with
+/// streams cannot be `oneway` or `blocking`. `timeout` bounds the wait for the first answer and the silence after it: see `Call::timeout`.
+///
 /// # Generated items
 ///
 /// For `trait Fib`, with the trait's visibility:
@@ -135,7 +220,7 @@ use proc_macro::TokenStream;
 ///     share a broker.
 ///   - It implements `instances::ServiceClient`, which gives the contract that it was compiled with.
 ///   - Each method of the trait takes `&self` and returns a `Call`. Awaiting the call gives `Result<T, RpcError>` if the method
-///     returns `T`, and `Result<T, CallError<E>>` if it returns `Result<T, E>`.
+///     returns `T`, and `Result<T, CallError<E>>` if it returns `Result<T, E>`. For streams see above.
 /// - **`struct FibDispatcher<H>`**, which is `Clone` and `Debug`, and implements `Dispatch` and
 ///   `tower_service::Service<Request>` if `H: Fib`:
 ///   - `FibDispatcher::new(handler)` takes a handler, `FibDispatcher::from(arc)` a handler that the program shares.

@@ -8,7 +8,7 @@ use futures_util::stream::{Stream, StreamExt as _};
 use super::types::Value;
 use crate::codec;
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{ItemSource, Request, StreamError};
+use crate::message::{ItemSource, Request, Slot, StreamError};
 use crate::server::Incoming;
 
 /// The arguments of a method.
@@ -78,7 +78,7 @@ impl<A: Value, T: Value> Inputs for WithItems<A, T> {
             .streams
             .as_ref()
             .ok_or_else(|| no_streams(request))?;
-        let source = streams.items.as_ref().and_then(|items| items.take());
+        let source = streams.items.as_ref().and_then(Slot::take);
         let source = source.ok_or_else(|| taken(request))?;
         let content_type = request.0.content_type;
         Ok((arguments, Incoming::new(source(content_type), content_type)))

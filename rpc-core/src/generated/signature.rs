@@ -8,8 +8,8 @@ use super::dispatcher::Invocation;
 use super::emitter::{Emitter, Encoders};
 use super::inputs::Inputs;
 use super::stub::Stub;
-use super::types::{SentReturn, stream_from_response};
-use crate::client::{Call, Streaming};
+use super::types::{AwaitedStream, SentReturn, stream_from_response};
+use crate::client::Call;
 use crate::context::Context;
 use crate::definition::Method;
 use crate::service::{ResponseFuture, RpcService};
@@ -67,7 +67,7 @@ impl<
         stub: &Stub<S>,
         method: &'static Method,
         inputs: I,
-    ) -> Call<Result<Streaming<T::Value, T::Failure>, O::Failure>, S> {
+    ) -> Call<AwaitedStream<T, O, FALLIBLE_ITEMS, FALLIBLE>, S> {
         let decode = stream_from_response::<T, O, FALLIBLE_ITEMS, FALLIBLE>;
         stub.call(method, inputs, decode)
     }

@@ -258,6 +258,12 @@ fn encode_item<T: Value>(item: &T, content_type: ContentType) -> Result<Bytes, S
     })
 }
 
+/// Output of a call that returns a stream of `I`, in place of the `()` in `O`.
+pub(super) type AwaitedStream<I, O, const FALLIBLE_ITEMS: bool, const FALLIBLE: bool> = Result<
+    Streaming<<I as Return<FALLIBLE_ITEMS>>::Value, <I as Return<FALLIBLE_ITEMS>>::Failure>,
+    <O as Return<FALLIBLE>>::Failure,
+>;
+
 /// Decodes the response of a call that returns a stream of `I`, in place of the `()` in `O`.
 pub(super) fn stream_from_response<
     I: SentReturn<FALLIBLE_ITEMS>,
@@ -267,7 +273,7 @@ pub(super) fn stream_from_response<
 >(
     response: Result<Response, RpcError>,
     call: &mut Reading,
-) -> Result<Streaming<I::Value, I::Failure>, O::Failure> {
+) -> AwaitedStream<I, O, FALLIBLE_ITEMS, FALLIBLE> {
     let response = response?;
     let content_type = response.content_type;
     if response.outcome == Outcome::Error {

@@ -37,7 +37,6 @@ pub(super) fn signature_type(service: &Service, method: &Method) -> TokenStream 
 /// Returns the output of a call.
 pub(super) fn awaited(method: &Method) -> TokenStream {
     let output = &method.output;
-    let (first, last) = generated_around(output);
     if let Some(streamed) = &method.streamed {
         let (value, failure) = match streamed.fallibility {
             // Spelled out, because the type appears in the docs.
@@ -46,25 +45,26 @@ pub(super) fn awaited(method: &Method) -> TokenStream {
                 (quote!(#item), quote!(__rpc::RpcError))
             }
             Fallibility::Probed | Fallibility::ByName { .. } => (
-                part_of_items(method, streamed, &quote!(Value)),
-                part_of_items(method, streamed, &quote!(Failure)),
+                part_of_items(method, streamed, "Value"),
+                part_of_items(method, streamed, "Failure"),
             ),
         };
         let error = match method.fallibility {
             Fallibility::Never => quote!(__rpc::RpcError),
-            _ => returned(output, &fallible(method), &quote!(Failure)),
+            _ => returned(output, &fallible(method), "Failure"),
         };
         return quote!(::core::result::Result<__rpc::Streaming<#value, #failure>, #error>);
     }
     match method.fallibility {
         // Spelled out, because the type appears in the docs.
         Fallibility::Never => {
+            let (first, last) = generated_around(output);
             let start = quote_spanned!(first=> ::core::result::Result);
             let end = quote_spanned!(last=> >);
             quote!(#start<#output, __rpc::RpcError #end)
         }
         Fallibility::Probed | Fallibility::ByName { .. } => {
-            returned(output, &fallible(method), &quote!(Awaited))
+            returned(output, &fallible(method), "Awaited")
         }
     }
 }
@@ -72,28 +72,29 @@ pub(super) fn awaited(method: &Method) -> TokenStream {
 /// Returns the type of the values of replies, or of the items of a stream.
 pub(super) fn value(method: &Method) -> TokenStream {
     match &method.streamed {
-        None => returned(&method.output, &fallible(method), &quote!(Value)),
-        Some(streamed) => part_of_items(method, streamed, &quote!(Value)),
+        None => returned(&method.output, &fallible(method), "Value"),
+        Some(streamed) => part_of_items(method, streamed, "Value"),
     }
 }
 
 /// Returns the type of the service's own errors; `()` if the method has none.
 pub(super) fn error(method: &Method) -> TokenStream {
-    returned(&method.output, &fallible(method), &quote!(Error))
+    returned(&method.output, &fallible(method), "Error")
 }
 
 /// Returns the type of the errors that end a stream; `()` if the items are no `Result`s.
 pub(super) fn item_error(method: &Method, streamed: &Streamed) -> TokenStream {
-    part_of_items(method, streamed, &quote!(Error))
+    part_of_items(method, streamed, "Error")
 }
 
-fn part_of_items(method: &Method, streamed: &Streamed, part: &TokenStream) -> TokenStream {
+fn part_of_items(method: &Method, streamed: &Streamed, part: &str) -> TokenStream {
     let item = &streamed.stream.item;
     returned(item, &fallible_items(method, streamed), part)
 }
 
-fn returned(ty: &Type, fallible: &TokenStream, part: &TokenStream) -> TokenStream {
+fn returned(ty: &Type, fallible: &TokenStream, part: &str) -> TokenStream {
     let (first, last) = generated_around(ty);
+    let part = Ident::new(part, last);
     let start = quote_spanned!(first=> <);
     let end = quote_spanned!(last=> ::#part);
     quote!(#start #ty as __rpc::__private::Return<#fallible>> #end)
