@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream;
 use rpc_core::{CallError, Client, Context, ErrorKind, RpcError, RpcService, rpc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -219,6 +220,14 @@ pub mod no_prelude {
         #[rpc(blocking)]
         fn blocks(#[ctx] cx: ::rpc_core::Context) -> bool;
         async fn new();
+        async fn sums(
+            #[ctx] cx: ::rpc_core::Context,
+            start: u64,
+            numbers: impl ::rpc_core::Stream<Item = u64>,
+        ) -> ::std::result::Result<
+            impl ::rpc_core::Stream<Item = ::std::result::Result<u64, ::std::string::String>>,
+            u8,
+        >;
     }
 
     #[rpc]
@@ -228,6 +237,10 @@ pub mod no_prelude {
     >
     {
         async fn get(n: [T; 2], #[serde(default)] m: u8) -> T;
+        async fn both(
+            #[serde(default)] first: ::std::option::Option<T>,
+            more: impl ::rpc_core::Stream<Item = T>,
+        ) -> impl ::rpc_core::Stream<Item = ::std::option::Option<T>>;
     }
 
     #[derive(::std::fmt::Debug)]
@@ -247,11 +260,37 @@ pub mod no_prelude {
             ::std::option::Option::is_some(&cx.deadline())
         }
         async fn new(&self) {}
+        async fn sums(
+            &self,
+            _: ::rpc_core::Context,
+            start: u64,
+            numbers: ::rpc_core::Incoming<u64>,
+        ) -> ::std::result::Result<
+            impl ::rpc_core::Stream<Item = ::std::result::Result<u64, ::std::string::String>>,
+            u8,
+        > {
+            ::std::result::Result::Ok(::futures_util::StreamExt::map(numbers, move |number| {
+                ::std::result::Result::map(
+                    ::std::result::Result::map_err(number, |error| {
+                        ::std::string::ToString::to_string(&error)
+                    }),
+                    |number| start + number,
+                )
+            }))
+        }
     }
 
     impl Generic<u8, 3> for Handler {
         async fn get(&self, n: [u8; 2], m: u8) -> u8 {
             n[0] + n[1] + m
+        }
+        async fn both(
+            &self,
+            first: ::std::option::Option<u8>,
+            more: ::rpc_core::Incoming<u8>,
+        ) -> impl ::rpc_core::Stream<Item = ::std::option::Option<u8>> {
+            ::std::mem::drop(more);
+            ::futures_util::stream::iter([first])
         }
     }
 }
@@ -267,6 +306,10 @@ async fn generated_code_needs_no_prelude() {
     let () = bare.new().await.unwrap();
     let generic = GenericClient::<_, 3, _>::new(GenericDispatcher::new(Handler));
     assert_eq!(generic.get([1, 2], 3).await.unwrap(), 6);
+    let mut sums = bare.sums(1, stream::iter([2])).await.unwrap();
+    assert_eq!(sums.next().await.unwrap().unwrap(), 3);
+    let mut both = generic.both(Some(7), stream::empty()).await.unwrap();
+    assert_eq!(both.next().await.unwrap().unwrap(), Some(7));
 }
 
 pub mod colliding_types {
@@ -285,7 +328,7 @@ pub mod colliding_types {
         String Client Call Request Response Future Vec Arc Box Context Stub Service Method Dispatcher Dispatch Duration
         Pin Poll PhantomData Send Sync Into From Clone_ Serialize_ Deserialize_ RpcError CallError RpcService Awaited S H T
         TypeInfo ServiceInfo ServiceClient DescribedType DescribedMethod DescribedArgument Probe Undescribed Direction JsonSchema
-        S1 H1 A C F E Handler_ core std
+        S1 H1 A C F E Handler_ core std Stream Streaming Incoming WithItems Emitter Signature StreamSignature
     }
 
     #[derive(Debug, PartialEq, Clone, Serialize, Deserialize)]
@@ -310,6 +353,16 @@ pub mod colliding_types {
         async fn parameters(s: S, h: H, t: T) -> (S1, H1);
         #[rpc(blocking)]
         fn client(client: Client, a: A, c: C, f: F, e: E) -> Service;
+        async fn streams(
+            items: Emitter,
+            emitter: impl rpc_core::Stream<Item = Incoming>,
+        ) -> impl rpc_core::Stream<Item = Streaming>;
+        async fn results_of_streams(
+            result: impl rpc_core::Stream<Item = Stream>,
+        ) -> ::std::result::Result<
+            impl rpc_core::Stream<Item = ::std::result::Result<WithItems, Signature>>,
+            StreamSignature,
+        >;
     }
 
     #[derive(Debug)]
@@ -330,6 +383,22 @@ pub mod colliding_types {
         }
         fn client(&self, _: Client, _: A, _: C, _: F, _: E) -> Service {
             Service
+        }
+        async fn streams(
+            &self,
+            _: Emitter,
+            emitter: rpc_core::Incoming<Incoming>,
+        ) -> impl rpc_core::Stream<Item = Streaming> {
+            futures_util::StreamExt::map(emitter, |_| Streaming)
+        }
+        async fn results_of_streams(
+            &self,
+            _: rpc_core::Incoming<Stream>,
+        ) -> ::std::result::Result<
+            impl rpc_core::Stream<Item = ::std::result::Result<WithItems, Signature>>,
+            StreamSignature,
+        > {
+            Ok(futures_util::stream::iter([Err(Signature)]))
         }
     }
 }
@@ -365,6 +434,14 @@ async fn types_may_have_colliding_names() {
             .unwrap(),
         ty::Service
     );
+    let mut items = client
+        .streams(ty::Emitter, stream::iter([ty::Incoming]))
+        .await
+        .unwrap();
+    assert_eq!(items.next().await.unwrap().unwrap(), ty::Streaming);
+    let mut items = client.results_of_streams(stream::empty()).await.unwrap();
+    let last = items.next().await;
+    assert!(matches!(last, Some(Err(CallError::App(ty::Signature)))));
 }
 
 macro_rules! colliding_methods {

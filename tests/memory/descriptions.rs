@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rpc_core::instances::{MethodInfo, MethodKind, ServiceClient, ServiceInfo};
-use rpc_core::{Context, Dispatch, rpc};
+use rpc_core::instances::{Contract, MethodInfo, MethodKind, ServiceClient, ServiceInfo, TypeInfo};
+use rpc_core::{Context, Dispatch, Stream, rpc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,19 @@ struct MaybeText(Option<String>);
 #[rpc(version = "7.1-beta")]
 trait Store<T: Serialize + serde::de::DeserializeOwned + Send + 'static, const N: usize> {
     async fn put(value: T, values: Vec<T>, #[serde(default)] number: u64) -> Result<T, [u8; 2]>;
+}
+
+/// All shapes of streams.
+#[rpc]
+trait Feeds {
+    async fn watch(from: u64) -> impl Stream<Item = Outcome<Parcel>>;
+    async fn open(from: u64) -> Result<impl Stream<Item = Parcel>, Refusal>;
+    async fn load(
+        #[ctx] cx: Context,
+        parcels: impl Stream<Item = Parcel>,
+        note: Option<String>,
+    ) -> Outcome<u64>;
+    async fn sort(parcels: impl Stream<Item = Opaque>) -> impl Stream<Item = u8>;
 }
 
 struct Office;
@@ -161,6 +174,70 @@ fn types_are_named_without_paths() {
     assert_eq!(print.result.rust, "BTreeMap<String, Opaque>");
     assert_eq!(print.error, None);
     assert_eq!(print.queue.as_deref(), Some("rpc.Parcels.labels"));
+}
+
+#[test]
+fn streams_are_described_by_their_items() {
+    let info = FeedsClient::<()>::service_info();
+    let served = FeedsClient::<()>::served_info();
+    let rust = |ty: Option<&TypeInfo>| ty.map(|ty| ty.rust.clone());
+    let seen = |name| {
+        let method = method(&info, name);
+        let result = method.result.rust.clone();
+        let errors = [method.error.as_ref(), method.item_error.as_ref()].map(rust);
+        (method.kind, result, errors)
+    };
+    let some = |name: &str| Some(name.to_owned());
+    assert_eq!(
+        ["watch", "open", "load", "sort"].map(seen),
+        [
+            (
+                MethodKind::ServerStreaming,
+                "Parcel".into(),
+                [None, some("Refusal")]
+            ),
+            (
+                MethodKind::ServerStreaming,
+                "Parcel".into(),
+                [some("Refusal"), None]
+            ),
+            (
+                MethodKind::ClientStreaming,
+                "u64".into(),
+                [some("Refusal"), None]
+            ),
+            (MethodKind::Bidirectional, "u8".into(), [None, None]),
+        ]
+    );
+    let load = method(&info, "load");
+    let arguments: Vec<_> = load
+        .arguments
+        .iter()
+        .map(|argument| {
+            (
+                &*argument.name,
+                &*argument.ty.rust,
+                argument.stream,
+                argument.optional,
+            )
+        })
+        .collect();
+    assert_eq!(
+        arguments,
+        [
+            ("parcels", "Parcel", true, false),
+            ("note", "Option<String>", false, true)
+        ]
+    );
+    // A server sends all fields, and reads a parcel without a weight.
+    let required =
+        |schema: &Option<String>| schema.as_ref().unwrap().contains(r#"["to","weight"]"#);
+    let (watch, load) = (method(&served, "watch"), method(&served, "load"));
+    assert!(required(&watch.result.schema));
+    assert!(!required(&load.arguments[0].ty.schema));
+    assert!(watch.item_error.unwrap().schema.is_some());
+    assert_eq!(info.contract, served.contract);
+    assert_eq!(info.compare(&served), Contract::Same);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, FusedStream, StreamExt};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rpc_core::{CallError, Context, ErrorKind, Incoming, RpcError, Stream, Streaming, rpc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -304,7 +305,7 @@ async fn dropping_a_stream_stops_its_handler() {
 async fn a_stream_ends_at_its_deadline() {
     let (client, dropped, cancelled) = streams();
     let begun = tokio::time::Instant::now();
-    let deadline = Instant::from(begun.into_std()) + Duration::from_secs(600);
+    let deadline = begun.into_std() + Duration::from_secs(600);
     let items = client
         .endless()
         .deadline(deadline)
@@ -501,6 +502,62 @@ async fn a_handlers_incoming_items_can_be_made_by_hand() {
     let items = Incoming::from_stream(stream::iter([Ok(1), Err(gone), Ok(2)]));
     let refused = Refused("Disconnected".to_owned());
     assert_eq!(Handler::default().sum(0, items).await, Err(refused));
+}
+
+/// Reads a stream while metrics are recorded. Returns the status of the call, and the numbers of open calls before and after the end.
+async fn recorded<T, E, F>(
+    call: impl Future<Output = Result<Streaming<T, E>, F>>,
+    items: usize,
+) -> (String, f64, f64) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let numbers = || {
+        let (mut open, mut status) = (0.0, None);
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let mut labels = key.key().labels();
+            let label = labels.find(|label| label.key() == "rpc.response.status_code");
+            match (key.key().name(), value) {
+                ("rpc.client.active_calls", DebugValue::Gauge(level)) => open = level.0,
+                ("rpc.client.call.duration", _) => {
+                    status = label.map(|label| label.value().to_owned());
+                }
+                _ => {}
+            }
+        }
+        (open, status)
+    };
+    let Ok(mut stream) = call.await else {
+        panic!("no stream");
+    };
+    let (before, status) = numbers();
+    assert_eq!(status, None);
+    for _ in 0..items {
+        stream.next().await;
+    }
+    drop(stream);
+    let (after, status) = numbers();
+    // A snapshot sets the gauge to zero.
+    (status.unwrap(), before, before + after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_recorded_when_its_stream_ends() {
+    let client = client();
+    let is = |status: &str| (status.to_owned(), 1.0, 0.0);
+    assert_eq!(recorded(client.count(2), 3).await, is("result"));
+    assert_eq!(recorded(client.count(2), 2).await, is("dropped"));
+    assert_eq!(recorded(client.broken(0), 1).await, is("error"));
+    assert_eq!(recorded(client.panics(1), 2).await, is("panicked"));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    let endless = client.endless().deadline(deadline.into_std());
+    assert_eq!(recorded(endless, 3).await, is("timeout"));
+    let handler = Handler {
+        numbers: vec![5],
+        ..Handler::default()
+    };
+    let changed = other::ChangedClient::new(StreamsDispatcher::new(handler));
+    assert_eq!(recorded(changed.count(1), 1).await, is("bad_reply"));
 }
 
 #[test]

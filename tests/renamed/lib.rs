@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 pub trait Fib {
     /// The n-th Fibonacci number.
     async fn fib(#[serde(default)] n: u64) -> u64;
+    /// Nothing.
+    async fn nothing(numbers: impl bus::Stream<Item = u64>) -> impl bus::Stream<Item = u64>;
 }
 
 /// A generic service.
@@ -22,11 +24,27 @@ pub trait Store<T: Serialize + DeserializeOwned + Send + 'static> {
 #[cfg(test)]
 #[tokio::test]
 async fn no_path_to_the_crate_is_needed() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     struct Handler;
+
+    struct Nothing;
+
+    impl bus::Stream for Nothing {
+        type Item = u64;
+
+        fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<u64>> {
+            Poll::Ready(None)
+        }
+    }
 
     impl Fib for Handler {
         async fn fib(&self, n: u64) -> u64 {
             n
+        }
+        async fn nothing(&self, _: bus::Incoming<u64>) -> impl bus::Stream<Item = u64> {
+            Nothing
         }
     }
 
@@ -38,6 +56,14 @@ async fn no_path_to_the_crate_is_needed() {
 
     let fib = FibClient::new(FibDispatcher::new(Handler));
     assert_eq!(fib.fib(5).await.ok(), Some(5));
+    let nothing = fib.nothing(Nothing).await;
+    assert!(
+        nothing
+            .expect("the stream is accepted")
+            .next()
+            .await
+            .is_none()
+    );
     let store = StoreClient::new(StoreDispatcher::new(Handler));
     assert_eq!(store.get("7".to_owned()).await.ok(), Some(7));
 }

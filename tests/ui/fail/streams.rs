@@ -1,0 +1,88 @@
+//! Streams in places where they cannot be, and with options that they cannot have.
+
+use rpc_core::{Incoming, Stream, rpc};
+
+#[rpc]
+trait Streams {
+    async fn two(a: impl Stream<Item = u64>, b: impl Stream<Item = u8>) -> u64;
+    async fn optional(&self) -> Option<impl Stream<Item = u64>>;
+    async fn listed(n: Vec<impl Stream<Item = u64>>) -> u64;
+    async fn nested(&self) -> Result<Vec<impl Stream<Item = u64>>, String>;
+    async fn in_error(&self) -> Result<u64, impl Stream<Item = u64>>;
+    async fn of_streams(&self) -> impl Stream<Item = impl Stream<Item = u64>>;
+    async fn borrowed(&self) -> impl Stream<Item = &'static str>;
+    async fn without_item(&self) -> impl Stream;
+    async fn argument_without_item(n: impl Stream + Send) -> u64;
+    async fn attribute(#[serde(default)] n: impl Stream<Item = u64>) -> u64;
+    async fn context(#[ctx] n: impl Stream<Item = u64>) -> u64;
+    #[rpc(oneway)]
+    async fn oneway(&self) -> impl Stream<Item = u64>;
+    #[rpc(oneway)]
+    async fn oneway_items(n: impl Stream<Item = u64>);
+    #[rpc(blocking)]
+    fn blocks(&self) -> impl Stream<Item = u64>;
+    #[rpc(blocking)]
+    fn blocking_items(n: impl Stream<Item = u64>) -> u64;
+    fn not_async(&self) -> impl Stream<Item = u64>;
+    async fn right(&self, n: impl Stream<Item = u64>) -> impl Stream<Item = u64>;
+}
+
+struct Handler;
+
+impl Streams for Handler {
+    async fn two(&self, _: Incoming<u64>, _: Incoming<u8>) -> u64 {
+        0
+    }
+    async fn optional(&self) -> Option<impl Stream<Item = u64>> {
+        Some(futures_util::stream::empty())
+    }
+    async fn listed(&self, _: Vec<impl Stream<Item = u64>>) -> u64 {
+        0
+    }
+    async fn nested(&self) -> Result<Vec<impl Stream<Item = u64>>, String> {
+        Ok(vec![futures_util::stream::empty()])
+    }
+    async fn in_error(&self) -> Result<u64, impl Stream<Item = u64>> {
+        Err(futures_util::stream::empty())
+    }
+    async fn of_streams(&self) -> impl Stream<Item = impl Stream<Item = u64>> {
+        futures_util::stream::iter([futures_util::stream::empty()])
+    }
+    async fn borrowed(&self) -> impl Stream<Item = &'static str> {
+        futures_util::stream::empty()
+    }
+    async fn without_item(&self) -> impl Stream {
+        futures_util::stream::empty::<u64>()
+    }
+    async fn argument_without_item(&self, _: Incoming<u64>) -> u64 {
+        0
+    }
+    async fn attribute(&self, _: Incoming<u64>) -> u64 {
+        0
+    }
+    async fn context(&self, _: Incoming<u64>) -> u64 {
+        0
+    }
+    async fn oneway(&self) -> impl Stream<Item = u64> {
+        futures_util::stream::empty()
+    }
+    async fn oneway_items(&self, _: Incoming<u64>) {}
+    fn blocks(&self) -> impl Stream<Item = u64> {
+        futures_util::stream::empty()
+    }
+    fn blocking_items(&self, _: Incoming<u64>) -> u64 {
+        0
+    }
+    fn not_async(&self) -> impl Stream<Item = u64> {
+        futures_util::stream::empty()
+    }
+    async fn right(&self, n: Incoming<u64>) -> impl Stream<Item = u64> {
+        drop(n);
+        futures_util::stream::empty()
+    }
+}
+
+fn main() {
+    let client = StreamsClient::new(StreamsDispatcher::new(Handler));
+    let _ = client.right(futures_util::stream::empty());
+}
