@@ -36,23 +36,23 @@ pub(crate) fn listen(layer: impl Layer<Registry> + Send + Sync) -> DefaultGuard 
 
 /// A subscriber that records the spans of calls and their fields.
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<Span>>>);
+pub(crate) struct Spans(Arc<Mutex<Vec<Span>>>);
 
 #[derive(Clone, Default)]
-struct Span {
+pub(crate) struct Span {
     id: Option<Id>,
     name: &'static str,
-    fields: BTreeMap<&'static str, String>,
+    pub(crate) fields: BTreeMap<&'static str, String>,
     threads: HashSet<ThreadId>,
 }
 
 impl Spans {
-    fn listen(&self) -> DefaultGuard {
+    pub(crate) fn listen(&self) -> DefaultGuard {
         listen(self.clone())
     }
 
     /// The only span of that name.
-    fn only(&self, name: &str) -> Span {
+    pub(crate) fn only(&self, name: &str) -> Span {
         let spans = self.0.lock().unwrap();
         let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
         match found[..] {
@@ -385,10 +385,10 @@ async fn opentelemetry_sees_one_trace_across_services() {
 }
 
 /// The values recorded on this thread since the last snapshot; gauges at their present value.
-struct Numbers(Snapshotter);
+pub(crate) struct Numbers(Snapshotter);
 
 impl Numbers {
-    fn take(&self) -> BTreeMap<String, f64> {
+    pub(crate) fn take(&self) -> BTreeMap<String, f64> {
         let snapshot = self.0.snapshot().into_vec().into_iter();
         let numbers = snapshot.map(|(key, _, _, value)| {
             let mut labels: Vec<_> = key
@@ -412,7 +412,7 @@ impl Numbers {
 }
 
 /// Records all metrics of this thread.
-fn record() -> (Numbers, impl Sized) {
+pub(crate) fn record() -> (Numbers, impl Sized) {
     let recorder: &'static DebuggingRecorder = Box::leak(Box::default());
     let numbers = Numbers(recorder.snapshotter());
     (numbers, metrics::set_default_local_recorder(recorder))

@@ -3,6 +3,7 @@
 use std::future::pending;
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::errors;
 use crate::connection::Connection;
@@ -19,6 +20,8 @@ pub(super) struct OpenStream<P> {
     pub(super) connection: Connection,
     pub(super) service: &'static str,
     pub(super) started: Instant,
+    /// Span of the call.
+    pub(super) span: Span,
     /// Place of the stream among the calls in flight of the client.
     pub(super) _place: P,
 }
@@ -28,6 +31,7 @@ impl<P: Send> OpenStream<P> {
     /// reader the reason, and the server if the server does not know.
     pub(super) async fn keep(self, items: Option<ItemStream>) {
         let (inbox, limits) = (self.registration.inbox(), self.limits);
+        let _open = inbox.count_as_open(self.span.clone());
         let sending = async {
             if let Some(items) = items
                 && let Err(error) = send_items(inbox, &self.outlet, items).await

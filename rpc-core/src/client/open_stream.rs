@@ -237,6 +237,7 @@ impl Opener {
             connection: self.client.connection().clone(),
             service: self.request.0.service,
             started: self.started,
+            span: self.request.0.span.clone(),
             _place: place,
         };
         self.task = Some(requester.runtime().spawn(open.keep(items)));

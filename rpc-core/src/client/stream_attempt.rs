@@ -16,6 +16,7 @@ use crate::requester::{
     Directions, Requester, StreamAnswer, StreamOutlet, StreamWaiter, not_sent, refused,
 };
 use crate::streaming::{Inbox, Side};
+use crate::telemetry::StreamMeter;
 use crate::transport::{ChannelMode, Confirm};
 use crate::wire::{Accepted, StreamTerms};
 
@@ -66,7 +67,9 @@ impl RequestSender {
             ChannelMode::Confirm => requester.confirm_channel().await?,
         };
         let receives = (directions != Directions::Outgoing).then_some(terms.window);
-        let inbox = Inbox::new(Side::Caller, receives);
+        let method = request.method().unwrap_or_default();
+        let meter = StreamMeter::of_client(request.0.service, method);
+        let inbox = Inbox::new(Side::Caller, receives, meter);
         // Before the request is published, so that the fastest answer finds the stream.
         let waiter = StreamWaiter::register(&requester.in_flight, directions, inbox)?;
         let id = waiter.registration.correlation_id();

@@ -205,6 +205,7 @@ impl<T, E> Streaming<T, E> {
     /// Ends the stream, and records the outcome of the call.
     fn end(&mut self, status: &'static str) {
         if let Some(mut observed) = self.observed.take() {
+            observed.items_read(self.received);
             observed.stream_ended(status);
         }
         self.items = None;
@@ -240,6 +241,14 @@ impl<T, E> Stream for Streaming<T, E> {
             self.end(status);
         }
         Poll::Ready(Some(item))
+    }
+}
+
+impl<T, E> Drop for Streaming<T, E> {
+    fn drop(&mut self) {
+        if let Some(observed) = &self.observed {
+            observed.items_read(self.received);
+        }
     }
 }
 

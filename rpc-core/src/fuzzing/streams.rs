@@ -9,6 +9,7 @@ use crate::names::{
     ALIVE, BYTES_HEADER, CREDIT, END, ERROR, FAULT, ITEMS, ITEMS_HEADER, SEQUENCE_HEADER, STOP,
 };
 use crate::streaming::{Inbox, Side};
+use crate::telemetry::StreamMeter;
 use crate::transport::{Content, Message};
 use crate::wire::{Amount, Frame};
 
@@ -24,7 +25,11 @@ const MAX_LEN: usize = 255;
 /// numbers, one for the length of its body, and the body.
 pub fn stream(steps: &[u8]) {
     for side in [Side::Caller, Side::Server] {
-        let inbox = Inbox::new(side, Some(WINDOW));
+        let inbox = Inbox::new(
+            side,
+            Some(WINDOW),
+            StreamMeter::of_server("Service", "method"),
+        );
         inbox.open(Some(WINDOW));
         let mut reader = inbox.reader();
         let mut rest = steps;

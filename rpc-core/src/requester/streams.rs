@@ -283,6 +283,7 @@ mod tests {
     use crate::codec::ContentType;
     use crate::message::{Outcome, StreamError};
     use crate::streaming::{DEFAULT_WINDOW, Side};
+    use crate::telemetry::StreamMeter;
     use crate::transport::TransportError;
     use crate::wire::StreamLabel;
 
@@ -291,7 +292,11 @@ mod tests {
     }
 
     fn register(in_flight: &Arc<InFlight>, directions: Directions) -> StreamWaiter {
-        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+        let inbox = Inbox::new(
+            Side::Caller,
+            Some(DEFAULT_WINDOW),
+            StreamMeter::of_client("Service", "method"),
+        );
         StreamWaiter::register(in_flight, directions, inbox).unwrap()
     }
 
@@ -392,7 +397,11 @@ mod tests {
         }
         let last = reader.next().await;
         assert!(matches!(last, Some(Err(StreamError::Rpc(_)))));
-        let inbox = Inbox::new(Side::Caller, None);
+        let inbox = Inbox::new(
+            Side::Caller,
+            None,
+            StreamMeter::of_client("Service", "method"),
+        );
         let refused = StreamWaiter::register(&in_flight, Directions::Incoming, inbox);
         assert!(!refused.unwrap_err().may_have_executed());
     }

@@ -29,7 +29,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::headers::Headers;
 use crate::message::{ItemStream, Outcome, Request, Response, Slot, StreamError};
 use crate::streaming::{End, Inbox, Limits, Outlet, Side, send_controls, send_items, watch};
-use crate::telemetry::Observed;
+use crate::telemetry::{Observed, StreamMeter};
 use crate::transport::{Message, Reply};
 use crate::wire::{Accepted, Amount, Frame, History, StreamLabel, started};
 
@@ -81,6 +81,7 @@ impl ReceivedRequest {
                 }
                 Ok(Admitted { opening, stream }) => {
                     let span = recorded.observed.span().clone();
+                    let _open = stream.inbox().count_as_open(span.clone());
                     *stream.recorded.lock() = Some(recorded);
                     let running = stream.run(opening, token, slot);
                     Ok(running.instrument(span).await)
@@ -191,7 +192,8 @@ impl<'a> Admitted<'a> {
             return Err(server_is_stopping());
         }
         let own_window = method.stream_argument.map(|_| instance.options.window);
-        let inbox = Inbox::new(Side::Server, own_window);
+        let meter = StreamMeter::of_server(service, method.name);
+        let inbox = Inbox::new(Side::Server, own_window, meter);
         let Some(open) = instance.streams.register(inbox) else {
             return Err(RpcError::new(
                 ErrorKind::Overloaded,

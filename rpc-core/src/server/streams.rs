@@ -111,10 +111,15 @@ mod tests {
 
     use super::*;
     use crate::streaming::{DEFAULT_WINDOW, Side};
+    use crate::telemetry::StreamMeter;
     use crate::transport::Content;
 
     fn inbox() -> Inbox {
-        Inbox::new(Side::Server, Some(DEFAULT_WINDOW))
+        Inbox::new(
+            Side::Server,
+            Some(DEFAULT_WINDOW),
+            StreamMeter::of_server("Service", "method"),
+        )
     }
 
     fn message(id: &str, kind: &str) -> Message {

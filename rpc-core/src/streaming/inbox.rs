@@ -10,10 +10,12 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::window::{Credit, Intake, Violation};
 use crate::error::{ErrorKind, RpcError};
 use crate::message::{ItemStream, StreamError};
+use crate::telemetry::{self, StreamMeter};
 use crate::wire::{Amount, Frame, item_lens, split_item};
 
 /// The two sides of a stream.
@@ -32,6 +34,7 @@ pub(crate) struct Inbox(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     side: Side,
+    pub(super) meter: StreamMeter,
     pub(super) state: Mutex<State>,
     /// Wakes [`watch`](super::watch).
     pub(super) changed: Notify,
@@ -49,6 +52,8 @@ pub(super) struct State {
     pub(super) sender: Option<Waker>,
     /// Number of items that this side has sent.
     pub(super) sent: u64,
+    /// Number of items that the reader has read.
+    read: u64,
     /// Set once this side has sent its last item.
     pub(super) sent_end: Option<Instant>,
     /// Credit that the other side gets.
@@ -76,7 +81,7 @@ struct Incoming {
 
 impl Inbox {
     /// Makes a side that receives items within a window. It sends none before [`open`](Self::open).
-    pub(crate) fn new(side: Side, receives: Option<Amount>) -> Self {
+    pub(crate) fn new(side: Side, receives: Option<Amount>, meter: StreamMeter) -> Self {
         let now = Instant::now();
         let incoming = receives.map(|window| Incoming {
             unread: VecDeque::new(),
@@ -86,11 +91,13 @@ impl Inbox {
         });
         Self(Arc::new(Shared {
             side,
+            meter,
             state: Mutex::new(State {
                 incoming,
                 credit: None,
                 sender: None,
                 sent: 0,
+                read: 0,
                 sent_end: None,
                 due: None,
                 heard: now,
@@ -119,6 +126,15 @@ impl Inbox {
         state.credit = window.map(Credit::of);
         state.heard = Instant::now();
         state.spoken = state.heard;
+    }
+
+    /// Counts the stream as open, until the returned value is dropped. The numbers of items are then recorded on the span.
+    pub(crate) fn count_as_open(&self, span: Span) -> CountedStream {
+        self.0.meter.opened();
+        CountedStream {
+            inbox: self.clone(),
+            span,
+        }
     }
 
     /// Returns the number of items that this side has sent.
@@ -250,6 +266,31 @@ impl State {
     }
 }
 
+/// A stream that counts as open.
+#[derive(Debug)]
+pub(crate) struct CountedStream {
+    inbox: Inbox,
+    span: Span,
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        let Shared {
+            side, meter, state, ..
+        } = &*self.inbox.0;
+        meter.closed();
+        let (sent, read) = {
+            let state = state.lock();
+            (state.sent, state.read)
+        };
+        telemetry::items_sent(&self.span, sent);
+        // The reader of a caller may still read, and records the number itself.
+        if *side == Side::Server {
+            telemetry::items_received(&self.span, read);
+        }
+    }
+}
+
 /// The items of an inbox.
 struct Reader {
     shared: Arc<Shared>,
@@ -261,10 +302,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// Gives the sender credit for the message that was read, once enough was read.
+    /// Counts the items of the message that were read, and gives the sender credit once enough was read.
     fn give_credit(&mut self) {
         let read = std::mem::take(&mut self.read);
+        self.shared.meter.received(read.items, read.bytes);
         let mut state = self.shared.state.lock();
+        state.read += read.items;
         let State { incoming, due, .. } = &mut *state;
         let credit = incoming
             .as_mut()
@@ -314,6 +357,9 @@ impl Stream for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        if self.read != Amount::default() {
+            self.give_credit();
+        }
         let mut state = self.shared.state.lock();
         state.reader_is_gone = true;
         let incoming = state.incoming.as_mut();
@@ -333,7 +379,11 @@ mod tests {
 
     #[tokio::test]
     async fn items_may_end_with_an_error_while_the_stream_goes_on() {
-        let inbox = Inbox::new(Side::Server, Some(DEFAULT_WINDOW));
+        let inbox = Inbox::new(
+            Side::Server,
+            Some(DEFAULT_WINDOW),
+            StreamMeter::of_server("Service", "method"),
+        );
         let mut reader = inbox.reader();
         let body = Bytes::from_static(b"\0\0\0\x01a");
         inbox.take(Frame::Items { first: 0, body });

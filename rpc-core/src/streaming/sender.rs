@@ -55,7 +55,9 @@ pub(crate) async fn send_items(
         if batch.items > 0 {
             let first = shared.state.lock().sent;
             let body = batch.body.freeze();
+            let bytes = body.len() as u64 - batch.items * ITEM_PREFIX as u64;
             outlet.send(Frame::Items { first, body }).await?;
+            shared.meter.sent(batch.items, bytes);
             let mut state = shared.state.lock();
             state.sent += batch.items;
             state.spoken = Instant::now();

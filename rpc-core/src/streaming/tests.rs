@@ -14,9 +14,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::error::ErrorKind;
 use crate::message::{ItemStream, StreamError};
+use crate::telemetry::StreamMeter;
 use crate::wire::Amount;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+fn meter() -> StreamMeter {
+    StreamMeter::of_server("Service", "method")
+}
 
 fn limits() -> Limits {
     Limits {
@@ -79,8 +84,8 @@ struct Pair {
 impl Pair {
     fn new(receives: Amount, items: ItemStream) -> Self {
         let (caller, server) = (
-            Inbox::new(Side::Caller, Some(receives)),
-            Inbox::new(Side::Server, None),
+            Inbox::new(Side::Caller, Some(receives), meter()),
+            Inbox::new(Side::Server, None, meter()),
         );
         server.open(Some(receives));
         caller.open(None);
@@ -216,7 +221,7 @@ async fn a_reader_that_stops_reading_stops_the_source() {
 #[tokio::test]
 async fn items_that_are_ready_together_share_a_message() {
     let (way, mut sent) = way();
-    let server = Inbox::new(Side::Server, None);
+    let server = Inbox::new(Side::Server, None, meter());
     server.open(Some(DEFAULT_WINDOW));
     assert!(send_items(&server, &way, numbers(0..600)).await.unwrap());
     let mut messages = 0;
@@ -243,7 +248,7 @@ async fn an_item_that_is_too_long_ends_the_stream() {
 #[tokio::test]
 async fn a_source_that_is_always_ready_leaves_time_for_other_tasks() {
     let (way, _sent) = way();
-    let server = Inbox::new(Side::Server, None);
+    let server = Inbox::new(Side::Server, None, meter());
     server.open(Some(window(u64::MAX, u64::MAX)));
     let endless = stream::repeat_with(|| Ok(Bytes::from_static(b"0123456789")));
     let sending = send_items(&server, &way, endless.boxed());
@@ -272,7 +277,7 @@ async fn a_violation_of_the_rules_ends_the_stream_with_an_error() {
         (vec![items(0), items(2)], "room"),
         (vec![cut], "malformed"),
     ] {
-        let caller = Inbox::new(Side::Caller, Some(window(3, 100)));
+        let caller = Inbox::new(Side::Caller, Some(window(3, 100)), meter());
         for frame in frames {
             caller.take(frame);
         }
@@ -294,7 +299,7 @@ async fn a_violation_of_the_rules_ends_the_stream_with_an_error() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_side_gives_signs_of_life_and_credit_counts_as_one() {
     let (way, mut sent) = way();
-    let inbox = Inbox::new(Side::Caller, Some(window(2, 100)));
+    let inbox = Inbox::new(Side::Caller, Some(window(2, 100)), meter());
     inbox.open(None);
     let begun = Instant::now();
     let keeping = inbox.clone();
@@ -325,7 +330,7 @@ async fn silence_ends_a_stream_later_if_this_side_is_blocked() {
     for (blocked, expected) in [(false, 30), (true, 90)] {
         let (way, _sent) = way();
         way.blocked.store(blocked, Ordering::Relaxed);
-        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW), meter());
         inbox.open(None);
         let begun = Instant::now();
         let ended = watch(&inbox, limits(), &way).await;
@@ -337,7 +342,7 @@ async fn silence_ends_a_stream_later_if_this_side_is_blocked() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_and_a_missing_result_end_a_stream_that_shows_signs_of_life() {
     let (way, _sent) = way();
-    let inbox = Inbox::new(Side::Caller, None);
+    let inbox = Inbox::new(Side::Caller, None, meter());
     inbox.open(Some(DEFAULT_WINDOW));
     let alive = inbox.clone();
     let _alive = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -367,12 +372,12 @@ async fn a_deadline_and_a_missing_result_end_a_stream_that_shows_signs_of_life()
 #[tokio::test]
 async fn a_side_learns_that_its_reader_is_gone_or_that_the_caller_has_stopped() {
     let (way, _sent) = way();
-    let caller = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+    let caller = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW), meter());
     drop(caller.reader());
     let ended = watch(&caller, limits(), &way).await;
     assert!(matches!(ended, End::Abandoned), "{ended:?}");
     // A handler may leave the items of its caller unread.
-    let server = Inbox::new(Side::Server, Some(DEFAULT_WINDOW));
+    let server = Inbox::new(Side::Server, Some(DEFAULT_WINDOW), meter());
     drop(server.reader());
     assert!(watch(&server, limits(), &way).now_or_never().is_none());
     server.take(Frame::Stop);

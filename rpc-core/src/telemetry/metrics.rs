@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use metrics::{Label, Unit, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Label, Unit, counter, gauge, histogram};
 
 use super::attributes::{SYSTEM, Side, path};
 use crate::deadline;
@@ -20,7 +20,24 @@ const GIVEN_UP: &str = "rpc.server.given_up";
 const DROPPED_LETTERS: &str = "rpc.server.dropped_dead_letters";
 const REQUESTS: &str = "rpc.client.batch.size";
 const REPLIES: &str = "rpc.server.batch.size";
+const CLIENT_STREAMS: StreamNames = StreamNames {
+    open: "rpc.client.open_streams",
+    items: "rpc.client.stream.items",
+    bytes: "rpc.client.stream.bytes",
+};
+const SERVER_STREAMS: StreamNames = StreamNames {
+    open: "rpc.server.open_streams",
+    items: "rpc.server.stream.items",
+    bytes: "rpc.server.stream.bytes",
+};
 const RECONNECTS: &str = "rpc.connection.reconnects";
+
+/// Names of the metrics of streams on one side.
+struct StreamNames {
+    open: &'static str,
+    items: &'static str,
+    bytes: &'static str,
+}
 
 /// Sends the descriptions of all metrics to the recorder.
 pub(crate) fn describe() {
@@ -43,6 +60,11 @@ pub(crate) fn describe() {
     );
     metrics::describe_histogram!(REQUESTS, "Requests in a message.");
     metrics::describe_histogram!(REPLIES, "Replies in a message.");
+    for StreamNames { open, items, bytes } in [CLIENT_STREAMS, SERVER_STREAMS] {
+        metrics::describe_gauge!(open, "Open streams.");
+        metrics::describe_counter!(items, "Items of streams.");
+        metrics::describe_counter!(bytes, Unit::Bytes, "Encoded items of streams.");
+    }
     metrics::describe_counter!(RECONNECTS, "Reconnects after a loss.");
 }
 
@@ -103,6 +125,75 @@ impl Measured {
 
     fn labels(&self) -> Vec<Label> {
         labels(self.service, self.method.clone())
+    }
+}
+
+/// Metrics of a stream over a broker.
+pub(crate) struct StreamMeter {
+    open: Gauge,
+    sent: DirectionMeter,
+    received: DirectionMeter,
+}
+
+/// Metrics of the items in one direction.
+struct DirectionMeter {
+    items: Counter,
+    bytes: Counter,
+}
+
+impl StreamMeter {
+    pub(crate) fn of_client(service: &'static str, method: &str) -> Self {
+        Self::of(&CLIENT_STREAMS, service, method)
+    }
+
+    pub(crate) fn of_server(service: &'static str, method: &str) -> Self {
+        Self::of(&SERVER_STREAMS, service, method)
+    }
+
+    fn of(names: &StreamNames, service: &'static str, method: &str) -> Self {
+        let labels = labels(service, path(service, method));
+        let direction = |direction| {
+            let mut labels = labels.clone();
+            labels.push(Label::from_static_parts("direction", direction));
+            DirectionMeter {
+                items: counter!(names.items, labels.clone()),
+                bytes: counter!(names.bytes, labels),
+            }
+        };
+        Self {
+            sent: direction("sent"),
+            received: direction("received"),
+            open: gauge!(names.open, labels),
+        }
+    }
+
+    pub(crate) fn opened(&self) {
+        self.open.increment(1.0);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.open.decrement(1.0);
+    }
+
+    pub(crate) fn sent(&self, items: u64, bytes: u64) {
+        self.sent.add(items, bytes);
+    }
+
+    pub(crate) fn received(&self, items: u64, bytes: u64) {
+        self.received.add(items, bytes);
+    }
+}
+
+impl DirectionMeter {
+    fn add(&self, items: u64, bytes: u64) {
+        self.items.increment(items);
+        self.bytes.increment(bytes);
+    }
+}
+
+impl std::fmt::Debug for StreamMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StreamMeter")
     }
 }
 

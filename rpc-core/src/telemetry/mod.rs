@@ -29,6 +29,7 @@
 //! | `messaging.destination.name` | the queue |
 //! | `messaging.message.conversation_id` | the correlation id |
 //! | `messaging.message.body.size` | the size of the request's body, in bytes |
+//! | `rpc.stream.items.sent`, `rpc.stream.items.received` | the number of items of a stream, recorded at its end; on a client, the received items are those that the program has read |
 //! | `messaging.batch.message_count` | the number of requests in the message, if more than one |
 //! | `trace_id`, `span_id`, `parent_span_id` | without OpenTelemetry only: see below |
 //!
@@ -66,9 +67,15 @@
 //! | `rpc.server.redeliveries` | counter | method | requests that were started and had been delivered before |
 //! | `rpc.server.given_up` | counter | method, `reason`: `delivery-limit`, `at-most-once` or `not-counted` | requests that were given up; they go to the dead-letter queue |
 //! | `rpc.server.dropped_dead_letters` | counter | method, `reason`: the same | dead letters that the dead-letter queue did not accept |
+//! | `rpc.client.open_streams`, `rpc.server.open_streams` | gauge | method | open streams |
+//! | `rpc.client.stream.items`, `rpc.server.stream.items` | counter | method, `direction`: `sent` or `received` | items of streams |
+//! | `rpc.client.stream.bytes`, `rpc.server.stream.bytes` | counter, bytes | method, `direction` | encoded items of streams |
 //! | `rpc.client.batch.size` | histogram, calls | | requests in a message, for each message of a client that [coalesces](crate::ClientBuilder::coalesce) |
 //! | `rpc.server.batch.size` | histogram, calls | | replies in a message, for each message to a client that accepts batches |
 //! | `rpc.connection.reconnects` | counter | | reconnects after a loss |
+//!
+//! A call with streams lasts until its streams end: the two call durations count the ends of streams by their outcomes. In the direct form there
+//! are no items on the way, and none are counted.
 //!
 //! "Method" stands for the labels `rpc.system.name`, `rpc.service` (`Fib`) and `rpc.method` (`Fib/fib`). "Outcome" stands for
 //! `rpc.response.status_code` and, for a failure, `error.type`, with the same values as in spans. The two call durations and their
@@ -90,6 +97,7 @@ use tracing::{Instrument, Span};
 
 use self::attributes::{OTHER, Side};
 use self::metrics::Measured;
+pub(crate) use self::metrics::StreamMeter;
 #[cfg(all(any(test, fuzzing), feature = "amqp"))]
 pub(crate) use self::trace_context::fuzz;
 use crate::definition::Method;
@@ -202,6 +210,11 @@ impl Observed {
         self.status = status;
     }
 
+    /// Records the number of items that the program has read.
+    pub(crate) fn items_read(&self, items: u64) {
+        spans::received(&self.span, items);
+    }
+
     /// Records that the client could not decode the reply.
     pub(crate) fn unreadable(&mut self) {
         self.status = ErrorKind::BadReply.as_str();
@@ -218,6 +231,16 @@ impl Drop for Observed {
 /// Records on a client's span the message that carries the request.
 pub(crate) fn published(request: &Request, message: &Message) {
     spans::published(&request.0.span, &request.0.queue, message);
+}
+
+/// Records on the span of a stream the number of items that were sent.
+pub(crate) fn items_sent(span: &Span, items: u64) {
+    spans::sent(span, items);
+}
+
+/// Records on the span of a stream the number of items that arrived.
+pub(crate) fn items_received(span: &Span, items: u64) {
+    spans::received(span, items);
 }
 
 /// Records on a client's span the number of requests in its message.

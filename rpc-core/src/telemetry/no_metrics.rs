@@ -18,6 +18,27 @@ impl Measured {
     pub(super) fn ended(&self, _: &'static str) {}
 }
 
+#[derive(Debug)]
+pub(crate) struct StreamMeter;
+
+impl StreamMeter {
+    pub(crate) fn of_client(_: &'static str, _: &str) -> Self {
+        Self
+    }
+
+    pub(crate) fn of_server(_: &'static str, _: &str) -> Self {
+        Self
+    }
+
+    pub(crate) fn opened(&self) {}
+
+    pub(crate) fn closed(&self) {}
+
+    pub(crate) fn sent(&self, _: u64, _: u64) {}
+
+    pub(crate) fn received(&self, _: u64, _: u64) {}
+}
+
 pub(crate) fn describe() {}
 
 pub(crate) fn retried(_: &'static str, _: &str) {}

@@ -27,6 +27,8 @@ pub(super) fn of_client(request: &mut Request) -> Span {
         messaging.message.conversation_id = Empty,
         messaging.message.body.size = Empty,
         messaging.batch.message_count = Empty,
+        rpc.stream.items.sent = Empty,
+        rpc.stream.items.received = Empty,
         trace_id = Empty,
         span_id = Empty,
         parent_span_id = Empty,
@@ -63,6 +65,8 @@ pub(super) fn of_server(
         messaging.message.conversation_id = message.correlation_id.as_deref(),
         messaging.message.body.size = size(message),
         messaging.batch.message_count = Empty,
+        rpc.stream.items.sent = Empty,
+        rpc.stream.items.received = Empty,
         trace_id = Empty,
         span_id = Empty,
         parent_span_id = Empty,
@@ -94,6 +98,20 @@ pub(super) fn batched(span: &Span, requests: usize) {
     if requests > 1 && is_recorded(span) {
         let count = i64::try_from(requests).unwrap_or(i64::MAX);
         span.record("messaging.batch.message_count", count);
+    }
+}
+
+/// Records the number of items that were sent.
+pub(super) fn sent(span: &Span, items: u64) {
+    if is_recorded(span) {
+        span.record("rpc.stream.items.sent", items);
+    }
+}
+
+/// Records the number of items that were received.
+pub(super) fn received(span: &Span, items: u64) {
+    if is_recorded(span) {
+        span.record("rpc.stream.items.received", items);
     }
 }
 

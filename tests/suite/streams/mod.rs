@@ -4,6 +4,7 @@ mod ends;
 mod flow;
 mod shapes;
 mod surroundings;
+mod telemetry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
