@@ -10,6 +10,7 @@ mod driver {
     pub(crate) mod cases;
     pub(crate) mod machine;
     pub(crate) mod run;
+    pub(crate) mod streams;
     pub(crate) mod table;
 }
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use driver::cases::{self, Section};
 use driver::run::{Pace, Runner};
-use driver::{machine, table};
+use driver::{machine, streams, table};
 use lexopt::prelude::*;
 use rpc_benches::contender::Outcome;
 
@@ -35,6 +36,7 @@ async fn main() -> Outcome {
                 table::render(section, &results)
             }
             Part::Memory => runner.memory().await?,
+            Part::Streams => streams::measure(&runner.node, pace).await?,
         };
         println!("{part}");
         text += &part;
@@ -52,6 +54,7 @@ async fn main() -> Outcome {
 enum Part {
     Compare(Section),
     Memory,
+    Streams,
 }
 
 fn options() -> Outcome<(Pace, Vec<Part>)> {
@@ -73,6 +76,7 @@ fn options() -> Outcome<(Pace, Vec<Part>)> {
     }
     let parts = names.iter().map(|name| match name.as_str() {
         "memory" => Ok(Part::Memory),
+        "streams" => Ok(Part::Streams),
         name => cases::section(name).map(Part::Compare),
     });
     Ok((pace, parts.collect::<Outcome<_>>()?))

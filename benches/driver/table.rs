@@ -142,7 +142,7 @@ fn median_and_spread(mut values: Vec<f64>) -> (f64, f64) {
 }
 
 /// Formats an aligned Markdown table.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
         for (column, cell) in row.iter().enumerate() {

@@ -7,3 +7,4 @@
 pub mod contender;
 pub mod cpu;
 pub mod load;
+pub mod streaming;
