@@ -16,7 +16,7 @@ const MAX_PERIOD: Duration = Duration::from_secs(60);
 /// Multiple of the longest silence for which a side waits whose own connection is blocked.
 const BLOCKED_FACTOR: u32 = 3;
 
-/// Time that a side waits after it was itself held up: messages that arrived meanwhile come first.
+/// Time that a side waits at the end of a silence. If its process was held up, the messages that arrived meanwhile come first.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// Limits of an open stream.
@@ -93,8 +93,7 @@ pub(crate) async fn watch(inbox: &Inbox, limits: Limits, outlet: &impl Outlet) -
         tokio::select! {
             () = changed => {}
             () = sleep_until(next) => {
-                // A process that was held up has messages to read first.
-                if next.elapsed() >= GRACE && next == silent_at {
+                if next == silent_at {
                     tokio::time::sleep(GRACE).await;
                 }
             }

@@ -339,6 +339,23 @@ async fn silence_ends_a_stream_later_if_this_side_is_blocked() {
     }
 }
 
+/// The process was held up for the whole silence, and for the shortest time more.
+#[tokio::test(start_paused = true)]
+async fn messages_that_wait_at_the_end_of_a_silence_come_first() {
+    let (way, _sent) = way();
+    let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+    inbox.open(None);
+    let late = inbox.clone();
+    let _late = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::time::sleep(30 * SECOND + SECOND / 20).await;
+        late.take(Frame::Alive);
+    }));
+    let begun = Instant::now();
+    let ended = watch(&inbox, limits(), &way).await;
+    assert!(matches!(ended, End::Silent), "{ended:?}");
+    assert_eq!(begun.elapsed().as_secs(), 60);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deadline_and_a_missing_result_end_a_stream_that_shows_signs_of_life() {
     let (way, _sent) = way();
