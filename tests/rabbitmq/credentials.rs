@@ -58,7 +58,7 @@ async fn serve(connection: &Connection, queue: &str, press: Press) -> ServerHand
 
 /// A vault that returns the present credentials and counts requests for them.
 #[derive(Clone, Debug)]
-struct Vault(Arc<Inner>);
+pub(crate) struct Vault(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -67,14 +67,14 @@ struct Inner {
 }
 
 impl Vault {
-    fn new(given: Credentials) -> Self {
+    pub(crate) fn new(given: Credentials) -> Self {
         Self(Arc::new(Inner {
             given: Mutex::new(Some(given)),
             asked: AtomicUsize::new(0),
         }))
     }
 
-    fn set(&self, given: Option<Credentials>) {
+    pub(crate) fn set(&self, given: Option<Credentials>) {
         *self.0.given.lock().unwrap() = given;
     }
 
@@ -88,7 +88,7 @@ impl Vault {
         given.ok_or("the vault is sealed")
     }
 
-    async fn open(&self, node: &Node) -> Connection {
+    pub(crate) async fn open(&self, node: &Node) -> Connection {
         self.builder(node).open().await.unwrap()
     }
 
@@ -101,7 +101,7 @@ impl Vault {
 }
 
 /// The node of all tests here. Each test has users of its own.
-async fn node() -> &'static Node {
+pub(crate) async fn node() -> &'static Node {
     static NODE: OnceCell<Node> = OnceCell::const_new();
     let start = async || {
         let node = Node::start().await;
@@ -111,13 +111,13 @@ async fn node() -> &'static Node {
     NODE.get_or_init(start).await
 }
 
-async fn add_user(node: &Node, user: &str, password: &str) {
+pub(crate) async fn add_user(node: &Node, user: &str, password: &str) {
     node.ctl(&["add_user", user, password]).await;
     node.ctl(&["set_permissions", user, ".*", ".*", ".*"]).await;
 }
 
 /// The number of connections of a user.
-async fn connections(node: &Node, user: &str) -> usize {
+pub(crate) async fn connections(node: &Node, user: &str) -> usize {
     let listed = node.ctl(&["list_connections", "user"]).await;
     listed.lines().filter(|line| line.trim() == user).count()
 }

@@ -22,6 +22,7 @@ mod protocol;
 mod refusals;
 mod secrets;
 mod strangers;
+mod streams;
 mod tls;
 mod wire;
 

@@ -5,11 +5,14 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicPublishOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use rpc_core::{CallError, Client, Connection, ErrorKind, Server, ServerHandle, rpc};
+use rpc_core::{
+    CallError, Client, Connection, ErrorKind, Incoming, Server, ServerHandle, Stream, rpc,
+};
 use rpc_tests::broker::shared_node;
 use rpc_tests::unique_queue;
 
@@ -77,6 +80,7 @@ impl Example {
             ("correlation_id", given.correlation_id()),
             ("reply_to", given.reply_to()),
             ("expiration", given.expiration()),
+            ("message_id", given.message_id()),
             ("app_id", given.app_id()),
         ] {
             if let Some(value) = value {
@@ -111,15 +115,37 @@ impl Example {
         self
     }
 
+    /// The same message of the call that an example belongs to, with the call's own id.
+    fn of_call(mut self, correlation_id: &str) -> Self {
+        let name = "correlation_id".to_owned();
+        self.properties.insert(name, correlation_id.to_owned());
+        self
+    }
+
+    /// The same message of the stream that an example belongs to, with the stream's own id.
+    fn of_stream(mut self, id: &str) -> Self {
+        let name = "message_id".to_owned();
+        self.properties.insert(name, id.to_owned());
+        self
+    }
+
+    /// The message as a server sends it that is named "counting".
+    fn from_server(mut self) -> Self {
+        let name = "app_id".to_owned();
+        self.properties.insert(name, "counting".to_owned());
+        self
+    }
+
     fn properties(&self) -> BasicProperties {
         let property = |name: &str| self.properties.get(name).map(|value| value.as_str().into());
         let mut properties = BasicProperties::default();
         type Set = fn(BasicProperties, ShortString) -> BasicProperties;
-        let setters: [(&str, Set); 4] = [
+        let setters: [(&str, Set); 5] = [
             ("type", BasicProperties::with_type),
             ("content_type", BasicProperties::with_content_type),
             ("correlation_id", BasicProperties::with_correlation_id),
             ("expiration", BasicProperties::with_expiration),
+            ("message_id", BasicProperties::with_message_id),
         ];
         for (name, set) in setters {
             if let Some(value) = property(name) {
@@ -350,7 +376,11 @@ async fn a_client_sends_the_example_cancel_notice() {
     let call = tokio::spawn(adder.add(1, 2).into_future());
     let request = Example::of(&server.receive().await);
     call.abort();
-    let notice = Example::of(&listener.receive().await);
+    let mut notice = Example::of(&listener.receive().await);
+    notice
+        .properties
+        .remove("message_id")
+        .expect("the id of a confirmed message");
     let mut expected = Example::all()["notice"].clone();
     let (reply_to, id) = (
         &request.properties["reply_to"],
@@ -544,7 +574,11 @@ async fn a_client_sends_the_example_call_to_all_instances() {
     let connection = connection.open().await.unwrap();
     let counter = CounterClient::new(connection.client()).with_queue(&queue);
     let mut answers = counter.count(2).to_all_instances().send().await.unwrap();
-    let request = Example::of(&instance.receive().await);
+    let mut request = Example::of(&instance.receive().await);
+    request
+        .properties
+        .remove("message_id")
+        .expect("the id of a confirmed message");
     let examples = Example::all();
     assert_eq!(
         request.clone().timeless(),
@@ -562,4 +596,240 @@ async fn a_client_sends_the_example_call_to_all_instances() {
         (from, answer.unwrap()),
         (reply.headers["rpc-instance"].clone(), 2)
     );
+}
+
+#[rpc]
+trait Numbers {
+    /// Returns the numbers below `to`.
+    async fn count(to: u64) -> impl Stream<Item = u64>;
+    /// Adds the numbers of the caller.
+    async fn sum(numbers: impl Stream<Item = u64>) -> u64;
+}
+
+struct Calculator;
+
+impl Numbers for Calculator {
+    async fn count(&self, to: u64) -> impl Stream<Item = u64> {
+        stream::iter(0..to)
+    }
+
+    async fn sum(&self, mut numbers: Incoming<u64>) -> u64 {
+        let mut sum = 0;
+        while let Some(Ok(number)) = numbers.next().await {
+            sum += number;
+        }
+        sum
+    }
+}
+
+/// Receives the items of one direction, and the message that ends them. The items may come in several messages, which are put together.
+async fn receive_items(peer: &mut Peer) -> (Example, Example) {
+    let mut items: Option<Example> = None;
+    let mut received = 0;
+    loop {
+        let message = Example::of(&peer.receive().await);
+        assert_eq!(message.headers["rpc-sequence"], received.to_string());
+        if message.properties["type"] != "items" {
+            return (items.expect("items"), message);
+        }
+        let mut rest = &message.body[..];
+        while let Some((len, item)) = rest.split_first_chunk() {
+            received += 1;
+            rest = &item[u32::from_be_bytes(*len) as usize..];
+        }
+        match &mut items {
+            None => items = Some(message),
+            Some(items) => {
+                items.body.extend(&message.body);
+                assert_eq!(message.properties, items.properties);
+            }
+        }
+    }
+}
+
+/// A server with streams, and a peer that opens them.
+struct StreamServer {
+    server: ServerHandle,
+    queue: String,
+    peer: Peer,
+}
+
+impl StreamServer {
+    async fn start() -> Self {
+        let node = shared_node().await;
+        let queue = unique_queue("numbers");
+        let connection = Connection::builder(node.url()).name("counting");
+        let connection = connection.open().await.unwrap();
+        let numbers = NumbersDispatcher::new(Calculator).with_queue(&queue);
+        let server = Server::builder(&connection).service(numbers).build();
+        Self {
+            server: server.start().await.unwrap(),
+            queue,
+            peer: Peer::with_queue(node).await,
+        }
+    }
+
+    /// Sends an example request, and asserts that the server accepts it as in the example. Returns the private queue and the stream's id.
+    async fn accepts(&mut self, name: &str) -> (String, String) {
+        let examples = Example::all();
+        let request = &examples[&format!("request {name}")];
+        let mut expected = examples[&format!("accepted {name}")].clone();
+        let accepted = self
+            .peer
+            .call(&self.queue, request.properties(), &request.body);
+        let accepted = Example::of(&accepted.await);
+        let (private_queue, instance) = (
+            accepted.properties["reply_to"].clone(),
+            accepted.headers["rpc-instance"].clone(),
+        );
+        assert!(private_queue.starts_with(&format!("rpc.instance.{instance}.")));
+        assert_eq!(self.server.instance_id(), instance);
+        let id = accepted.properties["message_id"].clone();
+        let name_of_queue = "reply_to".to_owned();
+        expected
+            .properties
+            .insert(name_of_queue, private_queue.clone());
+        expected.headers.insert("rpc-instance".to_owned(), instance);
+        let expected = expected.of_stream(&id).from_server();
+        assert_eq!(accepted, expected, "{name}");
+        (private_queue, id)
+    }
+}
+
+#[tokio::test]
+async fn a_server_sends_the_example_stream() {
+    let mut server = StreamServer::start().await;
+    let (_, id) = server.accepts("count").await;
+    let (items, end) = receive_items(&mut server.peer).await;
+    let examples = Example::all();
+    for (message, name) in [(items, "items count"), (end, "end count")] {
+        let expected = examples[name].clone().of_stream(&id).from_server();
+        assert_eq!(message, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_takes_the_example_stream() {
+    let mut server = StreamServer::start().await;
+    let (private_queue, id) = server.accepts("sum").await;
+    let examples = Example::all();
+    for name in ["items sum", "end sum"] {
+        let message = examples[name].clone().of_stream(&id);
+        let properties = message.properties();
+        server
+            .peer
+            .publish(&private_queue, properties, &message.body)
+            .await;
+    }
+    let reply = Example::of(&server.peer.receive().await);
+    assert_eq!(reply, examples["reply sum"].clone().from_server());
+}
+
+/// A client with streams, and the peers that serve it: one has the request queue, the other the private queue.
+struct StreamClient {
+    numbers: NumbersClient,
+    server: Peer,
+    instance: Peer,
+    /// The address and the id of the call.
+    call: Option<(String, String)>,
+}
+
+impl StreamClient {
+    async fn start() -> Self {
+        let node = shared_node().await;
+        let queue = unique_queue("captured");
+        let id = &Example::all()["accepted count"].headers["rpc-instance"];
+        let private_queue = unique_queue(&format!("rpc.instance.{id}."));
+        let connection = Connection::builder(node.url()).name("billing");
+        let connection = connection.open().await.unwrap();
+        Self {
+            numbers: NumbersClient::new(connection.client()).with_queue(&queue),
+            server: Peer::serving(node, &queue).await,
+            instance: Peer::serving(node, &private_queue).await,
+            call: None,
+        }
+    }
+
+    /// Receives the example request, and sends the example acceptance.
+    async fn accept(&mut self, name: &str) {
+        let request = Example::of(&self.server.receive().await);
+        let expected = Example::all()[&format!("request {name}")].clone();
+        assert_eq!(request.clone().timeless(), expected.timeless(), "{name}");
+        let property = |name: &str| request.properties[name].clone();
+        self.call = Some((property("reply_to"), property("correlation_id")));
+        self.send(&format!("accepted {name}")).await;
+    }
+
+    /// Sends an example message to the client.
+    async fn send(&self, name: &str) {
+        self.publish(Example::all()[name].clone()).await;
+    }
+
+    async fn publish(&self, message: Example) {
+        let (reply_to, id) = self.call.as_ref().expect("a call");
+        let message = message.of_call(id);
+        let mut properties = message.properties();
+        if message.properties["type"] == "accepted" {
+            properties = properties.with_reply_to(self.instance.queue.as_str().into());
+        }
+        self.server
+            .publish(reply_to, properties, &message.body)
+            .await;
+    }
+
+    /// Returns an example message as the client has to send it.
+    fn expected(&self, name: &str) -> Example {
+        let (_, id) = self.call.as_ref().expect("a call");
+        Example::all()[name].clone().of_call(id)
+    }
+}
+
+#[tokio::test]
+async fn a_client_opens_the_example_stream_and_reads_its_items() {
+    let mut peers = StreamClient::start().await;
+    let opening = tokio::spawn(peers.numbers.count(3).into_future());
+    peers.accept("count").await;
+    let mut items = opening.await.unwrap().unwrap();
+    for name in ["items count", "end count"] {
+        peers.send(name).await;
+    }
+    for number in 0..3 {
+        assert_eq!(items.next().await.unwrap().unwrap(), number);
+    }
+    assert!(items.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_sends_the_example_stream_and_decodes_the_reply() {
+    let mut peers = StreamClient::start().await;
+    let numbers = stream::iter([7, 200]);
+    let sum = tokio::spawn(peers.numbers.sum(numbers).into_future());
+    peers.accept("sum").await;
+    let (items, end) = receive_items(&mut peers.instance).await;
+    assert_eq!(items, peers.expected("items sum"));
+    assert_eq!(end, peers.expected("end sum"));
+    peers.send("reply sum").await;
+    assert_eq!(sum.await.unwrap().unwrap(), 207);
+}
+
+/// Half of the default window was read.
+#[tokio::test]
+async fn a_client_gives_the_example_credit() {
+    let mut peers = StreamClient::start().await;
+    let opening = tokio::spawn(peers.numbers.count(3).into_future());
+    peers.accept("count").await;
+    let mut items = opening.await.unwrap().unwrap();
+    let mut message = Example::all()["items count"].clone();
+    message.body = message.body.repeat(100);
+    peers.publish(message.clone()).await;
+    message
+        .headers
+        .insert("rpc-sequence".to_owned(), "300".to_owned());
+    message.body = [0, 0, 0, 1, 7].repeat(212);
+    peers.publish(message).await;
+    for _ in 0..512 {
+        items.next().await.unwrap().unwrap();
+    }
+    let credit = Example::of(&peers.instance.receive().await);
+    assert_eq!(credit, peers.expected("credit"));
 }

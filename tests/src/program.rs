@@ -129,10 +129,40 @@ impl Program {
     ///
     /// Dropping the future does not prevent the signal.
     pub async fn terminate(&self) {
+        self.signal("TERM").await;
+    }
+
+    /// Freezes the program until [`resume`](Self::resume): its connections stay open.
+    ///
+    /// # Panics
+    ///
+    /// If there is no shell.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not prevent the pause.
+    pub async fn pause(&self) {
+        self.signal("STOP").await;
+    }
+
+    /// Resumes a paused program.
+    ///
+    /// # Panics
+    ///
+    /// If there is no shell.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not prevent the program from resuming.
+    pub async fn resume(&self) {
+        self.signal("CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
         let Some(pid) = self.pid() else { return };
         // The shell's own `kill`: the standard library has none.
         let asked = Command::new("/bin/sh")
-            .args(["-c", "kill -TERM \"$1\"", "kill", &pid.to_string()])
+            .args(["-c", "kill -\"$1\" \"$2\"", "kill", name, &pid.to_string()])
             .status();
         asked.await.expect("a shell");
     }
