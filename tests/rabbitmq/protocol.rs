@@ -130,7 +130,7 @@ impl Example {
     }
 
     /// The message as a server sends it that is named "counting".
-    fn from_server(mut self) -> Self {
+    fn sent_by_server(mut self) -> Self {
         let name = "app_id".to_owned();
         self.properties.insert(name, "counting".to_owned());
         self
@@ -690,7 +690,7 @@ impl StreamServer {
             .properties
             .insert(name_of_queue, private_queue.clone());
         expected.headers.insert("rpc-instance".to_owned(), instance);
-        let expected = expected.of_stream(&id).from_server();
+        let expected = expected.of_stream(&id).sent_by_server();
         assert_eq!(accepted, expected, "{name}");
         (private_queue, id)
     }
@@ -703,7 +703,7 @@ async fn a_server_sends_the_example_stream() {
     let (items, end) = receive_items(&mut server.peer).await;
     let examples = Example::all();
     for (message, name) in [(items, "items count"), (end, "end count")] {
-        let expected = examples[name].clone().of_stream(&id).from_server();
+        let expected = examples[name].clone().of_stream(&id).sent_by_server();
         assert_eq!(message, expected, "{name}");
     }
 }
@@ -722,7 +722,7 @@ async fn a_server_takes_the_example_stream() {
             .await;
     }
     let reply = Example::of(&server.peer.receive().await);
-    assert_eq!(reply, examples["reply sum"].clone().from_server());
+    assert_eq!(reply, examples["reply sum"].clone().sent_by_server());
 }
 
 /// A client with streams, and the peers that serve it: one has the request queue, the other the private queue.

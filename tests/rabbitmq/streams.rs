@@ -10,8 +10,8 @@ use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_core::{
-    Connection, Credentials, ErrorKind, Incoming, QueueOptions, RpcError, Server, ServerHandle,
-    Stream, Streaming, rpc,
+    Connection, ConnectionState, Credentials, ErrorKind, Incoming, QueueOptions, RpcError, Server,
+    ServerHandle, Stream, Streaming, rpc,
 };
 use rpc_tests::broker::{Node, shared_node};
 use rpc_tests::program::Program;
@@ -203,7 +203,9 @@ impl Open {
         self.source.release();
         self.read().await;
         let taken = self.source.taken();
-        self.adding.ones.send(1).unwrap();
+        if self.adding.ones.send(1).is_err() {
+            panic!("the sum has ended: {:?}", (&mut self.adding.sum).await);
+        }
         self.source.until_taken(taken + 1).await;
     }
 
@@ -432,30 +434,37 @@ async fn a_paused_broker_ends_streams_at_their_timeouts() {
     long.end().await;
 }
 
+/// A memory alarm of 12 seconds: more than three timeouts of one pair of streams, and more than one of the other.
+const ALARM: &str = "vm_memory_monitor:set_vm_memory_high_watermark(0.0000001), timer:sleep(12000), \
+                     vm_memory_monitor:set_vm_memory_high_watermark(0.6).";
+
 #[tokio::test]
 async fn streams_outlive_a_blocked_broker_for_three_timeouts() {
     let node = Node::start().await;
-    let longer = SHORT + THIRD;
-    let (mut short, mut long) = tokio::join!(Open::on(&node, SHORT), Open::on(&node, longer));
-    let watermark = async |share| {
-        node.ctl(&["set_vm_memory_high_watermark", share]).await;
-    };
-    watermark("0.0000001").await;
-    let begun = Instant::now();
-    for error in short.fail(ErrorKind::Timeout).await {
-        let told = error.to_string();
-        assert!(
-            told.contains("blocking publishers: low on memory"),
-            "{told}"
-        );
-    }
-    let took = begun.elapsed();
-    assert!(
-        (SHORT * 2..SHORT * 3 + TOLERANCE).contains(&took),
-        "{took:?}"
+    let serving = Connection::open(&node.url()).await.unwrap();
+    let calling = Connection::open(&node.url()).await.unwrap();
+    let (mut short, mut long) = tokio::join!(
+        Open::between(&serving, &calling, SHORT),
+        Open::between(&serving, &calling, LONGER)
     );
-    short.source.until_stopped(2).await;
-    watermark("0.6").await;
+    let mut state = calling.state();
+    let ends = async {
+        while !matches!(state.current(), ConnectionState::Blocked { .. }) {
+            state.changed().await.expect("an open connection");
+        }
+        let begun = Instant::now();
+        for error in short.fail(ErrorKind::Timeout).await {
+            let told = error.to_string();
+            assert!(
+                told.contains("blocking publishers: low on memory"),
+                "{told}"
+            );
+        }
+        let took = begun.elapsed();
+        assert!((LONGER..SHORT * 3 + TOLERANCE).contains(&took), "{took:?}");
+        short.source.until_stopped(2).await;
+    };
+    tokio::join!(node.ctl(&["eval", ALARM]), ends);
     long.go_on().await;
     long.end().await;
 }
@@ -486,7 +495,7 @@ async fn server_process(connection: &Connection, queue: &str) {
     println!("begun");
     source.until_taken(1).await;
     println!("taken");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Opens a stream in each direction, and prints how they end.
