@@ -232,7 +232,6 @@ pub mod instances;
 mod requester;
 
 mod batching;
-#[allow(dead_code, unused_imports, reason = "the two sides of streams follow")]
 mod streaming;
 
 mod context;

@@ -8,7 +8,6 @@ mod question;
 mod redelivery;
 mod reply;
 mod request;
-#[allow(dead_code, reason = "the two sides of streams follow")]
 mod stream;
 mod topic;
 
@@ -21,12 +20,10 @@ pub(crate) use self::redelivery::{
 pub(crate) use self::reply::{
     Execution, Origin, check_reply, reply_from_result, result_from_parts, result_from_reply,
 };
-#[allow(unused_imports, reason = "the two sides of streams follow")]
 pub(crate) use self::request::{
     DeliveryFacts, MessageSettings, StreamTerms, correlation_id, message_from_request,
     parse_correlation_id, request_from_message,
 };
-#[allow(unused_imports, reason = "the two sides of streams follow")]
 pub(crate) use self::stream::{
     Accepted, Amount, Frame, ITEM_PREFIX, StreamLabel, item_lens, push_item, split_item, started,
 };
