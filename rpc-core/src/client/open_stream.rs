@@ -17,7 +17,7 @@ use super::service::{Client, Place};
 use super::source;
 use super::stream_attempt::{AcceptedStream, FirstAnswer};
 use crate::codec::ContentType;
-use crate::deadline;
+use crate::deadline::{self, FAR_FUTURE};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::Headers;
 use crate::message::{ItemSource, ItemStream, Outcome, Request, Response, Slot, StreamError};
@@ -91,7 +91,7 @@ impl Opener {
             (true, true) => Directions::Both,
         };
         let started = Instant::now();
-        let silence = streams.silence.unwrap_or(options.timeout);
+        let silence = streams.silence.unwrap_or(options.timeout).min(FAR_FUTURE);
         let deadline = &request.0.deadline;
         let until = match sends {
             false => deadline.fix_first_answer(silence, started),

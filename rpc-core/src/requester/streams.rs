@@ -172,11 +172,13 @@ impl PendingStream {
 
     /// Ends the stream on this side: with an error in place of the answers that are expected, and as the last item.
     pub(super) fn fail(&self, error: &RpcError) {
+        // A server that has accepted the request may have run it.
+        let error = error.copied().executed_if(self.id.get().is_some());
         let answers = self.answers.lock().take();
         if let Some(answers) = answers {
             let _ = answers.send(Err(error.copied())); // The call may be over.
         }
-        self.inbox.fail(error.copied());
+        self.inbox.fail(error);
     }
 }
 
@@ -404,6 +406,19 @@ mod tests {
         );
         let refused = StreamWaiter::register(&in_flight, Directions::Incoming, inbox);
         assert!(!refused.unwrap_err().may_have_executed());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_a_server_has_accepted_may_have_run() {
+        let in_flight = table();
+        let waiter = register(&in_flight, Directions::Incoming);
+        accept(&in_flight, &label(&waiter));
+        let mut reader = waiter.registration.inbox().reader();
+        in_flight.end(TransportError::Forbidden(Arc::new("no".into())).into());
+        let Some(Err(StreamError::Rpc(error))) = reader.next().await else {
+            panic!("no error");
+        };
+        assert!(error.may_have_executed());
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     /// Packed items that the reader has not taken; `None` if this side receives no items.
-    incoming: Option<Incoming>,
+    receiving: Option<Receiving>,
     /// Credit of this side's items.
     pub(super) credit: Option<Credit>,
     /// Wakes [`send_items`](super::send_items) when there is credit.
@@ -71,7 +71,7 @@ pub(super) struct State {
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct Receiving {
     unread: VecDeque<Bytes>,
     intake: Intake,
     /// The end: the other side's own, or an error.
@@ -83,7 +83,7 @@ impl Inbox {
     /// Makes a side that receives items within a window. It sends none before [`open`](Self::open).
     pub(crate) fn new(side: Side, receives: Option<Amount>, meter: StreamMeter) -> Self {
         let now = Instant::now();
-        let incoming = receives.map(|window| Incoming {
+        let receiving = receives.map(|window| Receiving {
             unread: VecDeque::new(),
             intake: Intake::new(window),
             end: None,
@@ -93,7 +93,7 @@ impl Inbox {
             side,
             meter,
             state: Mutex::new(State {
-                incoming,
+                receiving,
                 credit: None,
                 sender: None,
                 sent: 0,
@@ -183,28 +183,24 @@ impl Inbox {
 
     /// Ends the stream on this side. What arrived before is read first, and the error is the last item.
     pub(crate) fn fail(&self, error: RpcError) {
-        self.end_items(error.copied());
         let mut state = self.0.state.lock();
+        // Both under one lock, so that the end is not taken for the other side's.
+        let reader = state.end_items(error.copied());
         if state.failure.is_none() {
             state.failure = Some(error);
         }
         drop(state);
         self.0.changed.notify_one();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Ends the items that arrive, while the stream goes on. What arrived before is read first, and the error is the last item.
     pub(crate) fn end_items(&self, error: RpcError) {
-        let mut state = self.0.state.lock();
-        if let Some(incoming) = &mut state.incoming
-            && incoming.end.is_none()
-        {
-            incoming.end = Some(Err(StreamError::Rpc(error)));
-            let waker = incoming.reader.take();
-            drop(state);
-            self.0.changed.notify_one();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let reader = self.0.state.lock().end_items(error);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
@@ -235,30 +231,37 @@ impl State {
                 Ok(None)
             }
             Frame::Items { first, body } => {
-                let Some(incoming) = self.incoming.as_mut().filter(|to| to.end.is_none()) else {
+                let Some(receiving) = self.receiving.as_mut().filter(|to| to.end.is_none()) else {
                     return Ok(None);
                 };
-                incoming.intake.take(first, item_lens(&body))?;
+                receiving.intake.take(first, item_lens(&body))?;
                 if !self.reader_is_gone {
-                    incoming.unread.push_back(body);
+                    receiving.unread.push_back(body);
                 }
-                Ok(incoming.reader.take())
+                Ok(receiving.reader.take())
             }
             Frame::End { items, error } => {
-                let Some(incoming) = self.incoming.as_mut().filter(|to| to.end.is_none()) else {
+                let Some(receiving) = self.receiving.as_mut().filter(|to| to.end.is_none()) else {
                     return Ok(None);
                 };
-                incoming.intake.expect(items)?;
-                incoming.end = Some(error.map_or(Ok(()), Err));
-                Ok(incoming.reader.take())
+                receiving.intake.expect(items)?;
+                receiving.end = Some(error.map_or(Ok(()), Err));
+                Ok(receiving.reader.take())
             }
         }
     }
 
+    /// Ends the items that arrive with an error, unless they have ended. Returns the task to wake.
+    fn end_items(&mut self, error: RpcError) -> Option<Waker> {
+        let receiving = self.receiving.as_mut().filter(|to| to.end.is_none())?;
+        receiving.end = Some(Err(StreamError::Rpc(error)));
+        receiving.reader.take()
+    }
+
     /// Returns `true` once the other side has ended its items, or the stream.
     pub(super) fn has_ended(&self) -> bool {
-        let incoming = self.incoming.as_ref();
-        self.is_finished || incoming.is_some_and(|incoming| incoming.end.is_some())
+        let receiving = self.receiving.as_ref();
+        self.is_finished || receiving.is_some_and(|receiving| receiving.end.is_some())
     }
 
     pub(super) fn reader_is_gone(&self) -> bool {
@@ -308,10 +311,10 @@ impl Reader {
         self.shared.meter.received(read.items, read.bytes);
         let mut state = self.shared.state.lock();
         state.read += read.items;
-        let State { incoming, due, .. } = &mut *state;
-        let credit = incoming
+        let State { receiving, due, .. } = &mut *state;
+        let credit = receiving
             .as_mut()
-            .and_then(|incoming| incoming.intake.read(read));
+            .and_then(|receiving| receiving.intake.read(read));
         if let Some(amount) = credit {
             due.get_or_insert_default().add(amount);
             drop(state);
@@ -338,17 +341,17 @@ impl Stream for Reader {
                 return Poll::Ready(None);
             }
             let mut state = reader.shared.state.lock();
-            let Some(incoming) = &mut state.incoming else {
+            let Some(receiving) = &mut state.receiving else {
                 return Poll::Ready(None);
             };
-            if let Some(next) = incoming.unread.pop_front() {
+            if let Some(next) = receiving.unread.pop_front() {
                 reader.current = next;
-            } else if let Some(end) = &mut incoming.end {
+            } else if let Some(end) = &mut receiving.end {
                 reader.is_over = true;
                 let end = std::mem::replace(end, Ok(()));
                 return Poll::Ready(end.err().map(Err));
             } else {
-                incoming.reader = Some(cx.waker().clone());
+                receiving.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }
         }
@@ -362,8 +365,8 @@ impl Drop for Reader {
         }
         let mut state = self.shared.state.lock();
         state.reader_is_gone = true;
-        let incoming = state.incoming.as_mut();
-        let unread = incoming.map(|incoming| std::mem::take(&mut incoming.unread));
+        let receiving = state.receiving.as_mut();
+        let unread = receiving.map(|receiving| std::mem::take(&mut receiving.unread));
         drop(state);
         drop(unread); // Without holding the lock.
         self.shared.changed.notify_one();
@@ -372,10 +375,41 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use std::task::Wake;
+
+    use futures_util::{FutureExt, StreamExt};
 
     use super::*;
     use crate::streaming::DEFAULT_WINDOW;
+
+    /// Notes, when the reader is woken, if the reason of the failure is known.
+    struct Woken {
+        inbox: Inbox,
+        knows: Mutex<Option<bool>>,
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let knows = self.inbox.0.state.lock().failure.is_some();
+            *self.knows.lock() = Some(knows);
+        }
+    }
+
+    #[test]
+    fn a_failed_side_never_looks_as_if_the_other_had_ended() {
+        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+        let woken = Arc::new(Woken {
+            inbox: inbox.clone(),
+            knows: Mutex::new(None),
+        });
+        let mut reader = inbox.reader();
+        let waker = woken.clone().into();
+        let polled = reader.poll_next_unpin(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        inbox.fail(RpcError::new(ErrorKind::BadReply, "broken"));
+        assert_eq!(*woken.knows.lock(), Some(true));
+        assert!(reader.next().now_or_never().is_some());
+    }
 
     #[tokio::test]
     async fn items_may_end_with_an_error_while_the_stream_goes_on() {

@@ -381,6 +381,28 @@ async fn settings_of_call_and_client_are_the_terms_of_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeout_without_end_ends_no_stream() {
+    let mut setup = Setup::new().await;
+    let mut tail = request(TAIL);
+    streams(&mut tail).silence = Some(Duration::MAX);
+    let calling = start(&setup.client, tail);
+    let served = setup.server.accepted().await;
+    let mut items = stream_of(calling).await;
+    tokio::time::sleep(SECOND).await;
+    served.end(0).await;
+    assert!(items.next().await.is_none());
+
+    let mut upload = sending(UPLOAD, stream::empty());
+    streams(&mut upload).silence = Some(Duration::MAX);
+    let calling = start(&setup.client, upload);
+    let served = setup.server.accepted().await;
+    assert!(matches!(setup.server.frame().await, Frame::End { .. }));
+    tokio::time::sleep(SECOND).await;
+    served.reply("result", b"\xc0").await;
+    assert!(calling.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_services_own_error_and_faults_come_after_the_items() {
     let mut setup = Setup::new().await;
     let (served, mut items) = setup.open(TAIL).await;
