@@ -31,8 +31,7 @@ struct Batch {
     is_full: bool,
 }
 
-/// Sends items, and their end, as fast as the other side gives credit. Resolves once the end is sent, with `true` if the items ended as their
-/// source intended.
+/// Sends items, and their end, as fast as the other side gives credit. Resolves once the end is sent.
 ///
 /// A caller does not tell the server why its items end early: the error is returned, after the items before it were sent, and the caller stops
 /// the stream.
@@ -42,7 +41,7 @@ pub(crate) async fn send_items(
     inbox: &Inbox,
     outlet: &impl Outlet,
     items: impl Stream<Item = Result<Bytes, StreamError>> + Unpin,
-) -> Result<bool, RpcError> {
+) -> Result<(), RpcError> {
     let mut source = Source {
         inbox,
         items,
@@ -67,12 +66,11 @@ pub(crate) async fn send_items(
                 (Side::Caller, Some(error)) => return Err(of_caller(error)),
                 (_, error) => error,
             };
-            let is_intended = error.is_none();
             let items = inbox.sent();
             outlet.send(Frame::End { items, error }).await?;
             shared.state.lock().sent_end = Some(Instant::now());
             shared.changed.notify_one();
-            return Ok(is_intended);
+            return Ok(());
         }
         if batch.is_full {
             // A source that is always ready does not keep other tasks from running.
