@@ -26,10 +26,10 @@ pub(super) struct OpenStream<P> {
     pub(super) _place: P,
 }
 
-impl<P: Send> OpenStream<P> {
+impl<P: Sync> OpenStream<P> {
     /// Gives signs of life and credit, sends the caller's items and watches the limits until the stream is over on this side. Then tells the
     /// reader the reason, and the server if the server does not know.
-    pub(super) async fn keep(self, items: Option<ItemStream>) {
+    pub(super) async fn keep(&self, items: Option<ItemStream>) {
         let (inbox, limits) = (self.registration.inbox(), self.limits);
         let _open = inbox.count_as_open(self.span.clone());
         let sending = async {

@@ -240,7 +240,9 @@ impl Opener {
             span: self.request.0.span.clone(),
             _place: place,
         };
-        self.task = Some(requester.runtime().spawn(open.keep(items)));
+        // A block holds its captures once; an `async fn` copies its arguments.
+        let keeping = async move { open.keep(items).await };
+        self.task = Some(requester.runtime().spawn(keeping));
         drop(requester);
         if self.directions == Directions::Incoming {
             return streaming(content_type, reader, headers);

@@ -214,7 +214,8 @@ impl Pool {
     fn prepare(&mut self, request: ReceivedRequest) {
         let slot = Slot::take(&self.counters, &request.source);
         if request.is_streaming() {
-            self.streams.spawn(StartedRequest { request, slot }.work());
+            self.streams
+                .spawn(StartedRequest { request, slot }.work_on_streams());
             return;
         }
         self.starting.push(StartedRequest { request, slot });
@@ -302,6 +303,14 @@ impl StartedRequest {
         let work = Box::pin(request.work(slot));
         // The request itself catches panics of handlers, and answers with a fault. No other panic may end the requests that share the task.
         AssertUnwindSafe(work).catch_unwind().map(drop)
+    }
+
+    /// Works on a request for a method with streams. Each step frees its memory when it ends.
+    async fn work_on_streams(self) {
+        let Self { request, slot } = self;
+        if let Some(request) = Box::pin(request.work(slot)).await {
+            Box::pin(request.run()).await;
+        }
     }
 }
 

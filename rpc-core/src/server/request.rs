@@ -11,6 +11,7 @@ use super::received::{ReceivedRequest, Source};
 use super::redelivery::Verdict;
 use super::served::Endpoint;
 use super::statistics::Recording;
+use super::stream::StreamRequest;
 use crate::batching::AckToken;
 use crate::cancellation::Cancellation;
 use crate::context::{ExecutionLimit, catching_panics};
@@ -24,8 +25,9 @@ use crate::transport::{Message, TransportError};
 use crate::wire::{self, DeliveryFacts, Execution, History};
 
 impl ReceivedRequest {
-    /// Works on a request until it is settled, or to the end of its streams. The slot is that of its handler.
-    pub(super) async fn work(mut self, slot: Slot) {
+    /// Works on a request until it is settled. The slot is that of its handler. Returns a request for a method with streams that may run: its
+    /// streams do not keep the memory of the steps before.
+    pub(super) async fn work(mut self, slot: Slot) -> Option<StreamRequest> {
         let Source {
             instance,
             redelivered,
@@ -39,30 +41,31 @@ impl ReceivedRequest {
                 "refusing a request: replies to its reply queue are not allowed"
             );
             instance.count_refused();
-            return self.ack();
+            self.ack();
+            return None;
         }
         if self.is_question() {
             // Boxed, because it is rare and would enlarge the task of every delivery.
-            return Box::pin(self.answer()).await;
+            Box::pin(self.answer()).await;
+            return None;
         }
         if !(*redelivered && self.served().counts_deliveries()) {
             wire::remove_forged_counts(&mut self.message);
         }
         if self.verdict != Verdict::Run {
             // Boxed, because it is rare and would enlarge the task of every delivery.
-            self = match Box::pin(self.pass_on()).await {
-                Some(request) => request,
-                None => return,
-            };
+            self = Box::pin(self.pass_on()).await?;
         }
         match self.method.filter(|method| method.is_streaming()) {
-            // Boxed, because an open stream would keep the memory of the steps before.
-            Some(method) if self.refusal.is_none() => {
-                Box::pin(self.run_stream(method, slot)).await;
-            }
+            Some(method) if self.refusal.is_none() => Some(StreamRequest {
+                received: self,
+                method,
+                slot,
+            }),
             _ => {
                 self.run().await;
                 drop(slot);
+                None
             }
         }
     }

@@ -36,17 +36,29 @@ use crate::wire::{Accepted, Amount, Frame, History, StreamLabel, started};
 /// Time for which a handler that receives items may go on after an error has ended them.
 const GRACE: Duration = Duration::from_secs(1);
 
-impl ReceivedRequest {
-    /// Runs a request for a method with streams, to the end of the streams. The slot is free once the server has accepted the request.
-    pub(super) async fn run_stream(mut self, method: &'static Method, slot: pool::Slot) {
-        let is_at_most_once = self.is_at_most_once();
+/// A request for a method with streams.
+pub(super) struct StreamRequest {
+    pub(super) received: ReceivedRequest,
+    pub(super) method: &'static Method,
+    pub(super) slot: pool::Slot,
+}
+
+impl StreamRequest {
+    /// Runs a request to the end of its streams. The slot is free once the server has accepted the request.
+    pub(super) async fn run(self) {
         let Self {
+            mut received,
+            method,
+            slot,
+        } = self;
+        let is_at_most_once = received.is_at_most_once();
+        let ReceivedRequest {
             source,
             token,
             history: History { deliveries, .. },
             message,
             ..
-        } = &mut self;
+        } = &mut received;
         let (source, deliveries) = (&*source, *deliveries);
         let call = source.register(message);
         // A handler that receives items learns from their end that its caller is gone.
@@ -57,10 +69,10 @@ impl ReceivedRequest {
         // A block of its own, because its parts borrow the request.
         let answer = 'answer: {
             let observed = source.observe(Some(method), message, token.as_ref(), deliveries);
-            let recorded = Recorded {
+            let recorded = Box::new(Recorded {
                 recording: source.record(Some(method), message),
                 observed,
-            };
+            });
             let signals = Signals {
                 handler: &cancellation,
                 dropped: &call.cancellation,
@@ -95,10 +107,10 @@ impl ReceivedRequest {
                 if let Err(error) = &result {
                     source.report_fault(error);
                 }
-                self.reply(result, executed).await;
+                received.reply(result, executed).await;
             }
             Ok(None) => {}
-            Err(error) => self.requeue_later(error).boxed().await,
+            Err(error) => received.requeue_later(error).boxed().await,
         }
     }
 }
@@ -106,7 +118,8 @@ impl ReceivedRequest {
 /// A request that may run, and its stream.
 struct Admitted<'a> {
     opening: Opening,
-    stream: Stream<'a>,
+    /// Boxed, because each step of the task would keep its memory.
+    stream: Box<Stream<'a>>,
 }
 
 /// Parts of a request that are used until its stream is open.
@@ -221,7 +234,7 @@ impl<'a> Admitted<'a> {
                 private_queue,
                 window,
             },
-            stream: Stream {
+            stream: Box::new(Stream {
                 source,
                 method,
                 open,
@@ -230,7 +243,7 @@ impl<'a> Admitted<'a> {
                 limits,
                 signals,
                 recorded: Mutex::new(None),
-            },
+            }),
         })
     }
 }
@@ -258,7 +271,7 @@ struct Stream<'a> {
     limits: Limits,
     signals: Signals<'a>,
     /// `None` once the end is recorded.
-    recorded: Mutex<Option<Recorded<'a>>>,
+    recorded: Mutex<Option<Box<Recorded<'a>>>>,
 }
 
 /// Reason why a stream ends before its handler has ended it.
