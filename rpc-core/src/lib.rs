@@ -116,8 +116,8 @@
 //!
 //! An argument marked `#[ctx]` is not sent. It gives the handler a [`Context`], which describes the current call. Calls that a
 //! handler makes to other services inherit from the context: they end by the handler's deadline, are cancelled with the handler, and carry the
-//! headers marked as propagating. [`guide::deadlines`] shows an example. A handler can also set headers of the reply with [`Context::set_reply_header`], and callers read them
-//! with [`Call::with_headers`].
+//! headers marked as propagating. [`guide::deadlines`] shows an example. A handler can also set headers of the reply with
+//! [`Context::set_reply_header`], and callers read them with [`Call::with_headers`].
 //!
 //! # Errors
 //!
@@ -157,6 +157,11 @@
 //! # }
 //! ```
 //!
+//! # Streams
+//!
+//! A method can return a stream, `-> impl Stream<Item = T>`, take one as an argument, or both. Awaiting the call gives a [`Streaming`], and
+//! the handler reads its caller's items as [`Incoming`]. [`guide::streams`] has an example of each shape.
+//!
 //! # Without a broker
 //!
 //! A client can call a dispatcher directly. This *direct form* is enough for most unit tests:
@@ -181,10 +186,10 @@
 //! # The guide
 //!
 //! The [`guide`] has one page for each topic: [services](guide::services), [errors](guide::errors),
-//! [deadlines and cancellation](guide::deadlines), [streams](guide::streams), [delivery guarantees](guide::delivery), [middleware](guide::middleware),
-//! [observability](guide::observability), [operating a service](guide::operating), [testing](guide::testing),
-//! [evolving a contract](guide::evolution), [credentials and certificates](guide::credentials), [clusters](guide::cluster),
-//! [tuning](guide::tuning) and [frequently asked questions](guide::questions).
+//! [deadlines and cancellation](guide::deadlines), [streams](guide::streams), [delivery guarantees](guide::delivery),
+//! [middleware](guide::middleware), [observability](guide::observability), [operating a service](guide::operating),
+//! [testing](guide::testing), [evolving a contract](guide::evolution), [credentials and certificates](guide::credentials),
+//! [clusters](guide::cluster), [tuning](guide::tuning) and [frequently asked questions](guide::questions).
 //!
 //! # Other languages
 //!
@@ -200,7 +205,10 @@
 //! | `rpc-propagate` | a list of the request headers that calls of the handler carry too |
 //! | `rpc-batches` | `true` if several replies may share a message |
 //! | `rpc-time` | the server's clock in a `deadline_exceeded` fault, in the form of `rpc-deadline` |
-//! | `rpc-instance` | the id of the instance, in its answer to a [question](guide::operating) or to a [call to all instances](Call::to_all_instances) |
+//! | `rpc-instance` | the id of the instance, in its answer to a [question](guide::operating) or to a [call to all instances](Call::to_all_instances), or in its acceptance of a stream |
+//! | `rpc-silence` | the longest silence of either side of a stream, in milliseconds |
+//! | `rpc-items`, `rpc-bytes` | the items of a stream that its sender may send, as a number and in bytes |
+//! | `rpc-sequence` | the number of items before a message of a stream |
 //!
 //! # Features
 //!

@@ -1,5 +1,6 @@
 //! Streams in the direct form: the client calls the dispatcher without a broker.
 
+use std::fmt::Debug;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ trait Streams {
         }
         total
     }
-    /// Ends never, and tells when its handler is dropped.
+    /// Never ends, and tells when its handler is dropped.
     async fn endless(#[ctx] cx: Context) -> impl Stream<Item = u64>;
     async fn panics(after: u64) -> impl Stream<Item = u64>;
     async fn slow() -> impl Stream<Item = u64>;
@@ -561,10 +562,15 @@ async fn a_call_is_recorded_when_its_stream_ends() {
 }
 
 #[test]
-fn streams_are_send_and_unpin_for_all_items() {
-    fn assert_send_unpin<T: Send + Unpin>() {}
+fn streams_make_no_demands_on_their_items() {
+    fn assert_stream<S: FusedStream + Send + Unpin + Debug>() {}
+    fn read<T, E>(items: &mut Streaming<T, E>) -> bool {
+        drop(items.next());
+        items.headers().is_empty()
+    }
     struct Pinned(std::marker::PhantomPinned);
     let _ = Pinned(std::marker::PhantomPinned);
-    assert_send_unpin::<Streaming<Pinned, *const u8>>();
-    assert_send_unpin::<Incoming<Pinned>>();
+    let _ = read::<Pinned, *const u8>;
+    assert_stream::<Streaming<Pinned, *const u8>>();
+    assert_stream::<Incoming<Pinned>>();
 }

@@ -165,12 +165,12 @@ impl ClientBuilder {
     }
 
     /// Limits the items of a stream that the program has not read yet, on their way and in this client, for streams whose call does not set a
-    /// window. A server that has sent so many waits until half of them are read. Default: 1,024. 0 counts as 1.
+    /// window. After that number, the server waits until half of them are read. Default: 1,024. 0 counts as 1.
     ///
     /// A larger window keeps a fast stream busy over a slow network, and takes more memory while the program does not read. With 1, each item waits
     /// until the one before is read.
-    pub fn window(mut self, items: u32) -> Self {
-        self.options.window.items = items.into();
+    pub fn window(mut self, items: usize) -> Self {
+        self.options.window.items = items.max(1) as u64;
         self
     }
 
@@ -179,7 +179,7 @@ impl ClientBuilder {
     /// An item that is longer than what is left of the window is still sent once more than half of the window is free. So a stream
     /// takes at most the larger of the window and half of the window with one item.
     pub fn window_bytes(mut self, bytes: usize) -> Self {
-        self.options.window.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.options.window.bytes = bytes.max(1) as u64;
         self
     }
 

@@ -156,10 +156,10 @@ impl<R, S> Call<R, S> {
     /// Default: the client's, which is 1,024 items and 1 MiB unless set. A larger window takes more memory for a stream that is not read. A
     /// smaller one takes more messages, because credit goes to the server by halves of the window. No effect on a call that returns no stream, and
     /// in the direct form, where the handler makes each item when the program asks for it.
-    pub fn window(self, items: u64) -> Self {
+    pub fn window(self, items: usize) -> Self {
         self.change(|request| {
             if let Some(streams) = &mut request.0.streams {
-                streams.window_items = Some(items.max(1));
+                streams.window_items = Some(items.max(1) as u64);
             }
         })
     }

@@ -111,8 +111,8 @@ impl<R: 'static, S: RpcService> Gather<R, S> {
     ///
     /// - [`ErrorKind::Unroutable`] if no server of the queue takes part.
     /// - [`ErrorKind::PermissionDenied`] if the user may not write to the exchange `amq.direct`.
-    /// - [`ErrorKind::Encode`] for a method that is `oneway`, which has no answers, for a method with streams, for a [plain](crate::ClientBuilder::plain) client, and
-    ///   for a call that was polled before.
+    /// - [`ErrorKind::Encode`] for a method that is `oneway`, which has no answers, for a method with streams, for a
+    ///   [plain](crate::ClientBuilder::plain) client, and for a call that was polled before.
     /// - The other errors of a call that is not sent: while the connection is down, the call waits for it until the time limit.
     ///
     /// # Cancel safety

@@ -46,7 +46,7 @@ impl Stream for Lent {
         let Some(items) = &mut self.items else {
             return Poll::Ready(None);
         };
-        // The stream runs in a task of the library, where nobody would see its panic.
+        // The stream runs in a task of the library, where no caller would see its panic.
         let polled = catch_unwind(AssertUnwindSafe(|| items.as_mut().poll_next(cx)));
         if let Ok(Poll::Pending) = polled {
             return Poll::Pending;

@@ -339,10 +339,10 @@ impl<H: Send + Sync + 'static> Invocation<H> {
                 content_type,
                 limit,
             } = self.prepare::<I>()?;
-            let handover = Arc::default();
-            let emitter = Emitter::new(encoders, content_type, &handover);
+            let next = Arc::default();
+            let emitter = Emitter::new(encoders, content_type, &next);
             let handling = call(handler, context.clone(), arguments, emitter);
-            let emission = Emission::new(Box::pin(handling), handover, context, &limit);
+            let emission = Emission::new(handling, next, context, &limit);
             emission.into_response(content_type, &limit).await
         })
     }

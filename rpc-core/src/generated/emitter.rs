@@ -34,12 +34,12 @@ pub struct Encoders<T, E> {
 pub struct Emitter<T, E> {
     encoders: Encoders<T, E>,
     content_type: ContentType,
-    handover: Arc<Handover>,
+    next: Arc<NextEvent>,
 }
 
 /// The place for the next event of a stream.
 #[derive(Default)]
-pub(super) struct Handover(Mutex<Option<Event>>);
+pub(super) struct NextEvent(Mutex<Option<Event>>);
 
 /// A step of a handler with a stream.
 enum Event {
@@ -55,22 +55,22 @@ impl<T, E> Emitter<T, E> {
     pub(super) fn new(
         encoders: Encoders<T, E>,
         content_type: ContentType,
-        handover: &Arc<Handover>,
+        next: &Arc<NextEvent>,
     ) -> Self {
         Self {
             encoders,
             content_type,
-            handover: handover.clone(),
+            next: next.clone(),
         }
     }
 
     /// Polls the stream of a handler to its end.
     pub async fn emit(self, stream: impl Stream<Item = T> + Send) {
-        self.handover.give(Event::Started).await;
+        self.next.give(Event::Started).await;
         let mut stream = pin!(stream);
         while let Some(item) = stream.next().await {
             let item = (self.encoders.item)(item, self.content_type);
-            self.handover.give(Event::Item(item)).await;
+            self.next.give(Event::Item(item)).await;
         }
     }
 
@@ -82,13 +82,13 @@ impl<T, E> Emitter<T, E> {
                 let refusal = (self.encoders.refusal)(error, self.content_type);
                 let event =
                     refusal.map_or_else(|error| Event::Item(Err(error.into())), Event::Refused);
-                self.handover.give(event).await;
+                self.next.give(event).await;
             }
         }
     }
 }
 
-impl Handover {
+impl NextEvent {
     /// Leaves an event for the reader. Resolves at the next poll, which comes once the reader wants the next event.
     fn give(&self, event: Event) -> impl Future<Output = ()> + Send {
         let mut event = Some(event);
@@ -106,7 +106,7 @@ impl Handover {
 pub(super) struct Emission {
     /// Runs in the handler's context and span; `None` after the end. A panic is an error.
     handling: Option<BoxFuture<'static, Result<(), RpcError>>>,
-    handover: Arc<Handover>,
+    next: Arc<NextEvent>,
     context: Context,
     /// Cancels the call if the items are dropped before their end.
     stopped: Option<CancelOnDrop>,
@@ -116,8 +116,8 @@ pub(super) struct Emission {
 
 impl Emission {
     pub(super) fn new(
-        handling: BoxFuture<'static, ()>,
-        handover: Arc<Handover>,
+        handling: impl Future<Output = ()> + Send + 'static,
+        next: Arc<NextEvent>,
         context: Context,
         limit: &ExecutionLimit,
     ) -> Self {
@@ -127,7 +127,7 @@ impl Emission {
             .instrument(Span::current());
         Self {
             handling: Some(Box::pin(context.scope_future(caught))),
-            handover,
+            next,
             context,
             stopped: Some(limit.cancel_on_drop()),
             deadline: None,
@@ -177,7 +177,7 @@ impl Emission {
             return Poll::Ready(None);
         };
         match handling.as_mut().poll(cx) {
-            Poll::Pending => match self.handover.0.lock().take() {
+            Poll::Pending => match self.next.0.lock().take() {
                 None => Poll::Pending,
                 event => Poll::Ready(event),
             },

@@ -88,8 +88,8 @@ impl<
     }
 }
 
-/// A [`Signature`] or [`StreamSignature`] of types that cannot be sent. These functions are compiled and never run: `check_argument` or `check_return`
-/// rejects the program.
+/// A [`Signature`] or [`StreamSignature`] of types that cannot be sent. These functions are compiled and never run: `check_argument` or
+/// `check_return` rejects the program.
 pub trait Unsendable {
     /// In place of [`Signature::call`].
     fn call<S, A, R>(_: &Stub<S>, _: &'static Method, _: A) -> Call<R, S> {

@@ -267,16 +267,16 @@ impl ServerBuilder {
     /// Default: 1,024. A window bounds the memory of a stream, together with [`window_bytes`](Self::window_bytes), and limits the
     /// number of items in a round trip.
     pub fn window(mut self, items: usize) -> Self {
-        self.options.window.items = items as u64;
+        self.options.window.items = items.max(1) as u64;
         self
     }
 
     /// Sets the size in bytes of a caller's items that may be on their way to a handler or wait there, for each stream that a handler receives.
-    /// 0 counts as 1. An item that is longer than the window is sent alone.
+    /// 0 counts as 1. An item that is longer than what is left of the window is still sent once more than half of the window is free.
     ///
     /// Default: 1 MiB.
     pub fn window_bytes(mut self, bytes: usize) -> Self {
-        self.options.window.bytes = bytes as u64;
+        self.options.window.bytes = bytes.max(1) as u64;
         self
     }
 

@@ -1,7 +1,7 @@
 //! The private queue of an instance: notices of dropped calls, questions to the instance, calls to all instances, and messages of open streams.
 //!
-//! The queue is bound to topics, and messages for this instance alone come to it by its name, those of streams among them. The listener takes each message at once and
-//! never waits: what does not fit into the bounded queues behind it is dropped and counted.
+//! The queue is bound to topics, and messages for this instance alone come to it by its name, those of streams among them. The listener takes
+//! each message at once and never waits: what does not fit into the bounded queues behind it is dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -75,7 +75,8 @@ impl Argument {
                 for attribute in &serde {
                     diagnostics.at(
                         attribute,
-                        "`#[serde(…)]` has no effect on a stream, whose items are sent one by one: remove it, and put it into the type of the items",
+                        "`#[serde(…)]` has no effect on a stream, whose items are sent one by one: remove it, and put it into the type of \
+                         the items",
                     );
                 }
                 Role::Items {

@@ -378,6 +378,12 @@ async fn settings_of_call_and_client_are_the_terms_of_the_stream() {
     let _calling = start(&client, other);
     let (message, _) = setup.server.request().await;
     assert_eq!(message.headers.get_as("rpc-items"), Some(20));
+    let client = setup.connection.client_builder().window(0).window_bytes(0);
+    let _calling = start(&client.build(), request(TAIL));
+    let (message, _) = setup.server.request().await;
+    for name in ["rpc-items", "rpc-bytes"] {
+        assert_eq!(message.headers.get_as(name), Some(1));
+    }
 }
 
 #[tokio::test(start_paused = true)]

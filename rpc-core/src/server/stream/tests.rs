@@ -186,7 +186,7 @@ impl World {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
         let server = Running::start(&connection, handler, options).await;
         let reply_to = format!("rpc.reply.{id}");
-        // Of its own connection, which survives that of the server.
+        // The peer's connection survives that of the server.
         let own = Connection::open(&broker.url()).await.unwrap();
         Self {
             peer: Peer::open(&own, &reply_to, &[]).await.unwrap(),
