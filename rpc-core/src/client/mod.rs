@@ -6,6 +6,7 @@
 mod attempt;
 mod builder;
 mod call;
+mod caller_items;
 mod errors;
 mod gather;
 mod introspection;
@@ -15,7 +16,6 @@ mod open_stream;
 mod options;
 mod repeat;
 mod service;
-mod source;
 mod stream_attempt;
 mod streaming;
 mod to_all;

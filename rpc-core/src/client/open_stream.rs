@@ -11,10 +11,10 @@ use futures_util::stream::{Stream, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::caller_items;
 use super::errors;
 use super::keep_stream::OpenStream;
 use super::service::{Client, Place};
-use super::source;
 use super::stream_attempt::{AcceptedStream, FirstAnswer};
 use crate::codec::ContentType;
 use crate::deadline::{self, FAR_FUTURE};
@@ -175,7 +175,7 @@ impl Opener {
     /// Sends the request once.
     async fn attempt(&mut self) -> Result<Response, Failure> {
         if !self.has_items() {
-            return Err(source::taken().into());
+            return Err(caller_items::taken().into());
         }
         let own = self.attempts.attempt_deadline();
         let until = own.unwrap_or(self.waiting.1);
@@ -214,12 +214,12 @@ impl Opener {
         } = stream;
         let content_type = self.client.sender().options.content_type;
         let items = self.items.as_ref();
-        let items = match items.map(|items| source::lend(items, content_type)) {
+        let items = match items.map(|items| caller_items::lend(items, content_type)) {
             None => None,
             Some(Some(items)) => Some(items),
             Some(None) => {
                 outlet.stop_soon();
-                return Err(Failure::Accepted(source::taken().executed_if(true)));
+                return Err(Failure::Accepted(caller_items::taken().executed_if(true)));
             }
         };
         // From here on, dropping the reader stops the stream.
