@@ -28,7 +28,7 @@ use crate::message::{ItemStream, StreamError};
 ///
 /// ```
 /// use futures_util::stream;
-/// use rpc_core::{Incoming, Stream, rpc};
+/// use rpc_core::{CallError, Incoming, Stream, rpc};
 ///
 /// #[rpc]
 /// trait Sums {
@@ -47,7 +47,7 @@ use crate::message::{ItemStream, StreamError};
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), rpc_core::CallError<String>> {
+/// # async fn main() -> Result<(), CallError<String>> {
 /// let sums = SumsClient::new(SumsDispatcher::new(Calculator));
 /// assert_eq!(sums.sum(stream::iter(1..4)).await?, 6);
 /// # Ok(())
