@@ -397,7 +397,8 @@ mod tests {
 
     #[test]
     fn a_failed_side_never_looks_as_if_the_other_had_ended() {
-        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+        let meter = StreamMeter::of_client("Service", "method");
+        let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW), meter);
         let woken = Arc::new(Woken {
             inbox: inbox.clone(),
             knows: Mutex::new(None),

@@ -343,7 +343,7 @@ async fn silence_ends_a_stream_later_if_this_side_is_blocked() {
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_at_the_end_of_a_silence_come_first() {
     let (way, _sent) = way();
-    let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW));
+    let inbox = Inbox::new(Side::Caller, Some(DEFAULT_WINDOW), meter());
     inbox.open(None);
     let late = inbox.clone();
     let _late = AbortOnDropHandle::new(tokio::spawn(async move {
