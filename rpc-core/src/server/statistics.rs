@@ -259,9 +259,11 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::message::Outcome;
 
-    const FIB: &Method = &Method::new("fib", &["n"]);
-    const WAIT: &Method = &Method::new("wait", &[]);
-    const SERVICE: &Service = &Service::new("Fib", "rpc.Fib", &[FIB, WAIT]);
+    // Statics, because methods are compared by address.
+    static FIB: &Method = &Method::new("fib", &["n"]);
+    static WAIT: &Method = &Method::new("wait", &[]);
+    static SERVICE: &Service = &Service::new("Fib", "rpc.Fib", METHODS);
+    static METHODS: &[&Method] = &[FIB, WAIT];
 
     fn response(outcome: Outcome) -> Result<Response, RpcError> {
         Ok(Response::new(
