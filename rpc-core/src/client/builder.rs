@@ -165,7 +165,8 @@ impl ClientBuilder {
     }
 
     /// Limits the items of a stream that the program has not read yet, on their way and in this client, for streams whose call does not set a
-    /// window. After that number, the server waits until half of them are read. Default: 1,024. 0 counts as 1.
+    /// window. After that number, the server waits until half of them are read. Default: 1,024. 0 counts as 1, and more than 2^20 as
+    /// 2^20.
     ///
     /// A larger window keeps a fast stream busy over a slow network, and takes more memory while the program does not read. With 1, each item waits
     /// until the one before is read.
@@ -174,7 +175,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Limits the unread items of a stream by their encoded length in bytes, beside their [number](Self::window). Default: 1 MiB. 0 counts as 1.
+    /// Limits the unread items of a stream by their encoded length in bytes, beside their [number](Self::window). Default: 1 MiB. 0 counts as 1,
+    /// and more than 64 MiB as 64 MiB.
     ///
     /// An item that is longer than what is left of the window is still sent once more than half of the window is free. So a stream
     /// takes at most the larger of the window and half of the window with one item.

@@ -150,7 +150,7 @@ impl<R, S> Call<R, S> {
     }
 
     /// Sets the window of the stream that the call returns: the number of items that the server may send before the program has read them.
-    /// Items beyond the window wait in the handler, which is not polled until the program reads on. 0 counts as 1. The window has a limit in
+    /// Items beyond the window wait in the handler, which is not polled until the program reads on. 0 counts as 1, and more than 2^20 as 2^20. The window has a limit in
     /// bytes, too. One item may always be on its way, however large.
     ///
     /// Default: the client's, which is 1,024 items and 1 MiB unless set. A larger window takes more memory for a stream that is not read. A

@@ -53,7 +53,9 @@ impl Stream for Lent {
         }
         self.is_taken = true;
         polled.unwrap_or_else(|_| {
-            self.items = None;
+            if let Some(items) = self.items.take() {
+                discard(items);
+            }
             let message = "the stream of the caller's items panicked";
             let error = RpcError::new(ErrorKind::Panicked, message);
             Poll::Ready(Some(Err(error.into())))
@@ -63,19 +65,28 @@ impl Stream for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let (content_type, is_taken) = (self.content_type, self.is_taken);
-        if let Some(items) = self.items.take().filter(|_| !is_taken) {
-            self.owner.put(Box::new(move |other| {
-                if other == content_type {
-                    items
-                } else {
-                    let format = format!("the items are encoded as {content_type} already");
-                    let error = RpcError::new(ErrorKind::Encode, format);
-                    Box::pin(futures_util::stream::iter([Err(error.into())]))
-                }
-            }));
+        let Some(items) = self.items.take() else {
+            return;
+        };
+        if self.is_taken {
+            return discard(items);
         }
+        let content_type = self.content_type;
+        self.owner.put(Box::new(move |other| {
+            if other == content_type {
+                items
+            } else {
+                let format = format!("the items are encoded as {content_type} already");
+                let error = RpcError::new(ErrorKind::Encode, format);
+                Box::pin(futures_util::stream::iter([Err(error.into())]))
+            }
+        }));
     }
+}
+
+/// Drops the caller's items. A panic of their destructor does not end the task of the library, which has the server to tell of the end.
+fn discard(items: ItemStream) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(items)));
 }
 
 #[cfg(test)]

@@ -100,6 +100,24 @@ pub(super) fn stream_deadline_passed(lasted: Duration) -> RpcError {
     RpcError::new(ErrorKind::Timeout, message)
 }
 
+/// Explains the fault of a server that noticed the deadline of an open stream before this client.
+pub(super) fn explained_in_stream(
+    error: RpcError,
+    started: Instant,
+    deadline: Option<Instant>,
+) -> RpcError {
+    let now = Instant::now();
+    match deadline {
+        Some(deadline) if error.kind() == ErrorKind::DeadlineExceeded => {
+            if now + CLOCK_TOLERANCE >= deadline {
+                return stream_deadline_passed(now - started);
+            }
+            deadline::passed_early_at_the_server(error, deadline - now)
+        }
+        _ => error,
+    }
+}
+
 /// Error of an attempt that took longer than the retry policy allows.
 pub(super) fn attempt_timed_out(sent: bool) -> RpcError {
     let message = "no response within the retry policy's timeout for one attempt";

@@ -223,7 +223,7 @@ impl Opener {
             }
         };
         // From here on, dropping the reader stops the stream.
-        let reader = waiter.registration.inbox().reader();
+        let reader = self.explaining(waiter.registration.inbox().reader());
         let mut answers = waiter.answers;
         let open = OpenStream {
             registration: waiter.registration,
@@ -256,8 +256,27 @@ impl Opener {
             }
             Ok(StreamAnswer::Replied(response)) => Ok(response),
             Ok(StreamAnswer::Accepted(_)) => Err(Failure::Accepted(self.no_stream())),
-            Err(error) => Err(Failure::Accepted(error)),
+            Err(error) => {
+                let error = errors::explained_in_stream(error, self.started, self.terms.deadline);
+                Err(Failure::Accepted(error))
+            }
         }
+    }
+
+    /// Has faults of the server in a stream explained, if the stream has a deadline.
+    fn explaining(&self, items: ItemStream) -> ItemStream {
+        let (started, deadline) = (self.started, self.terms.deadline);
+        if deadline.is_none() {
+            return items;
+        }
+        Box::pin(items.map(move |item| {
+            item.map_err(|error| match error {
+                StreamError::Rpc(error) => {
+                    errors::explained_in_stream(error, started, deadline).into()
+                }
+                own => own,
+            })
+        }))
     }
 
     fn no_stream(&self) -> RpcError {
@@ -302,6 +321,11 @@ impl Opener {
     }
 
     async fn open_again(&mut self, error: RpcError) -> Result<ItemStream, RpcError> {
+        if error.is_retryable() && !task::in_runtime() {
+            return Err(error.with_note(
+                "; the stream was not opened again, because it is read outside of a Tokio runtime",
+            ));
+        }
         let failure = error.copied();
         self.prepare_again(error).await?;
         let response = self.open().await?;

@@ -135,18 +135,20 @@ impl PendingStream {
 
     fn take_frame(&self, message: Message) -> Taken {
         let receives = self.directions != Directions::Outgoing;
-        match Frame::from_message(message) {
-            Some(Frame::Items { .. } | Frame::End { .. }) if !receives => Taken::Malformed,
-            // Only a caller stops a stream.
-            None | Some(Frame::Stop) => Taken::Malformed,
-            Some(frame) => {
-                let is_over = matches!(frame, Frame::End { .. });
-                self.inbox.take(frame);
-                match is_over {
-                    true => Taken::IsOver,
-                    false => Taken::GoesOn,
-                }
-            }
+        let frame = Frame::from_message(message).filter(|frame| match frame {
+            Frame::Items { .. } | Frame::End { .. } => receives,
+            Frame::Stop => false, // Only a caller stops a stream.
+            Frame::Credit(_) | Frame::Alive => true,
+        });
+        let Some(frame) = frame else {
+            self.inbox.take_malformed();
+            return Taken::Malformed;
+        };
+        let is_over = matches!(frame, Frame::End { .. });
+        self.inbox.take(frame);
+        match is_over {
+            true => Taken::IsOver,
+            false => Taken::GoesOn,
         }
     }
 

@@ -262,7 +262,7 @@ impl ServerBuilder {
     }
 
     /// Sets the number of a caller's items that may be on their way to a handler or wait there, for each stream that a handler receives. The
-    /// caller sends no more until the handler has read half of them. 0 counts as 1.
+    /// caller sends no more until the handler has read half of them. 0 counts as 1, and more than 2^20 as 2^20.
     ///
     /// Default: 1,024. A window bounds the memory of a stream, together with [`window_bytes`](Self::window_bytes), and limits the
     /// number of items in a round trip.
@@ -272,7 +272,8 @@ impl ServerBuilder {
     }
 
     /// Sets the size in bytes of a caller's items that may be on their way to a handler or wait there, for each stream that a handler receives.
-    /// 0 counts as 1. An item that is longer than what is left of the window is still sent once more than half of the window is free.
+    /// 0 counts as 1, and more than 64 MiB as 64 MiB. An item that is longer than what is left of the window is still sent once more than half
+    /// of the window is free.
     ///
     /// Default: 1 MiB.
     pub fn window_bytes(mut self, bytes: usize) -> Self {

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument, debug};
 
 use super::outbox::{Outbox, OutgoingReply};
@@ -32,6 +32,10 @@ use crate::streaming::{End, Inbox, Limits, Outlet, Side, send_controls, send_ite
 use crate::telemetry::{Observed, StreamMeter};
 use crate::transport::{Message, Reply};
 use crate::wire::{Accepted, Amount, Frame, History, StreamLabel, started};
+
+/// Longest silence of a caller, whatever the request says. Callers give a sign of life each minute at least, so a caller that is silent for
+/// longer is gone, and its stream holds a place of `max_streams`.
+const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Time for which a handler that receives items may go on after an error has ended them.
 const GRACE: Duration = Duration::from_secs(1);
@@ -129,6 +133,8 @@ struct Opening {
     private_queue: SmolStr,
     /// The caller's window.
     window: Amount,
+    /// The moment until which the caller waits for the first answer.
+    waits_until: Instant,
 }
 
 /// Signals that a call is cancelled.
@@ -167,12 +173,12 @@ impl<'a> Admitted<'a> {
                 items: terms.window_items?,
                 bytes: terms.window_bytes?,
             };
-            Some((window, terms.silence?))
+            Some((window, terms.silence?.min(MAX_SILENCE)))
         });
         let Some((window, silence)) = terms else {
             return Err(refused(
-                "the request lacks the headers 'rpc-items', 'rpc-bytes' and 'rpc-silence'; plain clients, batches, and clients of an older \
-                 contract without the stream cannot call the method",
+                "the request lacks one of the headers 'rpc-items', 'rpc-bytes' and 'rpc-silence', or one of them is no number of at least 0; \
+                 plain clients, batches, and clients of an older contract without the stream cannot call the method",
             ));
         };
         let Some(reply_to) = message.reply_to.clone() else {
@@ -223,6 +229,10 @@ impl<'a> Admitted<'a> {
             app_id: Some(instance.connection.app_id()),
             user_id: None, // The outbox adds the user.
         };
+        let waits_until = match message.expiration {
+            Some(millis) => deadline::after(Duration::from_millis(millis.into())),
+            None => deadline::after(silence),
+        };
         let limits = Limits {
             silence,
             deadline,
@@ -233,6 +243,7 @@ impl<'a> Admitted<'a> {
                 request,
                 private_queue,
                 window,
+                waits_until,
             },
             stream: Box::new(Stream {
                 source,
@@ -336,6 +347,7 @@ impl Stream<'_> {
             request,
             private_queue,
             window,
+            waits_until,
         } = opening;
         let receives = self.method.stream_argument.is_some();
         let answer = if receives {
@@ -349,6 +361,8 @@ impl Stream<'_> {
                 biased;
                 answer = answer => answer,
                 () = self.outbox().lost() => return None,
+                // Usually a notice comes first. A caller that is gone sends none, and its handler would keep the slot.
+                () = sleep_until(waits_until) => Err(deadline::passed_at_the_server()),
             };
             drop(slot);
             answer

@@ -173,6 +173,11 @@ impl Inbox {
         }
     }
 
+    /// Ends the stream because of a message of the other side that cannot be read. Without the message, the stream could go on without an end.
+    pub(crate) fn take_malformed(&self) {
+        self.fail(self.broken(&Violation::Malformed));
+    }
+
     fn broken(&self, violation: &Violation) -> RpcError {
         let kind = match self.0.side {
             Side::Caller => ErrorKind::BadReply,

@@ -11,6 +11,12 @@ pub(crate) const DEFAULT_WINDOW: Amount = Amount {
     bytes: 1 << 20,
 };
 
+/// The largest window. A larger one counts as this one on both sides, so that a single request cannot fill a broker.
+const MAX_WINDOW: Amount = Amount {
+    items: 1 << 20,
+    bytes: 64 << 20,
+};
+
 /// Returns the amount that a receiver gives back at once: once so much has been read, or more.
 fn step(window: Amount) -> Amount {
     Amount {
@@ -29,11 +35,11 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    /// The credit of a stream without items. A window of zero counts as one.
+    /// The credit of a stream without items. A window of zero counts as one, and one that is too large as the largest.
     pub(crate) fn of(window: Amount) -> Self {
         let window = Amount {
-            items: window.items.max(1),
-            bytes: window.bytes.max(1),
+            items: window.items.clamp(1, MAX_WINDOW.items),
+            bytes: window.bytes.clamp(1, MAX_WINDOW.bytes),
         };
         Self {
             window,
@@ -83,7 +89,7 @@ pub(crate) enum Violation {
     Gap { expected: u64, received: u64 },
     #[error("more items came than the receiver had room for")]
     NoCredit,
-    #[error("a message with items is malformed")]
+    #[error("a message of it is malformed")]
     Malformed,
 }
 
@@ -227,6 +233,22 @@ mod tests {
         credit.pay(5);
         credit.pay(5);
         assert!(!credit.is_open());
+    }
+
+    #[test]
+    fn both_sides_cut_a_window_that_is_too_large() {
+        let mut credit = Credit::of(window(u64::MAX, u64::MAX));
+        let mut intake = Intake::new(window(u64::MAX, u64::MAX));
+        credit.pay(MAX_WINDOW.bytes as usize);
+        assert!(!credit.allows(1));
+        intake
+            .take(0, [Some(MAX_WINDOW.bytes as usize)].into_iter())
+            .unwrap();
+        let back = intake
+            .read(Amount::of_item(MAX_WINDOW.bytes as usize))
+            .unwrap();
+        credit.refill(back);
+        assert!(credit.allows(MAX_WINDOW.bytes as usize));
     }
 
     /// A step of a sender, a receiver and the two queues between them.

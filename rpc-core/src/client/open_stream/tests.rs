@@ -548,10 +548,47 @@ async fn the_deadline_ends_a_stream() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     let text = error.to_string();
     assert!(
-        text.starts_with("the deadline of the stream passed after 5s"),
+        text.starts_with("the deadline of the stream passed after"),
         "{text}"
     );
     setup.server.is_told_to_stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_notices_the_deadline_first_makes_no_difference() {
+    let mut setup = Setup::new().await;
+    for (method, early) in [(TAIL, false), (TAIL, true), (UPLOAD, false)] {
+        let mut call = match method.stream_argument {
+            None => request(method),
+            Some(_) => sending(method, stream::pending()),
+        };
+        let deadline = Instant::now() + 5 * SECOND;
+        call.0.deadline.set_moment(deadline);
+        let calling = start(&setup.client, call);
+        let served = setup.server.accepted().await;
+        let left = Duration::from_millis(if early { 2_000 } else { 10 });
+        let fault = deadline::passed_at_the_server();
+        let error = if method.streams_items {
+            let mut items = stream_of(calling).await;
+            tokio::time::sleep_until(deadline - left).await;
+            served.fail(0, fault).await;
+            last(&mut items).await
+        } else {
+            tokio::time::sleep_until(deadline - left).await;
+            served.fault(fault).await;
+            failed(calling.await.unwrap())
+        };
+        let (kind, text) = match early {
+            false => (
+                ErrorKind::Timeout,
+                "the deadline of the stream passed after",
+            ),
+            true => (ErrorKind::DeadlineExceeded, "ahead of this machine's"),
+        };
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(error.may_have_executed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -734,14 +771,26 @@ async fn messages_of_strangers_are_dropped_and_counted() {
     stranger.send(Frame::Alive).await;
     settle().await;
     assert_eq!(setup.dropped(), (4, 4, 2));
-    served.send(Frame::Stop).await;
-    let mut malformed = Frame::Alive.into_message(&served.label);
-    malformed.kind = Some("items".into());
-    served.publish(malformed).await;
-    settle().await;
-    assert_eq!(setup.dropped(), (4, 4, 4));
     served.items(0, &["real"]).await;
     assert_eq!(read(&mut items).await, "real");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_message_ends_the_stream() {
+    let setup = &mut Setup::new().await;
+    for kind in ["stop", "items", "end", "fault", "credit", "result", "other"] {
+        let (served, mut items) = setup.open(TAIL).await;
+        served.items(0, &["before"]).await;
+        let mut malformed = Frame::Alive.into_message(&served.label);
+        malformed.kind = Some(kind.into());
+        served.publish(malformed).await;
+        assert_eq!(read(&mut items).await, "before");
+        let error = last(&mut items).await;
+        assert_eq!(error.kind(), ErrorKind::BadReply, "{kind}");
+        assert!(error.to_string().contains("malformed"), "{error}");
+        setup.server.is_told_to_stop().await;
+    }
+    assert_eq!(setup.dropped(), (0, 0, 7));
 }
 
 #[tokio::test(start_paused = true)]

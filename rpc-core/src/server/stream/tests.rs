@@ -703,6 +703,47 @@ async fn silence_of_the_caller_ends_the_stream() {
     );
 }
 
+/// The terms are the caller's, who may be hostile, and gone.
+#[tokio::test(start_paused = true)]
+async fn a_caller_cannot_hold_a_place_by_silence() {
+    let (items, stream) = channel();
+    let mut world = World::new(handing_out([stream])).await;
+    let mut request = world.request(COUNT);
+    request.headers.insert("rpc-silence", i64::MAX);
+    world.send(request).await;
+    world.next_of("accepted").await;
+    let begun = Instant::now();
+    items.closed().await;
+    let silent = begun.elapsed();
+    assert!(
+        silent >= MAX_SILENCE && silent < MAX_SILENCE + Duration::from_secs(1),
+        "{silent:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_ends_when_its_caller_waits_no_longer_for_the_first_answer() {
+    let (open, mut closed) = mpsc::unbounded_channel::<()>();
+    let open = Mutex::new(Some(open));
+    let mut world = World::new(move |_| {
+        let open = open.lock().take();
+        async move {
+            let _open = open;
+            std::future::pending().await
+        }
+    })
+    .await;
+    let begun = Instant::now();
+    world.send(world.request(COUNT)).await;
+    assert!(closed.recv().await.is_none());
+    let waited = begun.elapsed();
+    assert!(
+        waited >= SILENCE && waited < SILENCE + Duration::from_secs(1),
+        "{waited:?}"
+    );
+    assert_eq!(world.fault().await.0, "deadline_exceeded");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_gives_signs_of_life() {
     let (_items, stream) = channel();
