@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::options::BasicPublishOptions;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{BasicProperties, Channel};
 use rpc_tests::broker::Node;
@@ -41,8 +41,8 @@ const LEAST: Duration = Duration::from_millis(50);
 /// Memory by which a process may grow.
 const MEMORY: u64 = 64 << 20;
 
-/// Attacks the servers of a queue through the queue, through cancel notices, through questions to their instances, and through calls to
-/// all instances.
+/// Attacks the servers of a queue through the queue, through cancel notices, through questions to their instances, through calls to
+/// all instances, and through streams.
 pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     let mut plan = Plan::on(node.url()).servers(0);
     let mut deployment = Deployment::prepare(&plan).await;
@@ -57,6 +57,7 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
     let before = memory_of(&deployment.programs);
 
     let mut attacker = Attacker::of(node).await;
+    let unread = attacker.unread_queue().await;
     let queue = deployment.queue.name.clone();
     let census = node.census().await.expect("the queues' counts");
     let queues = census.queues.into_iter().map(|queue| queue.name);
@@ -83,7 +84,7 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
             }
             attacker.send("", &queue, properties, &body).await;
         }
-        for (properties, body) in calls_to_all(round) {
+        for (properties, body) in calls_to_all(round).into_iter().chain(streams()) {
             attacker.send("amq.direct", &all, properties, &body).await;
         }
         attacker.publish_unreadable("", &queue).await;
@@ -97,8 +98,18 @@ pub(crate) async fn attacks_servers(node: &Node) -> Verdict {
                 .publish("amq.direct", "rpc.instances", question, b"{}")
                 .await;
         }
+        // Streams whose caller reads nothing and says nothing: its silence ends them.
+        for number in 0..FLOOD {
+            let (method, arguments) = STREAMING[number % STREAMING.len()];
+            let request = stream_request(method, [1 << 40, 1 << 40, 2_000], &unread);
+            attacker.publish("", &queue, request, arguments).await;
+        }
+        for (properties, body) in streams() {
+            attacker.send("", &queue, properties, &body).await;
+        }
         for private_queue in &private_queues {
-            for (properties, body) in questions(round, &queue).into_iter().chain(requests(round)) {
+            let hostile = questions(round, &queue).into_iter().chain(requests(round));
+            for (properties, body) in hostile.chain(frames()).chain(streams()) {
                 attacker.send("", private_queue, properties, &body).await;
             }
             attacker.publish_unreadable("", private_queue).await;
@@ -142,7 +153,7 @@ pub(crate) async fn attacks_clients(node: &Node) -> Verdict {
     );
     let attack = attacker.goes_on(async |attacker, round| {
         for queue in &queues {
-            for (properties, body) in replies(round) {
+            for (properties, body) in replies(round).into_iter().chain(frames()) {
                 attacker.send("", queue, properties, &body).await;
             }
             attacker.publish_unreadable("", queue).await;
@@ -275,6 +286,18 @@ impl Attacker {
             raw,
             pace,
         }
+    }
+
+    /// A queue whose messages stay where they are.
+    async fn unread_queue(&self) -> String {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare("".into(), options, FieldTable::default());
+        declared.await.expect("a queue").name().to_string()
     }
 
     /// Repeats the messages of an attack for the duration of a measurement.
@@ -481,6 +504,63 @@ fn calls_to_all(round: u32) -> Vec<(BasicProperties, Vec<u8>)> {
         vec![0x91; 100_000],
     ));
     all.push((BasicProperties::default(), vec![0; 1 << 20]));
+    all
+}
+
+/// The methods with streams, and arguments for many items.
+const STREAMING: [(&str, &[u8]); 2] = [("numbers", b"[1000000, 1]"), ("in_order", b"[]")];
+
+/// A request for a stream, with its terms: window in items and bytes, and silence in milliseconds.
+fn stream_request(method: &str, terms: [i64; 3], reply_to: &str) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in ["rpc-items", "rpc-bytes", "rpc-silence"].iter().zip(terms) {
+        headers.insert((*name).into(), AMQPValue::LongLongInt(value));
+    }
+    let request = request().with_type(method.into()).with_headers(headers);
+    request.with_reply_to(reply_to.into())
+}
+
+/// Requests for streams with terms, addresses and properties that no client sends.
+fn streams() -> Vec<(BasicProperties, Vec<u8>)> {
+    let mut all = Vec::new();
+    for (method, arguments) in STREAMING {
+        for terms in [
+            [-1, 1, 1],
+            [0, 0, 0],
+            [1, 1, 1],
+            [i64::MAX; 3],
+            [i64::MIN; 3],
+        ] {
+            let request = stream_request(method, terms, "rpc.reply.none");
+            all.push((request, arguments.to_vec()));
+        }
+        let request = stream_request(method, [1, 1, 30_000], "rpc.instance.none");
+        all.push((request, arguments.to_vec()));
+        let of_stream = self::request().with_type(method.into());
+        all.push((of_stream.with_message_id("1".into()), arguments.to_vec()));
+    }
+    all
+}
+
+/// Messages of streams that never were.
+fn frames() -> Vec<(BasicProperties, Vec<u8>)> {
+    const KINDS: [&str; 10] = [
+        "accepted", "started", "items", "end", "error", "fault", "credit", "alive", "stop",
+        "result",
+    ];
+    let bodies: [&[u8]; 4] = [b"", b"\0\0\0\x01\0", b"\xff\xff\xff\xff\0", &[0; 4_096]];
+    let mut all = Vec::new();
+    for (number, kind) in KINDS.into_iter().enumerate() {
+        let terms = stream_request(kind, [i64::MAX, -1, 1], "rpc.instance.none.none");
+        let mut headers = terms.headers().clone().unwrap_or_default();
+        headers.insert("rpc-sequence".into(), AMQPValue::LongLongInt(i64::MAX));
+        headers.insert("rpc-instance".into(), AMQPValue::LongString("none".into()));
+        let properties = terms
+            .with_headers(headers)
+            .with_message_id("00000000-0000-4000-8000-000000000000".into())
+            .with_correlation_id("00000000-0000-4000-8000-000000000000".into());
+        all.push((properties, bodies[number % bodies.len()].to_vec()));
+    }
     all
 }
 

@@ -2,9 +2,11 @@
 
 mod ends;
 mod flow;
+mod hostile;
 mod shapes;
 mod surroundings;
 mod telemetry;
+mod unlucky;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
