@@ -8,6 +8,9 @@ use crate::connection::{Connection, ConnectionState};
 use crate::deadline::{self, CLOCK_TOLERANCE, shown};
 use crate::error::{ErrorKind, RpcError};
 
+/// A shorter silence may end a stream whose server is alive.
+const SHORT_SILENCE: Duration = Duration::from_secs(3);
+
 /// Adds the facts that the client knows to the error of an attempt.
 pub(super) fn explained(
     error: RpcError,
@@ -77,6 +80,9 @@ pub(super) fn silent(connection: &Connection, service: &str, silence: Duration) 
         _ => {
             message += &format!(": is the server of {service} still running, and not overloaded?");
         }
+    }
+    if silence < SHORT_SILENCE {
+        message += " A stream that may pause needs a timeout of 3 seconds or more: signs of life come at most once a second";
     }
     RpcError::new(ErrorKind::Timeout, message)
 }

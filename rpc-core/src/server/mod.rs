@@ -343,8 +343,9 @@ impl ServerHandle {
     /// run (within the drain timeout), replies and acknowledges. Returns when that is done.
     ///
     /// Streams end at once: after the items that were sent, their callers get [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A
-    /// handler that receives a stream gets the same error as the last item of that stream. If it does not return a stream itself, it may
-    /// still return its result within the drain timeout.
+    /// handler that is still receiving a stream gets the same error as the last item of that stream, and has one second to finish. Its caller gets
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), because a result would not cover all items. A handler that returns a single result
+    /// may finish within the drain timeout if all items of its caller have arrived.
     ///
     /// # Errors
     ///

@@ -427,9 +427,8 @@ impl Stream<'_> {
             };
             let error = interruption.error();
             match interruption {
-                Interruption::ServerIsStopping => {
-                    // The handler may still give its result.
-                    self.inbox().end_items(error);
+                // All items have arrived: the handler may give its result.
+                Interruption::ServerIsStopping if self.inbox().is_complete() => {
                     heeds_stop = false;
                     continue;
                 }
@@ -439,7 +438,8 @@ impl Stream<'_> {
             self.inbox().fail(error.copied());
             let _ = timeout(GRACE, &mut answering).await; // The caller gets no answer of the handler.
             return match interruption {
-                Interruption::Violation(_) => Some(Err(error)),
+                // A result would pretend that the handler got all items.
+                Interruption::Violation(_) | Interruption::ServerIsStopping => Some(Err(error)),
                 Interruption::Lost => None,
                 _ => {
                     self.ended(&Err(error));

@@ -201,12 +201,11 @@ impl Inbox {
         }
     }
 
-    /// Ends the items that arrive, while the stream goes on. What arrived before is read first, and the error is the last item.
-    pub(crate) fn end_items(&self, error: RpcError) {
-        let reader = self.0.state.lock().end_items(error);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+    /// Returns `true` if all items of the other side have arrived, with the end that it intended.
+    pub(crate) fn is_complete(&self) -> bool {
+        let state = self.0.state.lock();
+        let receiving = state.receiving.as_ref();
+        receiving.is_some_and(|receiving| matches!(receiving.end, Some(Ok(()))))
     }
 
     /// Returns the items that arrive; none if this side receives no items. There is one reader. A caller's side ends when the reader is dropped.
@@ -417,21 +416,18 @@ mod tests {
         assert!(reader.next().now_or_never().is_some());
     }
 
-    #[tokio::test]
-    async fn items_may_end_with_an_error_while_the_stream_goes_on() {
-        let inbox = Inbox::new(
-            Side::Server,
-            Some(DEFAULT_WINDOW),
-            StreamMeter::of_server("Service", "method"),
-        );
-        let mut reader = inbox.reader();
-        let body = Bytes::from_static(b"\0\0\0\x01a");
-        inbox.take(Frame::Items { first: 0, body });
-        inbox.end_items(RpcError::new(ErrorKind::Cancelled, "no more"));
-        assert_eq!(reader.next().await.unwrap().unwrap(), "a");
-        let error = reader.next().await.unwrap().unwrap_err();
-        assert!(matches!(error, StreamError::Rpc(error) if error.kind() == ErrorKind::Cancelled));
-        assert!(reader.next().await.is_none());
-        assert!(inbox.0.state.lock().failure.is_none());
+    #[test]
+    fn items_are_complete_after_the_end_of_the_other_side_alone() {
+        let meter = StreamMeter::of_server("Service", "method");
+        let inbox = Inbox::new(Side::Server, Some(DEFAULT_WINDOW), meter);
+        assert!(!inbox.is_complete());
+        let end = |items| Frame::End { items, error: None };
+        inbox.take(end(0));
+        assert!(inbox.is_complete());
+        let meter = StreamMeter::of_server("Service", "method");
+        let failed = Inbox::new(Side::Server, Some(DEFAULT_WINDOW), meter);
+        failed.fail(RpcError::new(ErrorKind::Cancelled, "no more"));
+        failed.take(end(0));
+        assert!(!failed.is_complete());
     }
 }

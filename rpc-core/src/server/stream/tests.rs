@@ -950,15 +950,16 @@ async fn a_stopping_server_ends_an_endless_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_may_give_its_result_while_the_server_stops() {
+async fn a_stop_tells_a_handler_and_its_caller_that_the_items_are_incomplete() {
     let (read, mut reading) = mpsc::unbounded_channel();
     let mut world = World::new(move |request| read_and_tell(request, read.clone())).await;
     let open = world.open(UPLOAD).await;
     world.give(&open, 0, &["a"]).await;
     assert_eq!(reading.recv().await.unwrap(), "a");
     world.server.stop.send_replace(true);
-    let result = world.next_of("result").await;
-    assert_eq!(&result.body[..], b"a Cancelled");
+    // The handler's result is not that of all items.
+    let (code, fault) = world.fault().await;
+    assert_eq!((&*code, fault.message_id), ("cancelled", None));
     world.server.task.await.unwrap().unwrap();
 }
 
