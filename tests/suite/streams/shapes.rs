@@ -1,12 +1,12 @@
 //! The four shapes, in both formats.
 
 use futures_util::{StreamExt, stream};
-use rpc_core::{CallError, ErrorKind};
+use rpc_core::{CallError, ClientBuilder, ErrorKind};
 
 use super::{FeedClient, FeedDispatcher, FeedError, Probe, Setup, all, next};
 
 async fn setups() -> Vec<Setup> {
-    let json = Setup::with(|server| server, |client| client.json()).await;
+    let json = Setup::with(|server| server, ClientBuilder::json).await;
     vec![Setup::new().await, json]
 }
 

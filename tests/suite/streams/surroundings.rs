@@ -200,7 +200,7 @@ async fn items_beyond_the_message_limit_are_refused() {
 async fn a_stream_cannot_go_to_all_instances() {
     let setup = Setup::new().await;
     let error = setup.feed.count(1).to_all_instances().send().await;
-    let error = error.err().expect("refused");
+    let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(error.to_string().contains("stream"), "{error}");
 }
@@ -213,7 +213,7 @@ async fn plain_clients_and_plain_requests_get_a_reason() {
         .with_queue(&setup.queue)
         .count(1)
         .await;
-    let error = error.err().expect("refused");
+    let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Encode);
     assert!(!error.may_have_executed());
 
