@@ -80,7 +80,7 @@ impl Argument {
                     );
                 }
                 Role::Items {
-                    name: wire_name(&pattern.ident, &[], diagnostics),
+                    name: stream_name(&pattern.ident, diagnostics),
                     stream,
                 }
             }
@@ -221,11 +221,7 @@ fn wire_name(ident: &Ident, serde: &[Attribute], diagnostics: &mut Diagnostics) 
         return renamed.value();
     }
     let name = ident.unraw().to_string();
-    if name.starts_with('_') {
-        let plain = match name.trim_start_matches('_') {
-            "" => "name",
-            plain => plain,
-        };
+    if let Some(plain) = without_underscore(&name) {
         diagnostics.at(
             ident,
             format!(
@@ -235,6 +231,28 @@ fn wire_name(ident: &Ident, serde: &[Attribute], diagnostics: &mut Diagnostics) 
         );
     }
     name
+}
+
+/// Returns the name of a stream, which descriptions show.
+fn stream_name(ident: &Ident, diagnostics: &mut Diagnostics) -> String {
+    let name = ident.unraw().to_string();
+    if let Some(plain) = without_underscore(&name) {
+        diagnostics.at(
+            ident,
+            format!(
+                "names of streams are part of the contract and must not begin with an underscore: write `{plain}`"
+            ),
+        );
+    }
+    name
+}
+
+/// Returns the name to write instead of one that begins with an underscore.
+fn without_underscore(name: &str) -> Option<&str> {
+    match name.strip_prefix('_')?.trim_start_matches('_') {
+        "" => Some("name"),
+        plain => Some(plain),
+    }
 }
 
 /// Returns the name in `#[serde(rename = "…")]`.

@@ -399,6 +399,12 @@ fn check_streams(
              handler for the parts that block",
         );
     }
+    if let (Some(token), true) = (&options.default, returns_stream || has_items) {
+        diagnostics.at(
+            token,
+            "a plain request cannot open a stream: remove `default`",
+        );
+    }
     // A returned stream is reported as a returned value.
     if let (Some(token), true) = (&options.oneway, has_items) {
         diagnostics.at(

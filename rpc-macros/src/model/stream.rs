@@ -1,9 +1,10 @@
 //! Streams in signatures: `impl Stream<Item = T>`.
 
 use quote::ToTokens;
+use syn::punctuated::Punctuated;
 use syn::{
-    AngleBracketedGenericArguments, GenericArgument, PathArguments, Type, TypeImplTrait,
-    TypeParamBound, parse_quote,
+    AngleBracketedGenericArguments, GenericArgument, PathArguments, PathSegment, Token, Type,
+    TypeImplTrait, TypeParamBound, parse_quote,
 };
 
 use crate::diagnostics::Diagnostics;
@@ -21,8 +22,8 @@ impl Stream {
     /// Checks a type. Returns `None` if it is not a stream.
     pub(crate) fn check(ty: &Type, diagnostics: &mut Diagnostics) -> Option<Self> {
         let written = opaque(ty)?;
-        let arguments = arguments(written)?;
-        let item = item(arguments);
+        let arguments = arguments(&written.bounds, "Stream")?;
+        let item = associated(arguments, "Item");
         match item {
             Some(item) => wire_type::check(item, diagnostics),
             None => diagnostics.at(
@@ -61,7 +62,87 @@ impl Stream {
 
 /// Returns `true` for `impl Stream`, by any path.
 pub(crate) fn is_stream(ty: &Type) -> bool {
-    opaque(ty).is_some_and(|opaque| arguments(opaque).is_some())
+    opaque(ty).is_some_and(|opaque| arguments(&opaque.bounds, "Stream").is_some())
+}
+
+/// Returns the error message about a type in place of which `impl Stream` is written in a trait; `None` for other types. Names decide, because the
+/// compiler's message about such a type would not name the remedy.
+pub(crate) fn misspelt(ty: &Type) -> Option<String> {
+    let text = wire_type::text(ty);
+    let message = match ty {
+        Type::ImplTrait(opaque) => {
+            if let Some(items) = arguments(&opaque.bounds, "Iterator") {
+                let item = text_of(associated(items, "Item"));
+                format!(
+                    "`{text}` is not a concrete type: write `impl Stream<Item = {item}>` to send one item after the other, or \
+                     `Vec<{item}>` to send all at once"
+                )
+            } else {
+                let items = arguments(&opaque.bounds, "TryStream")?;
+                let (ok, error) = (associated(items, "Ok"), associated(items, "Error"));
+                format!(
+                    "`{text}` is not supported: write `impl Stream<Item = Result<{}, {}>>`",
+                    text_of(ok),
+                    text_of(error)
+                )
+            }
+        }
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            match (last.ident.to_string().as_str(), types(last).as_slice()) {
+                ("Incoming", [item]) => format!(
+                    "`{text}` is the stream that the handler receives: in the trait, write `impl Stream<Item = {}>`",
+                    wire_type::text(item)
+                ),
+                ("Streaming", [item, _]) => format!(
+                    "`{text}` is the stream that the caller gets: in the trait, write `impl Stream<Item = {}>`",
+                    wire_type::text(item)
+                ),
+                ("Box" | "Pin", [_]) => {
+                    let item = text_of(associated(boxed(ty)?, "Item"));
+                    format!(
+                        "`{text}` is a stream in a box: in the trait, write `impl Stream<Item = {item}>`"
+                    )
+                }
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some(message)
+}
+
+/// Returns the arguments of `Stream` in `Box<dyn Stream>` and `Pin<Box<dyn Stream>>`; the outer `None` for other types.
+fn boxed(ty: &Type) -> Option<Option<&AngleBracketedGenericArguments>> {
+    match ty {
+        Type::TraitObject(object) => arguments(&object.bounds, "Stream"),
+        Type::Paren(paren) => boxed(&paren.elem),
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            match types(last).as_slice() {
+                [inner] if last.ident == "Box" || last.ident == "Pin" => boxed(inner),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Returns the types among the arguments of a type.
+fn types(segment: &PathSegment) -> Vec<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return Vec::new();
+    };
+    let types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    types.collect()
+}
+
+/// Returns the text of a type, for an error message.
+fn text_of(ty: Option<&Type>) -> String {
+    ty.map_or_else(|| "…".to_owned(), wire_type::text)
 }
 
 /// Finds the stream in a return type: the whole type, or the first part of a type whose name ends in `Result`. The compiler cannot be asked
@@ -109,23 +190,30 @@ fn opaque(ty: &Type) -> Option<&TypeImplTrait> {
     }
 }
 
-/// Returns the arguments of the bound `Stream`; the outer `None` if there is no such bound.
-fn arguments(opaque: &TypeImplTrait) -> Option<Option<&AngleBracketedGenericArguments>> {
-    opaque.bounds.iter().find_map(|bound| {
+/// Returns the arguments of a bound, by the name of its trait; the outer `None` if there is no such bound.
+fn arguments<'a>(
+    bounds: &'a Punctuated<TypeParamBound, Token![+]>,
+    name: &str,
+) -> Option<Option<&'a AngleBracketedGenericArguments>> {
+    bounds.iter().find_map(|bound| {
         let TypeParamBound::Trait(bound) = bound else {
             return None;
         };
         let last = bound.path.segments.last()?;
-        (last.ident == "Stream").then_some(match &last.arguments {
+        (last.ident == name).then_some(match &last.arguments {
             PathArguments::AngleBracketed(arguments) => Some(arguments),
             _ => None,
         })
     })
 }
 
-fn item(arguments: Option<&AngleBracketedGenericArguments>) -> Option<&Type> {
+/// Returns the associated type of a bound.
+fn associated<'a>(
+    arguments: Option<&'a AngleBracketedGenericArguments>,
+    name: &str,
+) -> Option<&'a Type> {
     arguments?.args.iter().find_map(|argument| match argument {
-        GenericArgument::AssocType(item) if item.ident == "Item" => Some(&item.ty),
+        GenericArgument::AssocType(associated) if associated.ident == name => Some(&associated.ty),
         _ => None,
     })
 }

@@ -6,7 +6,7 @@ use syn::visit::{self, Visit};
 use syn::{GenericArgument, Generics, Type, TypePath};
 
 use crate::diagnostics::Diagnostics;
-use crate::model::stream::is_stream;
+use crate::model::stream::{is_stream, misspelt};
 
 /// Reports the parts of an argument's or return value's type that cannot be sent.
 pub(crate) fn check(ty: &Type, diagnostics: &mut Diagnostics) {
@@ -53,6 +53,10 @@ struct Owned<'a> {
 
 impl<'ast> Visit<'ast> for Owned<'_> {
     fn visit_type(&mut self, ty: &'ast Type) {
+        if let Some(message) = misspelt(ty) {
+            self.diagnostics.at(ty, message);
+            return;
+        }
         let message = match ty {
             Type::Reference(reference) => format!(
                 "`{}` is borrowed, and types that are sent must be owned: write `{}`",
@@ -60,8 +64,9 @@ impl<'ast> Visit<'ast> for Owned<'_> {
                 owned_form(&reference.elem)
             ),
             Type::ImplTrait(_) if is_stream(ty) => format!(
-                "`{}` is inside another type: a stream can be an argument, the return type, or the first part of a `Result` that is \
-                 returned. To send several values at once, write `Vec<…>`",
+                "`{0}` is inside another type: a stream can be an argument, the return type, or the first part of a `Result` (or an \
+                 alias whose name ends in `Result`) that is returned. Instead of an `Option` or a tuple, return `Result<{0}, E>`. To send \
+                 several values at once, write `Vec<…>`",
                 text(ty)
             ),
             Type::ImplTrait(_) => {
