@@ -42,6 +42,17 @@ pub enum JobError {
     },
 }
 
+/// Reasons why a file was not stored.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum UploadError {
+    /// The caller was gone before its last part.
+    #[error("the file is incomplete: {reason}")]
+    Incomplete {
+        /// The error in place of the missing parts.
+        reason: String,
+    },
+}
+
 /// Jobs, files and rooms.
 #[rpc]
 pub trait Workshop {
@@ -49,7 +60,7 @@ pub trait Workshop {
     async fn run(steps: u32) -> impl Stream<Item = Result<Progress, JobError>>;
 
     /// Stores a file that comes in parts. Returns its length.
-    async fn upload(name: String, parts: impl Stream<Item = Bytes>) -> u64;
+    async fn upload(name: String, parts: impl Stream<Item = Bytes>) -> Result<u64, UploadError>;
 
     /// Answers each line.
     async fn chat(lines: impl Stream<Item = String>) -> impl Stream<Item = String>;
@@ -69,22 +80,20 @@ impl Workshop for Shed {
         })
     }
 
-    async fn upload(&self, name: String, mut parts: Incoming<Bytes>) -> u64 {
+    async fn upload(&self, _name: String, mut parts: Incoming<Bytes>) -> Result<u64, UploadError> {
         let mut length = 0;
         while let Some(part) = parts.next().await {
-            match part {
-                Ok(part) => length += part.len() as u64,
-                Err(error) => {
-                    println!("  {name} is incomplete: {error}");
-                    break;
-                }
-            }
+            // An error means that parts are missing.
+            let part = part.map_err(|error| UploadError::Incomplete {
+                reason: error.to_string(),
+            })?;
+            length += part.len() as u64;
         }
-        length
+        Ok(length)
     }
 
     async fn chat(&self, lines: Incoming<String>) -> impl Stream<Item = String> {
-        // The stream of answers ends with the stream of lines.
+        // The stream of answers ends with the stream of lines. After an error the caller is gone, and needs no answer.
         lines.filter_map(async |line| Some(format!("{}?", line.ok()?)))
     }
 }
@@ -127,7 +136,7 @@ async fn follow(workshop: &WorkshopClient, steps: u32) -> Result<(), RpcError> {
 }
 
 /// Sends a file that is larger than a message may be.
-async fn upload(workshop: &WorkshopClient) -> Result<(), RpcError> {
+async fn upload(workshop: &WorkshopClient) -> Result<(), CallError<UploadError>> {
     let part = Bytes::from(vec![0; PART]);
     let parts = stream::iter((0..FILE / PART).map(move |_| part.clone()));
     // The parts are taken as fast as the server reads them.

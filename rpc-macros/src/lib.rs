@@ -85,10 +85,10 @@ use proc_macro::TokenStream;
 /// |---|---|---|
 /// | `name = "…"` | the method's name on the wire; must not begin with `rpc.`, which is reserved for built-in methods | the identifier, without `r#` |
 /// | `queue = "…"` | a separate request queue, so that slow methods do not delay fast ones; several methods may name the same queue | the trait's |
-/// | `timeout = "500ms"` | the timeout of the method's calls | the trait's |
+/// | `timeout = "500ms"` | the timeout of the method's calls; of a method with streams at least 3 seconds, because the timeout bounds the silence between signs of life, and an idle stream does not end by it | the trait's |
 /// | `oneway` | no reply: the call resolves when the broker has accepted the request; the method must return `()` | a reply |
 /// | `blocking` | the handler runs on the blocking pool; declared with `fn` or `async fn`, implemented with `fn` | an `async fn` on the runtime |
-/// | `default` | serves requests that name no method | only if the trait has no other method |
+/// | `default` | serves requests that name no method; not for methods with streams | only if the trait has no other method |
 /// | `idempotent` | safe to run twice: until the deadline, the client sends the request again after a lost connection, a refusal by the broker, or a server's stop | sent once |
 /// | `at_most_once` | acknowledged before it runs: a crash loses the request, and no server runs it twice. Contradicts `idempotent` | acknowledged after the reply: if a server dies, another server runs the request again |
 /// | `persistent` | requests survive a restart of the broker, until their deadline | lost in a restart |
@@ -127,7 +127,7 @@ use proc_macro::TokenStream;
 /// A method may return a stream, receive one, or both:
 ///
 /// ```
-/// use futures_util::stream::{self, StreamExt as _};
+/// use futures_util::{TryStreamExt as _, stream};
 /// use rpc_core::{Incoming, RpcError, Stream, rpc};
 /// use serde::{Deserialize, Serialize};
 ///
@@ -141,7 +141,7 @@ use proc_macro::TokenStream;
 ///     /// May refuse before the first item.
 ///     async fn open(file: String) -> Result<impl Stream<Item = String>, Refused>;
 ///     async fn upload(name: String, parts: impl Stream<Item = Vec<u8>>) -> Result<u64, Refused>;
-///     async fn shout(said: impl Stream<Item = String>) -> impl Stream<Item = String>;
+///     async fn shout(said: impl Stream<Item = String>) -> impl Stream<Item = Result<String, Refused>>;
 /// }
 ///
 /// struct Disk {
@@ -168,8 +168,8 @@ use proc_macro::TokenStream;
 ///         Ok(len)
 ///     }
 ///
-///     async fn shout(&self, said: Incoming<String>) -> impl Stream<Item = String> {
-///         said.map_while(Result::ok).map(|text| text.to_uppercase())
+///     async fn shout(&self, said: Incoming<String>) -> impl Stream<Item = Result<String, Refused>> {
+///         said.map_ok(|text| text.to_uppercase()).map_err(|error| Refused(error.to_string()))
 ///     }
 /// }
 ///
@@ -202,10 +202,12 @@ use proc_macro::TokenStream;
 /// `Err` ends a stream of `Result`s: later items are not sent.
 ///
 /// A method has one stream at most among its arguments. Callers pass any stream that is `Send + 'static`, and the handler receives an
-/// `Incoming<T>`. The stream's name is not sent. Items are `Serialize + DeserializeOwned + Send + 'static`, like other arguments and results.
+/// `Incoming<T>`. An `Err` in it means that the caller's items are incomplete: the handler returns an error of its own. The stream's name is not
+/// sent. Items are `Serialize + DeserializeOwned + Send + 'static`, like other arguments and results.
 ///
 /// A stream cannot be inside a type other than the returned `Result`, which is recognized by a name that ends in `Result`. A method with
-/// streams cannot be `oneway` or `blocking`. `timeout` bounds the wait for the first answer and the silence after it: see `Call::timeout`.
+/// streams cannot be `oneway`, `blocking` or `default`. `timeout` bounds the wait for the first answer and the silence after it: see
+/// `Call::timeout`.
 ///
 /// # Generated items
 ///

@@ -134,7 +134,8 @@ impl<R, S> Call<R, S> {
     /// learn the deadline, so a request is not run after its caller has stopped waiting. Longer than 30 years is cut to 30 years.
     ///
     /// The timeout of a call with streams is no deadline, and leaves a deadline as it is. The timeout bounds the wait for the first answer and
-    /// every silence of the server after it. After the end of the caller's own stream, the result of a method without a stream in its result is due
+    /// every silence of the server after it. The library gives a sign of life after a third of the timeout, after at least a second and at most
+    /// a minute, so an idle stream does not end by its timeout. That takes a timeout of 3 seconds or more. After the end of the caller's own stream, the result of a method without a stream in its result is due
     /// within the timeout. In the direct form the handler is alive in the caller's process, so the timeout bounds the wait for the
     /// first answer and for such a result only.
     pub fn timeout(self, timeout: Duration) -> Self {
