@@ -4,8 +4,9 @@
 //! MessagePack and in JSON. Each test also compares the two contracts, and shows that the judgement is right: a change that is judged compatible
 //! works for all values. The reverse does not hold where a comment says so.
 
+use futures_util::stream;
 use rpc_core::instances::{Contract, ServiceClient, ServiceInfo};
-use rpc_core::{CallError, Dispatch, ErrorKind, RpcError, rpc};
+use rpc_core::{CallError, Dispatch, ErrorKind, Incoming, RpcError, Stream, rpc};
 use rpc_tests::unique_queue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,10 @@ mod old {
         async fn move_to_a_queue_of_its_own() -> u64;
         async fn run_otherwise() -> u64;
         async fn run_once() -> u64;
+        async fn return_a_stream() -> u64;
+        async fn stop_streaming() -> impl Stream<Item = u64>;
+        async fn receive_a_stream() -> u64;
+        async fn make_argument_a_stream(numbers: Vec<u64>) -> u64;
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -216,6 +221,22 @@ mod old {
         async fn run_once(&self) -> u64 {
             1
         }
+
+        async fn return_a_stream(&self) -> u64 {
+            1
+        }
+
+        async fn stop_streaming(&self) -> impl Stream<Item = u64> {
+            stream::iter([1])
+        }
+
+        async fn receive_a_stream(&self) -> u64 {
+            1
+        }
+
+        async fn make_argument_a_stream(&self, numbers: Vec<u64>) -> u64 {
+            numbers.len() as u64
+        }
     }
 }
 
@@ -262,6 +283,10 @@ mod new {
         fn run_otherwise() -> u64;
         #[rpc(at_most_once)]
         async fn run_once() -> u64;
+        async fn return_a_stream() -> impl Stream<Item = u64>;
+        async fn stop_streaming() -> u64;
+        async fn receive_a_stream(numbers: impl Stream<Item = u64>) -> u64;
+        async fn make_argument_a_stream(numbers: impl Stream<Item = u64>) -> u64;
         /// A new method. Handlers need not implement it.
         async fn added(&self, n: u64) -> u64 {
             2 * self.add_with_default(n, 0).await
@@ -447,6 +472,22 @@ mod new {
 
         async fn run_once(&self) -> u64 {
             2
+        }
+
+        async fn return_a_stream(&self) -> impl Stream<Item = u64> {
+            stream::iter([1])
+        }
+
+        async fn stop_streaming(&self) -> u64 {
+            1
+        }
+
+        async fn receive_a_stream(&self, _: Incoming<u64>) -> u64 {
+            1
+        }
+
+        async fn make_argument_a_stream(&self, _: Incoming<u64>) -> u64 {
+            1
         }
     }
 }
@@ -910,6 +951,39 @@ async fn a_method_that_returned_unit_cannot_return_a_value() {
     })
     .await;
     assert_eq!(judged("return_something"), [Incompatible, Incompatible]);
+}
+
+#[tokio::test]
+async fn a_value_cannot_become_a_stream() {
+    each(async |pair| {
+        let (old, new) = (pair.old_on_new, pair.new_on_old);
+        assert_eq!(failure(old.return_a_stream().await), BAD_REQUEST);
+        assert_eq!(failure(new.return_a_stream().await), BAD_REPLY);
+        assert_eq!(failure(old.stop_streaming().await), BAD_REPLY);
+        assert_eq!(failure(new.stop_streaming().await), BAD_REQUEST);
+    })
+    .await;
+    assert_eq!(judged("return_a_stream"), [Incompatible, Incompatible]);
+    assert_eq!(judged("stop_streaming"), [Incompatible, Incompatible]);
+}
+
+#[tokio::test]
+async fn an_argument_cannot_become_a_stream() {
+    each(async |pair| {
+        let (old, new) = (pair.old_on_new, pair.new_on_old);
+        assert_eq!(failure(old.receive_a_stream().await), BAD_REQUEST);
+        let outcome = new.receive_a_stream(stream::iter([1])).await;
+        assert_eq!(failure(outcome), BAD_REPLY);
+        let outcome = old.make_argument_a_stream(vec![1]).await;
+        assert_eq!(failure(outcome), BAD_REQUEST);
+        // The old server lacks the argument.
+        let outcome = new.make_argument_a_stream(stream::iter([1])).await;
+        assert_eq!(failure(outcome), BAD_REQUEST);
+    })
+    .await;
+    assert_eq!(judged("receive_a_stream"), [Incompatible, Incompatible]);
+    let judged = judged("make_argument_a_stream");
+    assert_eq!(judged, [Incompatible, Incompatible]);
 }
 
 #[tokio::test]
