@@ -77,7 +77,7 @@ semver: ## Check that the version of rpc-core allows the API changes since the c
 	@scripts/ensure-cargo-tool cargo-semver-checks 0.51.0
 	$(CARGO) semver-checks --package rpc-core --all-features --baseline-rev $(or $(SINCE),HEAD)
 
-# SECTIONS: round-trip payloads tasks clients servers services guarantees coalescing in-process memory. Default: the first.
+# SECTIONS: round-trip payloads tasks clients servers services guarantees coalescing in-process memory streams. Default: the first.
 bench: rabbitmq ## Compare calls with hand-written lapin code; QUICK=1 takes less time, SECTIONS="payloads …" selects other measurements
 	$(CARGO) bench --package rpc-benches --features broker --bench round_trip -- $(if $(QUICK),--quick) $(SECTIONS)
 

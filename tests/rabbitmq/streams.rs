@@ -212,7 +212,7 @@ impl Open {
     /// Asserts that both streams fail on the caller's side, and their handlers stop. Returns the last items.
     async fn fail(&mut self, kind: ErrorKind) -> [RpcError; 2] {
         let last = loop {
-            // What was sent before the failure comes before it.
+            // Items that were sent before the failure come before it.
             match next(&mut self.numbers)
                 .await
                 .expect("no end of the handler")

@@ -32,9 +32,11 @@ impl<P: Sync> OpenStream<P> {
     pub(super) async fn keep(&self, items: Option<ItemStream>) {
         let (inbox, limits) = (self.registration.inbox(), self.limits);
         let _open = inbox.count_as_open(self.span.clone());
+        // Boxed, because most callers send no items.
+        let sending = items.map(|items| Box::pin(send_items(inbox, &self.outlet, items)));
         let sending = async {
-            if let Some(items) = items
-                && let Err(error) = send_items(inbox, &self.outlet, items).await
+            if let Some(sending) = sending
+                && let Err(error) = sending.await
             {
                 return error;
             }
