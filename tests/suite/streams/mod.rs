@@ -48,6 +48,7 @@ pub(crate) trait Feed {
     async fn endless(len: u64) -> impl Stream<Item = String>;
     /// Returns one number, and a further one each time that the probe is released.
     async fn held(#[ctx] cx: Context) -> impl Stream<Item = u64>;
+    /// Returns a number each time that the probe is released.
     #[rpc(idempotent)]
     async fn held_again(#[ctx] cx: Context) -> impl Stream<Item = u64>;
     #[rpc(at_most_once)]
@@ -155,11 +156,12 @@ impl Probe {
         .await
     }
 
-    fn held(&self) -> impl Stream<Item = u64> + Send + use<> {
+    /// Numbers, of which the first ones come at once.
+    fn held(&self, at_once: u64) -> impl Stream<Item = u64> + Send + use<> {
         self.0.begun.fetch_add(1, Ordering::SeqCst);
         let state = (self.clone(), 0, Dropped(self.clone()));
-        stream::unfold(state, async |(probe, n, dropped)| {
-            if n > 0 {
+        stream::unfold(state, move |(probe, n, dropped)| async move {
+            if n >= at_once {
                 let permit = probe.0.release.acquire().await;
                 permit.expect("never closed").forget();
             }
@@ -223,15 +225,15 @@ impl Feed for Probe {
     }
 
     async fn held(&self, _: Context) -> impl Stream<Item = u64> {
-        self.held()
+        self.held(1)
     }
 
     async fn held_again(&self, _: Context) -> impl Stream<Item = u64> {
-        self.held()
+        self.held(0)
     }
 
     async fn held_once(&self, _: Context) -> impl Stream<Item = u64> {
-        self.held()
+        self.held(1)
     }
 
     async fn late(&self) -> impl Stream<Item = u64> {
