@@ -73,7 +73,7 @@ pub(crate) async fn throttles(node: &Node) -> Verdict {
     let proxy = Proxy::start(node.port()).await;
     let deployment = Deployment::start(Plan::on(proxy.url())).await;
     // More bandwidth than the load needs, though timers are late on a busy machine, in chunks that end anywhere.
-    proxy.trickle(4_001, Duration::from_millis(10));
+    proxy.trickle(2_003, Duration::from_millis(2));
     deployment.load.goes_on_for(400).await;
     deployment
         .finish(node, Expected::no_failures().once())
