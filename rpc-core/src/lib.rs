@@ -299,7 +299,8 @@ pub use crate::message::{Request, Response};
 pub use crate::queue::QueueOptions;
 pub use crate::requester::DroppedReplies;
 pub use crate::server::{
-    Dispatch, Health, HealthWatch, Incoming, Serve, Server, ServerBuilder, ServerHandle,
+    Dispatch, Health, HealthWatch, Incoming, IncomingItem, Serve, Server, ServerBuilder,
+    ServerHandle,
 };
 pub use crate::service::{ResponseFuture, RpcService};
 

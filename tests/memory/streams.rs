@@ -497,6 +497,10 @@ async fn a_client_with_another_version_of_the_trait_is_told_so() {
 
 #[tokio::test]
 async fn a_handlers_incoming_items_can_be_made_by_hand() {
+    let items = Incoming::from_stream(stream::iter([1, 2]));
+    assert_eq!(Handler::default().sum(0, items).await, Ok(3));
+    let items = Incoming::from_stream(stream::iter(vec![1_u64, 2]));
+    assert_eq!(Handler::default().sum(0, items).await, Ok(3));
     let items = Incoming::from_stream(stream::iter([Ok(1), Ok(2)]));
     assert_eq!(Handler::default().sum(0, items).await, Ok(3));
     let gone = RpcError::new(ErrorKind::Disconnected, "gone");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use futures_util::stream::{FusedStream, Stream};
+use futures_util::stream::{FusedStream, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, ContentType};
@@ -55,6 +55,28 @@ use crate::message::{ItemStream, StreamError};
 /// ```
 pub struct Incoming<T>(Option<Items<T>>);
 
+/// An item of a stream that is made by hand: see [`Incoming::from_stream`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no item of an `Incoming<{T}>`",
+    note = "give `Incoming::from_stream` a stream of `{T}`, or of `Result<{T}, RpcError>`"
+)]
+pub trait IncomingItem<T> {
+    /// Returns what the handler reads.
+    fn into_result(self) -> Result<T, RpcError>;
+}
+
+impl<T> IncomingItem<T> for T {
+    fn into_result(self) -> Result<T, RpcError> {
+        Ok(self)
+    }
+}
+
+impl<T> IncomingItem<T> for Result<T, RpcError> {
+    fn into_result(self) -> Result<T, RpcError> {
+        self
+    }
+}
+
 /// Items before the end of a stream.
 enum Items<T> {
     Encoded {
@@ -80,7 +102,8 @@ impl<T> Incoming<T> {
         }))
     }
 
-    /// Makes a stream by hand, for tests that call a handler directly. An error is the last item.
+    /// Makes a stream by hand, for tests that call a handler directly: from items of type `T`, or from items of type `Result<T, RpcError>`, of
+    /// which an error is the last.
     ///
     /// # Examples
     ///
@@ -90,14 +113,22 @@ impl<T> Incoming<T> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
+    /// let mut numbers: Incoming<u64> = Incoming::from_stream(stream::iter([1, 2]));
+    /// assert_eq!(numbers.next().await.unwrap().unwrap(), 1);
+    ///
     /// let gone = RpcError::new(ErrorKind::Disconnected, "the caller is gone");
-    /// let mut numbers = Incoming::from_stream(stream::iter([Ok(1), Err(gone), Ok(2)]));
+    /// let mut numbers: Incoming<u64> = Incoming::from_stream(stream::iter([Ok(1), Err(gone), Ok(2)]));
     /// assert_eq!(numbers.next().await.unwrap().unwrap(), 1);
     /// assert!(numbers.next().await.unwrap().is_err());
     /// assert!(numbers.next().await.is_none());
     /// # }
     /// ```
-    pub fn from_stream(items: impl Stream<Item = Result<T, RpcError>> + Send + 'static) -> Self {
+    pub fn from_stream<S>(items: S) -> Self
+    where
+        T: 'static,
+        S: Stream<Item: IncomingItem<T>> + Send + 'static,
+    {
+        let items = items.map(IncomingItem::<T>::into_result);
         Self(Some(Items::Given(Box::pin(items))))
     }
 

@@ -64,7 +64,7 @@ pub(crate) use self::dispatchers::report_dispatcher;
 pub use self::dispatchers::{Dispatch, DispatcherInfo, Serve};
 use self::health::HealthReport;
 pub use self::health::{Health, HealthWatch};
-pub use self::incoming::Incoming;
+pub use self::incoming::{Incoming, IncomingItem};
 use self::instance::Instance;
 use self::options::ServerOptions;
 use self::pool::Pool;
