@@ -140,7 +140,7 @@ impl<R: 'static, S: RpcService> Gather<R, S> {
         // No layer may send the request again once an instance may have it.
         request.0.idempotent = false;
         let slot = AnswerSlot::new(self.expected);
-        request.0.answers = Some(slot.clone());
+        request.0.answers = Some(Box::new(slot.clone()));
         let layered = has_layers::<S>().then(|| request.0.deadline.enter_layers());
         let mut observed = Observed::by_client(&mut request);
         let calling = surrounded(service, request, parent.clone(), layered);

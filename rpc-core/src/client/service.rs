@@ -147,7 +147,7 @@ impl tower_service::Service<Request> for Client {
                 ResponseFuture::new(open_stream(self.clone(), request))
             }
             None => ResponseFuture::new(self.clone().send(request)),
-            Some(slot) => ResponseFuture::new(gather(self.clone(), request, slot)),
+            Some(slot) => ResponseFuture::new(gather(self.clone(), request, *slot)),
         }
     }
 }

@@ -141,7 +141,7 @@ impl<H> Dispatcher<H> {
     pub fn call(&self, mut request: Request) -> ResponseFuture {
         match request.0.answers.take() {
             None => self.run(request),
-            Some(slot) => answer_alone(slot, self.run(request)),
+            Some(slot) => answer_alone(*slot, self.run(request)),
         }
     }
 

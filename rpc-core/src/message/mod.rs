@@ -55,7 +55,7 @@ pub(crate) struct Inner {
     /// Span of the call, for fields that are known when the request is published.
     pub(crate) span: Span,
     /// Present on the client's side of a call to all instances.
-    pub(crate) answers: Option<AnswerSlot>,
+    pub(crate) answers: Option<Box<AnswerSlot>>,
     /// Present on a call with streams: on a client by the method's definition, on a server if the caller is ready for streams.
     pub(crate) streams: Option<Box<StreamCall>>,
 }

@@ -67,9 +67,10 @@ impl<T> Slot<T> {
         self.0.lock().take()
     }
 
-    /// Puts the content back, for the next taker.
+    /// Puts content into the place, for the next taker. Former content is dropped.
     pub(crate) fn put(&self, content: T) {
-        *self.0.lock() = Some(content);
+        let former = self.0.lock().replace(content);
+        drop(former); // Without holding the lock.
     }
 
     pub(crate) fn is_empty(&self) -> bool {
