@@ -1,0 +1,83 @@
+//! The parts that commands share: the options, the broker and standard output.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpc_core::{Client, Connection};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Longest time for which the end of the program waits for the broker.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The parts that commands share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) global: Global,
+    pub(crate) broker: Broker,
+    pub(crate) out: Output,
+}
+
+impl App {
+    pub(crate) fn new(global: Global) -> Self {
+        Self {
+            broker: Broker::new(global.clone()),
+            out: Output::new(global.json),
+            global,
+        }
+    }
+
+    /// Returns a client of the broker. Connects on the first call.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        Ok(self.broker.connection().await?.client())
+    }
+}
+
+/// The broker that the options name. A command that needs none does not connect.
+#[derive(Clone, Debug)]
+pub(crate) struct Broker {
+    global: Global,
+    connection: Arc<OnceCell<Connection>>,
+}
+
+impl Broker {
+    fn new(global: Global) -> Self {
+        Self {
+            global,
+            connection: Arc::default(),
+        }
+    }
+
+    /// Returns the connection. Connects on the first call.
+    pub(crate) async fn connection(&self) -> Result<&Connection, Failure> {
+        self.connection.get_or_try_init(|| self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let url = self.global.url.clone();
+        let variables = ["RPC_URL", "AMQP_URL"];
+        let url = url.or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()));
+        let url = url.ok_or_else(|| {
+            Failure::usage("no broker is named: set --url or the variable RPC_URL to a URL such as amqp://user:password@host:5672/vhost")
+        })?;
+        if url.starts_with("memory:") {
+            return Err(Failure::usage(
+                "memory: names a broker inside one program, which no other program reaches: name a RabbitMQ broker, such as \
+                 amqp://user:password@host:5672/vhost",
+            ));
+        }
+        Ok(Connection::builder(url).name("rpc").open().await?)
+    }
+
+    /// Closes the connection, if there is one, after the messages that are on their way.
+    pub(crate) async fn close(&self) {
+        if let Some(connection) = self.connection.get() {
+            // A broker that does not answer does not keep the program.
+            let _ = timeout(CLOSE_LIMIT, connection.close()).await;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The command line as a user types it.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+use crate::failure::EXIT_CODES;
+
+/// Looks at the services on a RabbitMQ broker, and calls them.
+#[derive(Debug, Parser)]
+#[command(name = "rpc", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of all commands.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// URL of the broker, such as amqp://user:password@host:5672/vhost. Default: the variables RPC_URL, then AMQP_URL.
+    #[arg(
+        long,
+        value_name = "URL",
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) url: Option<String>,
+
+    /// Prints JSON instead of text for people.
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+
+    /// Time for which answers of running servers are gathered.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, global = true, help_heading = "Global options")]
+    pub(crate) within: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists the services and their instances on the broker.
+    List(commands::list::Args),
+    /// Prints the exit codes.
+    #[command(long_about = EXIT_CODES)]
+    ExitCodes,
+}
+
+/// Parses a time such as `500ms`, `30s`, `5m` or `1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let advice = || {
+        format!("'{text}' is not a time: write a number and a unit, such as 500ms, 30s, 5m or 1h")
+    };
+    let number: f64 = number.parse().map_err(|_| advice())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(advice()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| advice())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for text in ["", "5", "s", "-1s", "1d", "1 s", "1e400s", "1.2.3s"] {
+            let error = duration(text).expect_err(text);
+            assert!(error.contains("is not a time"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The commands, one file for each.
+
+pub(crate) mod list;
+
+use crate::app::App;
+use crate::cli::Command;
+use crate::failure::{EXIT_CODES, Failure};
+
+/// Runs a command.
+pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => list::run(args, app).await,
+        Command::ExitCodes => app.out.line(EXIT_CODES),
+    }
+}

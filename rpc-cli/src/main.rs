@@ -1,0 +1,82 @@
+//! `rpc`: a command line for every service on a broker.
+//!
+//! The program needs no trait: it learns the contract of a service from its running servers. `cli` has the commands as a user types
+//! them, `commands` has one file for each.
+#![allow(dead_code, reason = "further commands follow")]
+
+mod app;
+mod cli;
+mod commands;
+mod failure;
+mod output;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::app::App;
+use self::cli::Cli;
+use self::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(error).report(),
+    };
+    let result = runtime.block_on(run(cli));
+    // A read from standard input cannot be stopped, so the program does not wait for one.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Runs a command to its end, or until the program is interrupted. Either way calls in flight are cancelled and the connection is closed.
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let mut app = App::new(cli.global);
+    let broker = app.broker.clone();
+    let result = {
+        let command = commands::run(cli.command, &mut app);
+        tokio::select! {
+            result = command => result,
+            failure = interrupted() => Err(failure),
+        }
+    };
+    broker.close().await;
+    result
+}
+
+/// Resolves when the program is told to end: by Ctrl-C, or by SIGTERM.
+async fn interrupted() -> Failure {
+    tokio::select! {
+        () = signalled(tokio::signal::ctrl_c()) => Failure::interrupted(),
+        () = terminated() => Failure::terminated(),
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    match signal(SignalKind::terminate()) {
+        Ok(mut signals) => {
+            signals.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending::<()>().await;
+}
+
+/// Waits for a signal. Without a handler for it, the signal ends the program by itself.
+async fn signalled(signal: impl Future<Output = std::io::Result<()>>) {
+    if signal.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,76 @@
+//! Standard output: text and tables for people, JSON for programs.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Standard output. Results go here, and everything else goes to standard error.
+///
+/// Colours are written only to a terminal, and never with `NO_COLOR`.
+pub(crate) struct Output {
+    stdout: anstream::AutoStream<io::Stdout>,
+    /// Programs read the output.
+    is_json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(is_json: bool) -> Self {
+        Self {
+            stdout: anstream::AutoStream::auto(io::stdout()),
+            is_json,
+        }
+    }
+
+    /// Returns `true` if programs read the output.
+    pub(crate) fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// Writes a line.
+    pub(crate) fn line(&mut self, text: impl fmt::Display) -> Result<(), Failure> {
+        writeln!(self.stdout, "{text}")?;
+        Ok(self.stdout.flush()?)
+    }
+
+    /// Writes a value as JSON, for people to read as well.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value)?;
+        self.line(text)
+    }
+
+    /// Writes a value as one line of JSON.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(value)?;
+        self.line(text)
+    }
+
+    /// Writes a table.
+    pub(crate) fn table<const N: usize>(
+        &mut self,
+        header: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> Result<(), Failure> {
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_header(header.map(str::to_uppercase))
+            .add_rows(rows);
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("is_json", &self.is_json)
+            .finish_non_exhaustive()
+    }
+}
