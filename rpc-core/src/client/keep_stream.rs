@@ -1,5 +1,6 @@
 //! The task of an open stream on the caller's side.
 
+use std::borrow::Cow;
 use std::future::pending;
 
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ pub(super) struct OpenStream<P> {
     pub(super) outlet: StreamOutlet,
     pub(super) limits: Limits,
     pub(super) connection: Connection,
-    pub(super) service: &'static str,
+    pub(super) service: Cow<'static, str>,
     pub(super) started: Instant,
     /// Span of the call.
     pub(super) span: Span,
@@ -66,10 +67,10 @@ impl<P: Sync> OpenStream<P> {
         } = self.limits;
         match end {
             End::Finished | End::Abandoned | End::Stopped => None,
-            End::Silent => Some(errors::silent(&self.connection, self.service, silence)),
+            End::Silent => Some(errors::silent(&self.connection, &self.service, silence)),
             End::NoResult => {
                 let within = result_within.unwrap_or(silence);
-                Some(errors::no_result(self.service, within))
+                Some(errors::no_result(&self.service, within))
             }
             End::DeadlinePassed => Some(errors::stream_deadline_passed(self.started.elapsed())),
             End::Failed(error) => Some(error),

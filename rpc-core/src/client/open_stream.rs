@@ -135,7 +135,7 @@ impl Opener {
                 Err(Failure::NotAccepted(error)) => {
                     let (since, until) = self.waiting;
                     let (request, connection) = (&self.request, self.client.connection());
-                    let (service, queue) = (request.0.service, &request.0.queue);
+                    let (service, queue) = (request.service(), &request.0.queue);
                     let explained =
                         |error| errors::explained(error, connection, service, queue, since, until);
                     self.attempts.failed(request, error, explained).await?;
@@ -182,7 +182,7 @@ impl Opener {
         let timed_out = |sent| match own {
             Some(_) => errors::attempt_timed_out(sent),
             None => {
-                let (connection, service) = (self.client.connection(), self.request.0.service);
+                let (connection, service) = (self.client.connection(), self.request.service());
                 errors::timed_out(connection, service, until - self.waiting.0, sent)
             }
         };
@@ -235,7 +235,7 @@ impl Opener {
                     .then_some(self.terms.silence),
             },
             connection: self.client.connection().clone(),
-            service: self.request.0.service,
+            service: self.request.0.service.clone(),
             started: self.started,
             span: self.request.0.span.clone(),
             _place: place,

@@ -28,7 +28,7 @@ pub(super) async fn send_repeatedly(
     deadline: Instant,
     sent: &AtomicBool,
 ) -> Result<Response, RpcError> {
-    let (service, queue) = (request.0.service, &*request.0.queue);
+    let (service, queue) = (request.service(), &*request.0.queue);
     let explained =
         |error| errors::explained(error, &sender.connection, service, queue, started, deadline);
     let mut attempts = Attempts::of(&request, &sender.options.retry, started, deadline);

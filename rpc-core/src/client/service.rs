@@ -88,7 +88,7 @@ impl Client {
                 Err(_) => self.wait_for_slot(deadline).boxed().await?,
             };
             // For errors: the request may be gone by then. A repeated call explains the errors of its attempts itself.
-            let service = request.0.service;
+            let service = request.0.service.clone();
             let queue = (!request.0.idempotent).then(|| Arc::clone(&request.0.queue));
             // The future that sends the request is boxed and dropped after sending, so that a waiting call is small.
             let call = async {
@@ -105,7 +105,7 @@ impl Client {
                 Ok(result) => result,
                 Err(_) => Err(errors::timed_out(
                     self.connection(),
-                    service,
+                    &service,
                     deadline - started,
                     sent.into_inner(),
                 )),
@@ -113,7 +113,7 @@ impl Client {
             drop(slot);
             result.map_err(|error| match &queue {
                 Some(queue) => {
-                    errors::explained(error, self.connection(), service, queue, started, deadline)
+                    errors::explained(error, self.connection(), &service, queue, started, deadline)
                 }
                 None => error,
             })

@@ -68,7 +68,7 @@ impl RequestSender {
         };
         let receives = (directions != Directions::Outgoing).then_some(terms.window);
         let method = request.method().unwrap_or_default();
-        let meter = StreamMeter::of_client(request.0.service, method);
+        let meter = StreamMeter::of_client(request.0.service.clone(), method);
         let inbox = Inbox::new(Side::Caller, receives, meter);
         // Before the request is published, so that the fastest answer finds the stream.
         let waiter = StreamWaiter::register(&requester.in_flight, directions, inbox)?;

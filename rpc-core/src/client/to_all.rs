@@ -1,5 +1,6 @@
 //! Calls to all instances: publishes the request once, and gathers the answers.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,7 +41,7 @@ pub(super) async fn gather(
         return Err(deadline::passed_before_the_call());
     }
     let place = client.place(deadline).await?;
-    let service = request.0.service;
+    let service = request.0.service.clone();
     let queue = Arc::clone(&request.0.queue);
     let cancels = sender.options.cancellation.then(|| Arc::clone(&queue));
     let request = &request;
@@ -65,10 +66,10 @@ pub(super) async fn gather(
     let gathering = timeout_at(deadline, publishing).await.unwrap_or_else(|_| {
         let timeout = deadline - started;
         let connection = client.connection();
-        Err(errors::timed_out(connection, service, timeout, sent))
+        Err(errors::timed_out(connection, &service, timeout, sent))
     });
     let gathering = gathering.map_err(|error| match error.kind() {
-        ErrorKind::Unroutable => no_instance(service, &queue),
+        ErrorKind::Unroutable => no_instance(&service, &queue),
         _ => error,
     })?;
     slot.fill(Box::pin(InstanceAnswers {
@@ -107,7 +108,7 @@ struct InstanceAnswers {
     /// Given back at the end of the answers.
     place: Option<Place>,
     client: Client,
-    service: &'static str,
+    service: Cow<'static, str>,
     queue: Arc<str>,
     started: Instant,
     deadline: Instant,
@@ -116,7 +117,7 @@ struct InstanceAnswers {
 impl InstanceAnswers {
     fn explained(&self, error: RpcError) -> RpcError {
         let connection = self.client.connection();
-        let (service, queue) = (self.service, &self.queue);
+        let (service, queue) = (&*self.service, &self.queue);
         errors::explained(
             error,
             connection,

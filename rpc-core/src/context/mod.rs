@@ -118,7 +118,7 @@ impl Context {
         deadline: Option<tokio::time::Instant>,
     ) -> Self {
         Self(Arc::new(Inner {
-            service: request.0.service.into(),
+            service: request.0.service.clone(),
             method: method.into(),
             deadline: deadline.map(tokio::time::Instant::into_std),
             headers: std::mem::take(&mut request.0.headers),

@@ -371,7 +371,7 @@ impl<H: Send + Sync + 'static> Invocation<H> {
 }
 
 fn undecodable(request: &Request, method: &Method, cause: &BoxError) -> RpcError {
-    let (service, method) = (request.0.service, method.name);
+    let (service, method) = (request.service(), method.name);
     RpcError::new(
         ErrorKind::BadRequest,
         format!("the arguments of {service}.{method} could not be decoded: {cause}"),

@@ -3,6 +3,7 @@
 mod answer_slot;
 mod streams;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub struct Request(pub(crate) Box<Inner>);
 /// Fields of a request, behind a pointer because a request is moved often.
 #[derive(Clone)]
 pub(crate) struct Inner {
-    pub(crate) service: &'static str,
+    pub(crate) service: Cow<'static, str>,
     pub(crate) queue: Arc<str>,
     pub(crate) method: Option<SmolStr>,
     /// The method's definition: the stub's on the client, the service's on the server. `None` if the service has no such method.
@@ -97,7 +98,7 @@ impl Request {
         recode: RecodeFn,
     ) -> Self {
         Self(Box::new(Inner {
-            service: service.name,
+            service: Cow::Borrowed(service.name),
             queue,
             method: Some(SmolStr::new_static(method.name)),
             definition: Some(method),
@@ -120,7 +121,7 @@ impl Request {
 
     /// Returns the service's name, for people and for telemetry.
     pub fn service(&self) -> &str {
-        self.0.service
+        &self.0.service
     }
 
     /// Returns the queue that the request is sent to, or came from.
@@ -229,7 +230,7 @@ impl Request {
             .into()),
         };
         recoded.map_err(|cause| {
-            encode_error(self.0.service, self.method().unwrap_or_default(), &cause)
+            encode_error(self.service(), self.method().unwrap_or_default(), &cause)
         })
     }
 }

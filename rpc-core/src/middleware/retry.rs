@@ -219,9 +219,9 @@ impl<P: Borrow<RetryPolicy>> Attempts<P> {
         }
         self.executed |= error.may_have_executed();
         if was_sent {
-            metrics::retried(request.0.service, request.method().unwrap_or_default());
+            metrics::retried(&request.0.service, request.method().unwrap_or_default());
         }
-        debug!(service = request.0.service, method = request.method(), %error, "retrying a request");
+        debug!(service = request.service(), method = request.method(), %error, "retrying a request");
         // A request that was not sent may wait until the deadline.
         tokio::time::sleep_until(next.min(self.deadline)).await;
         Ok(())

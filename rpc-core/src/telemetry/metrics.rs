@@ -1,5 +1,6 @@
 //! Metrics of calls, through the `metrics` facade.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Label, Unit, counter, gauge, histogram};
@@ -75,17 +76,18 @@ pub(super) const ARE_KEPT: bool = true;
 #[derive(Debug)]
 pub(crate) struct Measured {
     side: Side,
-    service: &'static str,
+    service: Cow<'static, str>,
     method: String,
     begun: Instant,
 }
 
 impl Measured {
-    pub(super) fn begin(side: Side, service: &'static str, method: &str) -> Self {
+    pub(super) fn begin(side: Side, service: impl Into<Cow<'static, str>>, method: &str) -> Self {
+        let service = service.into();
         let measured = Self {
             side,
+            method: path(&service, method),
             service,
-            method: path(service, method),
             begun: Instant::now(),
         };
         gauge!(measured.active(), measured.labels()).increment(1.0);
@@ -124,7 +126,7 @@ impl Measured {
     }
 
     fn labels(&self) -> Vec<Label> {
-        labels(self.service, self.method.clone())
+        labels(self.service.clone(), self.method.clone())
     }
 }
 
@@ -142,16 +144,17 @@ struct DirectionMeter {
 }
 
 impl StreamMeter {
-    pub(crate) fn of_client(service: &'static str, method: &str) -> Self {
-        Self::of(&CLIENT_STREAMS, service, method)
+    pub(crate) fn of_client(service: impl Into<Cow<'static, str>>, method: &str) -> Self {
+        Self::of(&CLIENT_STREAMS, service.into(), method)
     }
 
     pub(crate) fn of_server(service: &'static str, method: &str) -> Self {
-        Self::of(&SERVER_STREAMS, service, method)
+        Self::of(&SERVER_STREAMS, service.into(), method)
     }
 
-    fn of(names: &StreamNames, service: &'static str, method: &str) -> Self {
-        let labels = labels(service, path(service, method));
+    fn of(names: &StreamNames, service: Cow<'static, str>, method: &str) -> Self {
+        let path = path(&service, method);
+        let labels = labels(service, path);
         let direction = |direction| {
             let mut labels = labels.clone();
             labels.push(Label::from_static_parts("direction", direction));
@@ -197,16 +200,17 @@ impl std::fmt::Debug for StreamMeter {
     }
 }
 
-fn labels(service: &'static str, path: String) -> Vec<Label> {
+fn labels(service: impl Into<Cow<'static, str>>, path: String) -> Vec<Label> {
     vec![
         Label::from_static_parts("rpc.system.name", SYSTEM),
-        Label::from_static_parts("rpc.service", service),
+        Label::new("rpc.service", service.into()),
         Label::new("rpc.method", path),
     ]
 }
 
-pub(crate) fn retried(service: &'static str, method: &str) {
-    counter!(RETRIES, labels(service, path(service, method))).increment(1);
+pub(crate) fn retried(service: &Cow<'static, str>, method: &str) {
+    let path = path(service, method);
+    counter!(RETRIES, labels(service.clone(), path)).increment(1);
 }
 
 pub(crate) fn given_up(service: &'static str, method: &str, reason: &'static str) {

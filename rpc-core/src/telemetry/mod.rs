@@ -130,7 +130,7 @@ impl Observed {
         }
         request.0.span = span.clone();
         let method = request.0.method.as_deref().unwrap_or(OTHER);
-        let measured = Measured::begin(Side::Client, request.0.service, method);
+        let measured = Measured::begin(Side::Client, request.0.service.clone(), method);
         Some(Box::new(Self::begun(Side::Client, span, measured)))
     }
 

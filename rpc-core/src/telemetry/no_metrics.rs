@@ -1,5 +1,7 @@
 //! Stand-in for `metrics.rs` in builds without the feature `metrics`. Records nothing.
 
+use std::borrow::Cow;
+
 use super::attributes::Side;
 use crate::transport::Message;
 
@@ -9,7 +11,7 @@ pub(super) const ARE_KEPT: bool = false;
 pub(crate) struct Measured;
 
 impl Measured {
-    pub(super) fn begin(_: Side, _: &'static str, _: &str) -> Self {
+    pub(super) fn begin(_: Side, _: impl Into<Cow<'static, str>>, _: &str) -> Self {
         Self
     }
 
@@ -22,7 +24,7 @@ impl Measured {
 pub(crate) struct StreamMeter;
 
 impl StreamMeter {
-    pub(crate) fn of_client(_: &'static str, _: &str) -> Self {
+    pub(crate) fn of_client(_: impl Into<Cow<'static, str>>, _: &str) -> Self {
         Self
     }
 
@@ -41,7 +43,7 @@ impl StreamMeter {
 
 pub(crate) fn describe() {}
 
-pub(crate) fn retried(_: &'static str, _: &str) {}
+pub(crate) fn retried(_: &Cow<'static, str>, _: &str) {}
 
 pub(crate) fn given_up(_: &'static str, _: &str, _: &'static str) {}
 

@@ -13,11 +13,11 @@ pub(super) fn of_client(request: &mut Request) -> Span {
     let span = info_span!(
         target: "rpc_core::client",
         "rpc.client",
-        otel.name = %path(request.0.service, request.method().unwrap_or(OTHER)),
+        otel.name = %path(request.service(), request.method().unwrap_or(OTHER)),
         otel.kind = "client",
         otel.status_code = Empty,
         rpc.system.name = SYSTEM,
-        rpc.method = %path(request.0.service, request.method().unwrap_or(OTHER)),
+        rpc.method = %path(request.service(), request.method().unwrap_or(OTHER)),
         rpc.response.status_code = Empty,
         error.type = Empty,
         messaging.system = Empty,

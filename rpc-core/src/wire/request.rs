@@ -175,7 +175,7 @@ pub(crate) fn request_from_message(
     let propagating = propagating_names(headers.remove(PROPAGATE_HEADER), &headers);
     let method = message.kind.take().filter(|method| !method.is_empty());
     Ok(Request(Box::new(message::Inner {
-        service,
+        service: service.into(),
         queue,
         method,
         definition: None,
