@@ -286,9 +286,9 @@ pub use tower_service::Service;
 
 pub use crate::client::{
     Answers, Call, CallWithHeaders, Client, ClientBuilder, ContractQuery, DescriptionQuery, Gather,
-    InstanceQuery, Streaming,
+    InstanceQuery, Streaming, UntypedClient,
 };
-pub use crate::codec::ContentType;
+pub use crate::codec::{ContentType, Encoded};
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};
 pub use crate::context::{Context, ContextBuilder};
 #[cfg(feature = "amqp")]

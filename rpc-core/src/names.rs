@@ -193,7 +193,6 @@ pub(crate) const BATCH_CONTENT_TYPE: &str = "application/vnd.rpc-batch+msgpack";
 // Queues, topics and exchanges.
 
 /// Prefix of the default name of a service's queue. The service's name follows.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the macro"))]
 pub(crate) const QUEUE_PREFIX: &str = "rpc.";
 
 /// Prefix of the reply queue of a connection. A random UUID follows.

@@ -179,8 +179,8 @@ impl RequestSender {
             frame_max,
             stream,
         };
-        let message =
-            wire::message_from_request(request, options.content_type, deadline, settings)?;
+        let content_type = options.content_type_of(request);
+        let message = wire::message_from_request(request, content_type, deadline, settings)?;
         let limit = self.connection.max_message_size();
         wire::check_size("request", &message.body, limit).map_err(RpcError::not_executed)?;
         telemetry::published(request, &message);

@@ -19,6 +19,7 @@ mod service;
 mod stream_attempt;
 mod streaming;
 mod to_all;
+mod untyped;
 
 pub use self::builder::ClientBuilder;
 pub(crate) use self::call::Decode;
@@ -28,3 +29,4 @@ pub use self::introspection::{ContractQuery, DescriptionQuery, InstanceQuery};
 pub use self::service::Client;
 pub(crate) use self::streaming::Reading;
 pub use self::streaming::Streaming;
+pub use self::untyped::UntypedClient;

@@ -48,6 +48,7 @@ fn plain_client() -> RpcError {
 struct Opener {
     client: Client,
     request: Request,
+    content_type: ContentType,
     /// The caller's items, if the method has a stream as its argument.
     items: Option<Slot<ItemSource>>,
     directions: Directions,
@@ -77,15 +78,14 @@ impl From<RpcError> for Failure {
 impl Opener {
     fn new(client: Client, mut request: Request) -> Result<Self, RpcError> {
         let options = &client.sender().options;
-        if options.content_type == ContentType::Plain {
+        let content_type = options.content_type_of(&request);
+        if content_type == ContentType::Plain {
             return Err(plain_client());
         }
         options.defaults.complete(&mut request);
         let streams = request.0.streams.take().unwrap_or_default();
-        let method = request.0.definition;
-        let receives = method.is_some_and(|method| method.streams_items);
-        let sends = method.is_some_and(|method| method.stream_argument.is_some());
-        let directions = match (receives, sends) {
+        let sends = streams.sends_items;
+        let directions = match (streams.returns_items, sends) {
             (_, false) => Directions::Incoming,
             (false, true) => Directions::Outgoing,
             (true, true) => Directions::Both,
@@ -117,6 +117,7 @@ impl Opener {
             items: sends.then(|| streams.items.unwrap_or_else(Slot::empty)),
             client,
             request,
+            content_type,
             directions,
             terms,
             attempts,
@@ -212,9 +213,8 @@ impl Opener {
             headers,
             outlet,
         } = stream;
-        let content_type = self.client.sender().options.content_type;
         let items = self.items.as_ref();
-        let items = match items.map(|items| caller_items::lend(items, content_type)) {
+        let items = match items.map(|items| caller_items::lend(items, self.content_type)) {
             None => None,
             Some(Some(items)) => Some(items),
             Some(None) => {
@@ -245,10 +245,10 @@ impl Opener {
         self.task = Some(requester.runtime().spawn(keeping));
         drop(requester);
         if self.directions == Directions::Incoming {
-            return streaming(content_type, reader, headers);
+            return streaming(self.content_type, reader, headers);
         }
         match answers.next().await {
-            Ok(StreamAnswer::Started(headers)) => streaming(content_type, reader, headers),
+            Ok(StreamAnswer::Started(headers)) => streaming(self.content_type, reader, headers),
             Ok(StreamAnswer::Replied(response))
                 if self.directions == Directions::Both && response.outcome == Outcome::Result =>
             {

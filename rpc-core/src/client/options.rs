@@ -60,6 +60,14 @@ impl ClientOptions {
         }
     }
 
+    /// Returns the format in which a request is sent: the client's, or the request's own if its body was encoded outside of this library.
+    pub(super) fn content_type_of(&self, request: &Request) -> ContentType {
+        match request.0.recode {
+            None if self.content_type != ContentType::Plain => request.0.content_type,
+            _ => self.content_type,
+        }
+    }
+
     /// Returns `true` if replies may share messages.
     pub(super) fn reads_batches(&self) -> bool {
         self.coalesce != Some(1)

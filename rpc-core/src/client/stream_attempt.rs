@@ -83,7 +83,7 @@ impl RequestSender {
             waiter: Some(waiter),
             confirm,
             queue: request.0.queue.clone(),
-            content_type: self.options.content_type,
+            content_type: self.options.content_type_of(request),
             max_len: self.connection.max_message_size(),
             until,
             silence: terms.silence,

@@ -13,7 +13,7 @@ use crate::codec::ContentType;
 use crate::context::Context;
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::Headers;
-use crate::message::{ItemStream, Request, StreamError};
+use crate::message::{ItemStream, Request, Response, Slot, StreamError};
 use crate::telemetry::Observed;
 
 /// Function that decodes an item, or the error that ends a stream. It sets the flag if that is not possible.
@@ -131,7 +131,7 @@ pub struct Streaming<T, E> {
 
 impl<T, E> Streaming<T, E> {
     /// Takes over a call whose response has brought its items.
-    pub(crate) fn new(
+    fn new(
         items: ItemStream,
         content_type: ContentType,
         headers: Headers,
@@ -158,6 +158,26 @@ impl<T, E> Streaming<T, E> {
             parent,
             abandoned,
         }
+    }
+
+    /// Takes the stream out of a response that is not the service's own error.
+    pub(crate) fn from_response(
+        response: Response,
+        decode: DecodeItem<T, E>,
+        call: &mut Reading,
+    ) -> Result<Self, RpcError> {
+        let Response {
+            content_type,
+            headers,
+            items,
+            ..
+        } = response;
+        let Some(items) = items.as_ref().and_then(Slot::take) else {
+            call.unreadable();
+            let reason = "the server answered with one value, and the method returns a stream: the server has another version of the trait";
+            return Err(RpcError::new(ErrorKind::BadReply, reason));
+        };
+        Ok(Self::new(items, content_type, headers, decode, call))
     }
 
     /// Waits for the next item. Returns `None` after the end, which is the handler's own or an error.

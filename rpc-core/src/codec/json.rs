@@ -6,9 +6,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use serde_transcode::Transcoder;
 
 use super::buffer;
 use super::checked::Rules;
+use super::message_pack::{self, MessagePack};
 use super::nesting::{MAX_DEPTH, TOO_DEEP, count};
 use crate::error::BoxError;
 
@@ -67,6 +69,23 @@ fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
             _ => {}
         }
     }
+}
+
+/// Converts a value of any type from MessagePack. Bytes become arrays of numbers, as JSON has them for types of this program.
+pub(super) fn from_message_pack(body: &[u8]) -> Result<Bytes, BoxError> {
+    let mut reader = MessagePack::open(body)?;
+    let encoded = encode(&Transcoder::new(reader.value()))?;
+    reader.end()?;
+    Ok(encoded)
+}
+
+/// Converts a value of any type to MessagePack.
+pub(super) fn to_message_pack(body: &[u8]) -> Result<Bytes, BoxError> {
+    check_depth(body)?;
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let encoded = message_pack::encode(&Transcoder::new(&mut reader))?;
+    reader.end()?;
+    Ok(encoded)
 }
 
 /// Encodes the value of a struct's only field, without the field's name.

@@ -25,6 +25,13 @@ impl<'a> MessagePack<'a> {
         Self(reader)
     }
 
+    /// Creates a reader of one value of any type.
+    #[cfg(feature = "json")]
+    pub(super) fn open(body: &'a [u8]) -> Result<Self, BoxError> {
+        check_depth(body, MAX_DEPTH)?;
+        Ok(Self::new(body, MAX_DEPTH))
+    }
+
     /// Creates a reader of the values inside a map or an array, and of the bytes after it.
     pub(super) fn inside(rest: &'a [u8]) -> Result<Self, BoxError> {
         check_depth(rest, MAX_DEPTH - 1)?;

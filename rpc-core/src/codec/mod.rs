@@ -8,6 +8,7 @@ mod arguments;
 mod buffer;
 mod checked;
 mod content_type;
+mod encoded;
 #[cfg(feature = "json")]
 mod json;
 mod message_pack;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::content_type::ContentType;
+pub use self::encoded::Encoded;
 pub(crate) use self::message_pack::decode_own;
 use crate::error::BoxError;
 
@@ -74,6 +76,20 @@ pub(crate) fn recode_arguments<A: Serialize + DeserializeOwned>(
     }
 }
 
+/// Converts a value of any type from one format to another.
+pub(crate) fn transcode(
+    body: &Bytes,
+    from: ContentType,
+    to: ContentType,
+) -> Result<Bytes, BoxError> {
+    let is_message_pack = |format| format == ContentType::MessagePack;
+    match (is_message_pack(from), is_message_pack(to)) {
+        (true, false) => json::from_message_pack(body),
+        (false, true) => json::to_message_pack(body),
+        _ => Ok(body.clone()),
+    }
+}
+
 /// Stands in for JSON without the feature `json`. Requests in JSON are refused earlier, by [`ContentType::is_supported`].
 #[cfg(not(feature = "json"))]
 mod json {
@@ -96,6 +112,14 @@ mod json {
     }
 
     pub(super) fn decode_bare<A>(_: &[u8], _: usize) -> Result<A, BoxError> {
+        Err(DISABLED.into())
+    }
+
+    pub(super) fn from_message_pack(_: &[u8]) -> Result<Bytes, BoxError> {
+        Err(DISABLED.into())
+    }
+
+    pub(super) fn to_message_pack(_: &[u8]) -> Result<Bytes, BoxError> {
         Err(DISABLED.into())
     }
 }

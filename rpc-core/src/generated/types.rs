@@ -15,7 +15,7 @@ use crate::codec::{self, ContentType};
 use crate::context::Context;
 use crate::error::{CallError, ErrorKind, RpcError};
 use crate::instances::description::Direction;
-use crate::message::{Outcome, Response, Slot, StreamError};
+use crate::message::{Outcome, Response, StreamError};
 
 /// A type that can be sent: an argument, a returned value, or an error.
 pub trait Value: Serialize + DeserializeOwned + Send + 'static {}
@@ -275,23 +275,15 @@ pub(super) fn stream_from_response<
     call: &mut Reading,
 ) -> AwaitedStream<I, O, FALLIBLE_ITEMS, FALLIBLE> {
     let response = response?;
-    let content_type = response.content_type;
     if response.outcome == Outcome::Error {
-        let failure = read(O::failure(&response.body, content_type), call);
+        let failure = read(O::failure(&response.body, response.content_type), call);
         return Err(failure.unwrap_or_else(O::Failure::from));
     }
-    let Some(items) = response.items.as_ref().and_then(Slot::take) else {
-        call.unreadable();
-        let reason = "the server answered with one value, and the method returns a stream: the server has another version of the trait";
-        return Err(RpcError::new(ErrorKind::BadReply, reason).into());
-    };
-    Ok(Streaming::new(
-        items,
-        content_type,
-        response.headers,
+    Ok(Streaming::from_response(
+        response,
         item::<I, FALLIBLE_ITEMS>,
         call,
-    ))
+    )?)
 }
 
 /// Decodes an item, or the error that ends a stream.

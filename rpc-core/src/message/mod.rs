@@ -18,7 +18,7 @@ use tracing::Span;
 pub(crate) use self::answer_slot::{AnswerSlot, AnswerStream};
 pub(crate) use self::streams::{ItemSource, ItemStream, Slot, StreamCall, StreamError};
 use crate::cancellation::Cancellation;
-use crate::codec::{self, ContentType};
+use crate::codec::{self, ContentType, Encoded};
 use crate::deadline::Deadline;
 use crate::definition::{Method, Service};
 use crate::error::{BoxError, ErrorKind, RpcError};
@@ -63,6 +63,20 @@ pub(crate) struct Inner {
 
 /// A function from a MessagePack body to one of another content type, given the names of the arguments.
 pub(crate) type RecodeFn = fn(&[u8], ContentType, &[&str]) -> Result<Bytes, BoxError>;
+
+/// Parts of a request for a method without a definition.
+pub(crate) struct UntypedRequest<'a> {
+    pub(crate) service: Cow<'static, str>,
+    pub(crate) queue: Arc<str>,
+    /// Empty for the only method or the default method.
+    pub(crate) method: &'a str,
+    pub(crate) arguments: Encoded,
+    pub(crate) oneway: bool,
+    pub(crate) idempotent: bool,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) streams: Option<Box<StreamCall>>,
+}
 
 /// Delivery of a request that came over a broker.
 #[derive(Clone, Debug, Default)]
@@ -115,7 +129,53 @@ impl Request {
             delivery: None,
             span: Span::none(),
             answers: None,
-            streams: method.is_streaming().then(Box::default),
+            streams: method.is_streaming().then(|| {
+                Box::new(StreamCall {
+                    returns_items: method.streams_items,
+                    sends_items: method.stream_argument.is_some(),
+                    ..StreamCall::default()
+                })
+            }),
+        }))
+    }
+
+    /// Makes a request with arguments that are encoded already.
+    pub(crate) fn untyped(request: UntypedRequest<'_>) -> Self {
+        let UntypedRequest {
+            service,
+            queue,
+            method,
+            arguments,
+            oneway,
+            idempotent,
+            persistent,
+            priority,
+            streams,
+        } = request;
+        let content_type = match arguments.content_type() {
+            // Only a plain client sends requests without a method.
+            ContentType::Plain => ContentType::Json,
+            other => other,
+        };
+        Self(Box::new(Inner {
+            service,
+            queue,
+            method: (!method.is_empty()).then(|| SmolStr::new(method)),
+            definition: None,
+            content_type,
+            headers: Headers::new(),
+            propagating: BTreeSet::new(),
+            deadline: Deadline::default(),
+            priority,
+            persistent,
+            oneway,
+            idempotent,
+            body: arguments.body().clone(),
+            recode: None,
+            delivery: None,
+            span: Span::none(),
+            answers: None,
+            streams,
         }))
     }
 
@@ -223,11 +283,7 @@ impl Request {
         }
         let recoded = match (self.0.recode, self.0.definition) {
             (Some(recode), Some(method)) => recode(&self.0.body, content_type, method.arguments),
-            _ => Err(format!(
-                "a body of {} cannot be sent as {content_type}",
-                self.0.content_type
-            )
-            .into()),
+            _ => codec::transcode(&self.0.body, self.0.content_type, content_type),
         };
         recoded.map_err(|cause| {
             encode_error(self.service(), self.method().unwrap_or_default(), &cause)

@@ -36,6 +36,10 @@ impl From<RpcError> for StreamError {
 /// Settings and items of a call with streams.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamCall {
+    /// On a client: the method returns a stream.
+    pub(crate) returns_items: bool,
+    /// On a client: the caller sends a stream.
+    pub(crate) sends_items: bool,
     /// The longest silence of the other side; `None` on a client means the client's timeout.
     pub(crate) silence: Option<Duration>,
     /// The caller's window; `None` on a client means the client's window.

@@ -219,7 +219,8 @@ impl<P: Borrow<RetryPolicy>> Attempts<P> {
         }
         self.executed |= error.may_have_executed();
         if was_sent {
-            metrics::retried(&request.0.service, request.method().unwrap_or_default());
+            let method = request.method().unwrap_or_default();
+            metrics::retried(request.0.service.clone(), method);
         }
         debug!(service = request.service(), method = request.method(), %error, "retrying a request");
         // A request that was not sent may wait until the deadline.

@@ -208,9 +208,10 @@ fn labels(service: impl Into<Cow<'static, str>>, path: String) -> Vec<Label> {
     ]
 }
 
-pub(crate) fn retried(service: &Cow<'static, str>, method: &str) {
-    let path = path(service, method);
-    counter!(RETRIES, labels(service.clone(), path)).increment(1);
+pub(crate) fn retried(service: impl Into<Cow<'static, str>>, method: &str) {
+    let service = service.into();
+    let path = path(&service, method);
+    counter!(RETRIES, labels(service, path)).increment(1);
 }
 
 pub(crate) fn given_up(service: &'static str, method: &str, reason: &'static str) {

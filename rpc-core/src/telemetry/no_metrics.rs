@@ -43,7 +43,7 @@ impl StreamMeter {
 
 pub(crate) fn describe() {}
 
-pub(crate) fn retried(_: &Cow<'static, str>, _: &str) {}
+pub(crate) fn retried(_: impl Into<Cow<'static, str>>, _: &str) {}
 
 pub(crate) fn given_up(_: &'static str, _: &str, _: &'static str) {}
 

@@ -62,7 +62,7 @@ fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
         silence: Some(Duration::from_millis(silence).min(FAR_FUTURE)),
         window_items: Some(window.items),
         window_bytes: Some(window.bytes),
-        items: None,
+        ..StreamCall::default()
     }))
 }
 

@@ -364,7 +364,8 @@ async fn settings_of_call_and_client_are_the_terms_of_the_stream() {
     own.0.deadline.set_moment(deadline);
     *streams(&mut own) = StreamCall {
         window_items: Some(5),
-        ..StreamCall::default()
+        silence: None,
+        ..streams(&mut own).clone()
     };
     let _calling = start(&client, own);
     let (message, _) = setup.server.request().await;
@@ -374,7 +375,7 @@ async fn settings_of_call_and_client_are_the_terms_of_the_stream() {
     assert_eq!(message.expiration, Some(3_000));
     assert!(message.deadline.is_some());
     let mut other = request(TAIL);
-    *streams(&mut other) = StreamCall::default();
+    streams(&mut other).silence = None;
     let _calling = start(&client, other);
     let (message, _) = setup.server.request().await;
     assert_eq!(message.headers.get_as("rpc-items"), Some(20));
