@@ -30,6 +30,7 @@ mod runtimes;
 mod sharing;
 mod streams;
 pub(crate) mod telemetry;
+mod untyped;
 mod user_id;
 mod values;
 pub(crate) mod warnings;
