@@ -1,0 +1,18 @@
+//! The program `rpc`, run as a user runs it: real servers, a real broker, the real program.
+//!
+//! The tests start one private node. Each test has a [`Stage`](stage::Stage): a virtual host and a home folder of its own.
+//!
+//! ```text
+//! cargo test -p rpc-cli --features broker
+//! cargo test -p rpc-cli --features broker -- list:: --nocapture
+//! SNAPSHOTS=overwrite cargo test -p rpc-cli --features broker    # writes tests/snapshots again
+//! ```
+#![allow(clippy::unwrap_used)] // A test that fails panics.
+#![allow(dead_code, reason = "tests of further commands follow")]
+
+mod harness;
+mod program;
+mod sample;
+mod snapshot;
+mod stage;
+mod terminal;
