@@ -296,7 +296,7 @@ pub use crate::credentials::{Credentials, IntoCredentials};
 pub use crate::error::{BoxError, CallError, ErrorKind, OpenError, RpcError, ServeError};
 pub use crate::headers::{HeaderValue, Headers, WrongHeaderType};
 pub use crate::message::{Request, Response};
-pub use crate::queue::QueueOptions;
+pub use crate::queue::{QueueOptions, QueueStatus};
 pub use crate::requester::DroppedReplies;
 pub use crate::server::{
     Dispatch, Health, HealthWatch, Incoming, IncomingItem, Serve, Server, ServerBuilder,

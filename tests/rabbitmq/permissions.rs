@@ -275,3 +275,21 @@ async fn missing_permissions_for_the_private_queue_are_logged_once() {
         "one of each server without permissions"
     );
 }
+
+#[tokio::test]
+async fn the_status_of_a_queue_needs_no_permission_or_names_it() {
+    let limited = Limited::new([ALL; 3]).await;
+    let queue = unique_queue("status");
+    let serving = Connection::open(&limited.0.url()).await.unwrap();
+    let _server = serve(&serving, &queue).await;
+    let none = "^$";
+    limited.permit([none; 3]).await;
+    // RabbitMQ 3 does not check permissions here.
+    match limited.connect().await.queue_status(&queue).await {
+        Ok(status) => assert_eq!(status.unwrap().consumers, 1),
+        Err(error) => assert_denied(&error, "read"),
+    }
+    limited.permit([none, none, ALL]).await;
+    let status = limited.connect().await.queue_status(&queue).await.unwrap();
+    assert_eq!(status.unwrap().consumers, 1);
+}

@@ -1,7 +1,8 @@
 //! Queues of single methods, and queue prefixes.
 
+use rpc_core::testing::Peer;
 use rpc_core::{Connection, ErrorKind, QueueOptions, ServeError, Server, ServerHandle, rpc};
-use rpc_tests::unique_queue;
+use rpc_tests::{eventually, unique_queue};
 
 use super::{Probe, client, client_builder, start};
 use crate::broker;
@@ -296,4 +297,60 @@ async fn a_request_queue_cannot_be_the_last_attempt_queue_of_another() {
         .build();
     let error = server.start().await.unwrap_err();
     assert!(matches!(error, ServeError::QueueTaken { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_status_of_a_queue_counts_its_waiting_messages_and_its_consumers() {
+    let broker = broker().await;
+    let setup = broker.sample().await;
+    let asking = broker.connect().await;
+    let status = async || asking.queue_status(&setup.queue).await.unwrap().unwrap();
+    assert_eq!((status().await.messages, status().await.consumers), (0, 1));
+    setup.server.shutdown().await.unwrap();
+    for _ in 0..3 {
+        // A message each.
+        setup.sample.note("waits".to_owned()).await.unwrap();
+    }
+    let waiting = status().await;
+    assert_eq!((waiting.messages, waiting.consumers), (3, 0));
+    let json = serde_json::to_value(&waiting).unwrap();
+    assert_eq!(json, serde_json::json!({ "messages": 3, "consumers": 0 }));
+    let _server = super::serve(&setup.connection, &setup.queue, &setup.probe, |server| {
+        server
+    })
+    .await;
+    let taken = eventually("a server takes the messages", async || {
+        let status = status().await;
+        (status.messages == 0).then_some(status)
+    });
+    assert_eq!(taken.await.consumers, 1);
+}
+
+#[tokio::test]
+async fn a_queue_that_does_not_exist_has_no_status_and_is_not_created() {
+    let setup = broker().await.sample().await;
+    let connection = &setup.connection;
+    let queue = unique_queue("missing");
+    for _ in 0..2 {
+        assert_eq!(connection.queue_status(&queue).await.unwrap(), None);
+    }
+    // The connection still works.
+    let status = connection.queue_status(&setup.queue).await.unwrap();
+    assert!(status.is_some());
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_asked_is_an_error() {
+    let broker = broker().await;
+    let asking = broker.connect().await;
+    let error = asking.queue_status(&"q".repeat(256)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Encode);
+    let queue = unique_queue("exclusive");
+    let other = broker.connect().await;
+    let _peer = Peer::open(&other, &queue, &[]).await.unwrap();
+    let error = asking.queue_status(&queue).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
+    asking.close().await;
+    let error = asking.queue_status("any").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
 }

@@ -1,6 +1,7 @@
 //! A connection to a broker, shared by clients and servers.
 
 mod builder;
+mod queue_status;
 mod state;
 mod supervisor;
 

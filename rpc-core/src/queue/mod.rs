@@ -1,10 +1,12 @@
 //! Options of a request queue, and the broker's refusals of queues.
 
 mod refusal;
+mod status;
 
 use std::time::Duration;
 
 pub(crate) use self::refusal::Refusal;
+pub use self::status::QueueStatus;
 use crate::headers::{HeaderValue, Headers};
 
 /// Options of a service's request queue: `FibDispatcher::new(handler).with_queue_options(options)`.

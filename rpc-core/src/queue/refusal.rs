@@ -43,6 +43,13 @@ impl<'a> Refusal<'a> {
     }
 }
 
+impl Refusal<'_> {
+    /// Returns `true` if the queue does not exist. A queue whose node is down exists.
+    pub(crate) fn is_of_missing_queue(&self) -> bool {
+        matches!(self.cause, Cause::Missing)
+    }
+}
+
 impl<'a> Cause<'a> {
     fn of(words: &'a str) -> Self {
         if let Some(argument) = between(words, "inequivalent arg '", "' for ") {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::TransportError;
 use super::limits;
 use super::message::{Delivery, Message, Reply};
-use crate::queue::QueueOptions;
+use crate::queue::{QueueOptions, QueueStatus};
 
 /// Deliveries of a consumer. The stream ends when either side cancels the consumer, and with the channel.
 pub(crate) type Deliveries = BoxStream<'static, Result<Delivery, TransportError>>;
@@ -102,6 +102,15 @@ pub(crate) trait Channel: Debug + Send + Sync {
         queue: &'a str,
         kind: QueueKind<'a>,
     ) -> BoxFuture<'a, Result<(), TransportError>>;
+
+    /// Returns the numbers of a queue. [`TransportError::Unavailable`] if the queue does not exist, if its node is down, or if the queue is
+    /// exclusive to another link.
+    ///
+    /// A refusal closes the channel, so ask on a channel of its own.
+    fn queue_status<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<QueueStatus, TransportError>>;
 
     /// Starts a consumer; `consumer` names it on this channel.
     fn consume<'a>(

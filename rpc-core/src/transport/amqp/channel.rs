@@ -25,6 +25,7 @@ use super::login::Session;
 use super::properties::{short, to_message, to_table};
 use super::publisher::{Address, ConfirmedPublisher, PlainPublisher, Publish, write_all};
 use crate::names::TOPIC_EXCHANGE;
+use crate::queue::QueueStatus;
 use crate::transport::channel::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending,
 };
@@ -160,6 +161,28 @@ impl Channel for AmqpChannel {
                 .await
                 .map_err(refused_or_lost)?;
             Ok(())
+        }
+        .boxed()
+    }
+
+    fn queue_status<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<QueueStatus, TransportError>> {
+        async move {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let queue = self
+                .channel
+                .queue_declare(queue_name(queue)?, options, FieldTable::default())
+                .await
+                .map_err(refused_or_lost)?;
+            Ok(QueueStatus::new(
+                queue.message_count(),
+                queue.consumer_count(),
+            ))
         }
         .boxed()
     }

@@ -36,7 +36,7 @@ use super::limits;
 use super::link::{Link, LinkStatus, Transport};
 use super::message::{Delivery, Message, Reply};
 use crate::error::OpenError;
-use crate::queue::{QueueOptions, QueueType};
+use crate::queue::{QueueOptions, QueueStatus, QueueType};
 
 /// Source of links to a broker in this process.
 #[derive(Debug)]
@@ -186,6 +186,28 @@ impl MemoryChannel {
         Err(refusal)
     }
 
+    fn try_queue_status(&self, name: &str) -> Result<QueueStatus, TransportError> {
+        limits::check_short("the queue's name", name)?;
+        let mut state = self.open()?;
+        let refusal = match state.queue(name) {
+            None => refusals::missing(name),
+            Some(queue) if queue.owner.is_some_and(|owner| owner != self.link) => {
+                refusals::locked(name)
+            }
+            Some(queue) => {
+                // RabbitMQ counts a declaration as use of the queue too.
+                queue.touch();
+                let number = |len| u32::try_from(len).unwrap_or(u32::MAX);
+                return Ok(QueueStatus::new(
+                    number(queue.ready.len()),
+                    number(queue.consumers.len()),
+                ));
+            }
+        };
+        state.close_channel(self.id);
+        Err(unavailable(refusal))
+    }
+
     fn try_consume(
         &self,
         queue: &str,
@@ -267,6 +289,13 @@ impl Channel for MemoryChannel {
         kind: QueueKind<'a>,
     ) -> BoxFuture<'a, Result<(), TransportError>> {
         ready(self.try_declare(queue, kind)).boxed()
+    }
+
+    fn queue_status<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<QueueStatus, TransportError>> {
+        ready(self.try_queue_status(queue)).boxed()
     }
 
     fn consume<'a>(
