@@ -742,11 +742,22 @@ async fn older_contracts_are_described_and_compared_beside_newer_ones() {
         start(&connection, old()).await,
         start(&connection, old()).await,
     ];
-    let _new = start(&connection, new).await;
+    let newer = start(&connection, new).await;
 
     // Most instances serve the old contract.
     let described = client.describe("Menu").within(WHILE).await.unwrap();
     assert_eq!(described.version, "1");
+    let ask = || client.describe("Menu").within(WHILE);
+    let by_id = ask().instance(newer.instance_id()).await.unwrap();
+    assert_eq!(by_id.version, "2");
+    let by_hash = ask().contract(&by_id.contract).await.unwrap();
+    assert_eq!(by_hash, by_id);
+    let of_both = ask().contract(&described.contract);
+    let error = of_both.instance(newer.instance_id()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unroutable);
+    for named in [newer.instance_id(), &*described.contract] {
+        assert!(error.to_string().contains(named), "{error}");
+    }
     let checked = client.check_contract::<menus::old::MenuClient>();
     let Contract::Compatible(differences) = checked.within(WHILE).await.unwrap() else {
         panic!("not compatible");

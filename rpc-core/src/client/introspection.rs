@@ -314,6 +314,10 @@ struct Search {
     expected: Option<usize>,
     /// The queue that the instances read; any without it.
     queue: Option<String>,
+    /// The contract that the instances serve; any without it.
+    contract: Option<String>,
+    /// The only instance that counts; all without it.
+    instance: Option<String>,
 }
 
 impl Search {
@@ -324,7 +328,22 @@ impl Search {
             within: DEFAULT_WITHIN,
             expected: None,
             queue: None,
+            contract: None,
+            instance: None,
         }
+    }
+
+    /// Returns `true` for an instance whose contract counts.
+    fn counts(&self, instance: &InstanceInfo) -> bool {
+        let Self {
+            queue,
+            contract,
+            instance: id,
+            ..
+        } = self;
+        queue.as_ref().is_none_or(|it| instance.queues.contains(it))
+            && contract.as_ref().is_none_or(|it| *it == instance.contract)
+            && id.as_ref().is_none_or(|it| *it == instance.id)
     }
 
     /// Returns the contracts, each with its instances; [`ErrorKind::Unroutable`] if no instance answers. The contract with the most
@@ -337,9 +356,7 @@ impl Search {
         };
         let (requester, asking) = self.client.ask(ping, self.within, self.expected).await?;
         let mut instances = asking.answers::<InstanceInfo>().await?;
-        if let Some(queue) = &self.queue {
-            instances.retain(|told| told.entry.queues.contains(queue));
-        }
+        instances.retain(|told| self.counts(&told.entry));
         if instances.is_empty() {
             return Err(self.no_instance());
         }
@@ -352,10 +369,16 @@ impl Search {
         let queue = self.queue.as_ref();
         let queue = queue.map(|queue| format!(" that reads the queue '{queue}'"));
         let queue = queue.unwrap_or_default();
+        let contract = self.contract.as_ref();
+        let contract = contract.map(|contract| format!(" with the contract '{contract}'"));
+        let contract = contract.unwrap_or_default();
+        let id = self.instance.as_ref();
+        let id = id.map(|id| format!(" with the id '{id}'"));
+        let id = id.unwrap_or_default();
         RpcError::new(
             ErrorKind::Unroutable,
             format!(
-                "no instance of {service}{queue} answers: is a server of {service} running, with introspection, and may its user bind \
+                "no instance of {service}{queue}{contract}{id} answers: is a server of {service} running, with introspection, and may its user bind \
                  a queue to the exchange 'amq.direct'?"
             ),
         )
@@ -404,6 +427,20 @@ pub struct DescriptionQuery(Search);
 
 impl DescriptionQuery {
     search_setters!(0);
+
+    /// Asks for the contract with this hash, see [`InstanceInfo::contract`](crate::instances::InstanceInfo::contract). Default: the contract that
+    /// most instances serve.
+    pub fn contract(mut self, hash: impl Into<String>) -> Self {
+        self.0.contract = Some(hash.into());
+        self
+    }
+
+    /// Asks for the contract that the instance with this id serves, see [`InstanceInfo::id`](crate::instances::InstanceInfo::id). Default: the
+    /// contract that most instances serve.
+    pub fn instance(mut self, id: impl Into<String>) -> Self {
+        self.0.instance = Some(id.into());
+        self
+    }
 
     async fn description(self) -> Result<ServiceInfo, RpcError> {
         let contracts = self.0.contracts().await?;
