@@ -5,10 +5,12 @@
 #![allow(dead_code, reason = "further commands follow")]
 
 mod app;
+mod arguments;
 mod cli;
 mod commands;
 mod failure;
 mod output;
+mod rust_type;
 
 use std::future::Future;
 use std::process::ExitCode;
