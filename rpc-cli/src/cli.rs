@@ -42,6 +42,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Lists the services and their instances on the broker.
     List(commands::list::Args),
+    /// Prints the contract of a service as a Rust trait.
+    Describe(commands::describe::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

@@ -11,6 +11,7 @@ mod commands;
 mod failure;
 mod output;
 mod rust_type;
+mod units;
 
 use std::future::Future;
 use std::process::ExitCode;

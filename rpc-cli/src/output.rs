@@ -59,7 +59,10 @@ impl Output {
             .load_style(presets::NOTHING)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(header.map(str::to_uppercase))
-            .add_rows(rows);
+            .add_rows(rows.into_iter().map(|row| row.map(|cell| visible(&cell))));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         for line in table.lines() {
             self.line(line.trim_end())?;
         }
@@ -67,10 +70,38 @@ impl Output {
     }
 }
 
+/// Writes a remark for people to standard error.
+pub(crate) fn note(text: impl fmt::Display) {
+    // There is no place left to report a standard error that is closed.
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Makes control characters visible. Names and docs come from strangers, and a terminal obeys control characters.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Output")
             .field("is_json", &self.is_json)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(visible("a\u{1b}[2Jä\u{9b}\r\n"), r"a\u{1b}[2Jä\u{9b}\r\n");
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file for each.
 
+pub(crate) mod describe;
 pub(crate) mod list;
 
 use crate::app::App;
@@ -10,6 +11,7 @@ use crate::failure::{EXIT_CODES, Failure};
 pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     match command {
         Command::List(args) => list::run(args, app).await,
+        Command::Describe(args) => describe::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

@@ -20,7 +20,7 @@ async fn stages_do_not_see_each_other() {
         .serve("fib-2", later::FibDispatcher::new(Calculator))
         .await;
     let _shop = one.shop("shop-1").await;
-    let list = ["--json", "list"];
+    let list = ["--json", "list", "--instances"];
     assert!(
         one.rpc(&list)
             .run()

@@ -10,7 +10,9 @@
 #![allow(clippy::unwrap_used)] // A test that fails panics.
 #![allow(dead_code, reason = "tests of further commands follow")]
 
+mod describe;
 mod harness;
+mod list;
 mod program;
 mod sample;
 mod snapshot;

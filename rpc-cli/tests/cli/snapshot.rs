@@ -45,8 +45,8 @@ pub(crate) fn steady(text: &str) -> String {
             "\"$1\": [number]",
         ),
         (
-            "\\b[0-9]+(\\.[0-9]+)? ?(ns|µs|ms|s|min|h|d)\\b( [0-9]+ ?(ms|s|min|h|d)\\b)*",
-            "[time]",
+            "(^|[^\"\\w])[0-9]+(\\.[0-9]+)? ?(ns|µs|ms|s|min|h|d)\\b( [0-9]+ ?(ms|s|min|h|d)\\b)*",
+            "$1[time]",
         ),
         ("(\\S)  +", "$1  "),
     ];
