@@ -44,6 +44,8 @@ pub(crate) enum Command {
     List(commands::list::Args),
     /// Prints the contract of a service as a Rust trait.
     Describe(commands::describe::Args),
+    /// Calls a method, with JSON in and out.
+    Call(commands::call::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

@@ -70,6 +70,20 @@ impl Failure {
         Self::new(Exit::Terminated, "")
     }
 
+    /// Failure of a call that the service answered with its own error.
+    pub(crate) fn service_error(error: &str) -> Self {
+        Self::new(
+            Exit::ServiceError,
+            format!("the service's own error: {error}"),
+        )
+    }
+
+    /// Adds a remark to the message.
+    pub(crate) fn with_note(mut self, note: &str) -> Self {
+        self.message = format!("{} ({note})", self.message);
+        self
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

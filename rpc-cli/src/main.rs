@@ -9,8 +9,10 @@ mod arguments;
 mod cli;
 mod commands;
 mod failure;
+mod header;
 mod output;
 mod rust_type;
+mod target;
 mod units;
 
 use std::future::Future;

@@ -1,5 +1,6 @@
 //! The commands, one file for each.
 
+pub(crate) mod call;
 pub(crate) mod describe;
 pub(crate) mod list;
 
@@ -12,6 +13,7 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
     match command {
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
+        Command::Call(args) => call::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }
