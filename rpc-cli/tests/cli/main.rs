@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used)] // A test that fails panics.
 #![allow(dead_code, reason = "tests of further commands follow")]
 
+mod call;
 mod describe;
 mod harness;
 mod list;
