@@ -149,6 +149,18 @@ async fn leaves_it_alone(setup: &Setup, client: Client) {
 }
 
 #[tokio::test]
+async fn calls_that_were_dropped_before_their_connection_was_closed_are_cancelled() {
+    let setup = broker().await.sample().await;
+    for call in 1..=5 {
+        let connection = broker().await.connect().await;
+        let sample = SampleClient::new(client(&connection)).with_queue(&setup.queue);
+        drop_a_held_call(&sample, &setup.probe).await;
+        connection.close().await;
+        setup.probe.until_dropped(call).await;
+    }
+}
+
+#[tokio::test]
 async fn many_calls_dropped_at_once_are_all_cancelled() {
     const CALLS: usize = 6_000;
     let setup = broker()

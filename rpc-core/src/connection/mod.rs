@@ -132,7 +132,8 @@ impl Connection {
     /// Closes the connection for all its clients and servers.
     ///
     /// Calls in flight and later calls fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed). Servers stop without finishing their
-    /// requests, which the broker delivers to other servers. A second call has no effect.
+    /// requests, which the broker delivers to other servers. Servers of calls that were dropped earlier are told first, for which the connection
+    /// stays open for 1 second at most. A second call has no effect.
     ///
     /// # Cancel safety
     ///
@@ -140,18 +141,24 @@ impl Connection {
     pub async fn close(&self) {
         let link = self.0.supervisor.state.close(CloseReason::ByProgram);
         let requester = self.lock_requester().take();
-        if let Some(requester) = requester {
+        if let Some(requester) = &requester {
             requester.close();
         }
         let Some(link) = link else {
             return;
         };
-        if task::in_runtime() {
+        let closing = async move {
+            if let Some(requester) = requester {
+                requester.tell_of_dropped_calls().await;
+            }
             link.close().await;
-        } else {
-            let closing = async move { link.close().await };
-            let _ = self.0.runtime.spawn(closing).await; // Fails if the runtime, and the link with it, has ended.
-        }
+        };
+        // A task, so that the connection closes even if the future is dropped.
+        let closing = match task::in_runtime() {
+            true => tokio::spawn(closing),
+            false => self.0.runtime.spawn(closing),
+        };
+        let _ = closing.await; // Fails if the runtime, and the link with it, has ended.
     }
 
     /// Returns a watch on the state of the connection.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use smol_str::SmolStr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
@@ -23,8 +23,15 @@ const MAX_WAITING: usize = 262_144;
 /// Sender of cancel notices.
 #[derive(Debug)]
 pub(crate) struct Canceller {
-    dropped: mpsc::Sender<DroppedCall>,
+    dropped: mpsc::Sender<Dropped>,
     _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug)]
+enum Dropped {
+    Call(DroppedCall),
+    /// Answered once the servers have been told of all earlier calls.
+    Told(oneshot::Sender<()>),
 }
 
 #[derive(Debug)]
@@ -52,8 +59,16 @@ impl Canceller {
             id,
             deadline,
         };
-        if self.dropped.try_send(dropped).is_err() {
+        if self.dropped.try_send(Dropped::Call(dropped)).is_err() {
             debug!("no notice of a dropped call is sent: too many calls were dropped");
+        }
+    }
+
+    /// Waits until the broker has the notices of all calls that were dropped earlier, or cannot get them.
+    pub(super) async fn told(&self) {
+        let (told, answer) = oneshot::channel();
+        if self.dropped.send(Dropped::Told(told)).await.is_ok() {
+            let _ = answer.await; // Fails if the task has given up.
         }
     }
 }
@@ -62,12 +77,20 @@ async fn send_notices(
     topics: Arc<Topics>,
     reply_to: SmolStr,
     user_id: Option<SmolStr>,
-    mut waiting: mpsc::Receiver<DroppedCall>,
+    mut waiting: mpsc::Receiver<Dropped>,
 ) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, CancelNotice::MAX_CALLS).await > 0 {
         let mut notices: HashMap<String, CancelNotice> = HashMap::new();
-        for call in batch.drain(..) {
+        let mut told = Vec::new();
+        for dropped in batch.drain(..) {
+            let call = match dropped {
+                Dropped::Call(call) => call,
+                Dropped::Told(answer) => {
+                    told.push(answer);
+                    continue;
+                }
+            };
             let notice = notices.entry(call.queue).or_insert_with(|| CancelNotice {
                 reply_to: reply_to.clone(),
                 correlation_ids: Vec::new(),
@@ -94,6 +117,9 @@ async fn send_notices(
                 }
                 Err(error) => warn!(queue, %error, "servers could not be told of dropped calls"),
             }
+        }
+        for answer in told {
+            let _ = answer.send(()); // The program may wait no longer.
         }
     }
 }

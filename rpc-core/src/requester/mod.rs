@@ -13,10 +13,12 @@ mod streams;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smol_str::{SmolStr, format_smolstr};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -39,6 +41,9 @@ use crate::transport::{
     Acknowledge, Channel, ChannelMode, Confirm, Deliveries, LazyChannel, Link, LinkStatus, Message,
     QueueKind, TransportError,
 };
+
+/// Longest time for which closing a connection waits for cancel notices.
+const TELLING_LIMIT: Duration = Duration::from_secs(1);
 
 /// The sending and receiving side of a connection's clients.
 ///
@@ -113,8 +118,15 @@ impl Requester {
         &self.runtime
     }
 
+    /// Ends the calls in flight.
     pub(crate) fn close(&self) {
         self.in_flight.end(EndReason::Closed);
+    }
+
+    /// Waits until the servers have been told of the calls that were dropped, for a time limit at most.
+    pub(crate) async fn tell_of_dropped_calls(&self) {
+        // A broker that does not answer does not keep the program.
+        let _ = timeout(TELLING_LIMIT, self.canceller.told()).await;
     }
 
     /// Adds the addresses of the requester to a message: its reply queue, if a reply is expected, its name and its user.
