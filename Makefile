@@ -1,7 +1,7 @@
 # Short names for the checks. CI runs them too.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-instructions bench-build deny broker broker-stop rabbitmq pika clean
+.PHONY: help install test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-instructions bench-build deny broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -12,6 +12,9 @@ rust_version := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
+
+install: ## Install the program `rpc` with `cargo install`; ROOT=folder puts it into folder/bin
+	$(CARGO) install --locked --path rpc-cli $(if $(ROOT),--root $(ROOT))
 
 # The behaviour suite runs three times: with the defaults, without batches (COALESCE=1), and with batches of requests too (64). Messages of
 # streams are never in batches, and the tests outside the suite set their own limits.
@@ -52,7 +55,7 @@ lint: ## Check formatting, run clippy on each feature alone and on all together,
 # rpc-examples is checked too, because it contains generated code.
 msrv: ## Check the packages with the oldest supported compiler, which it installs with rustup
 	rustup toolchain install $(rust_version) --profile minimal --no-self-update
-	RUSTUP_TOOLCHAIN=$(rust_version) $(CARGO) check --locked --package rpc-core --package rpc-macros --package rpc-examples --all-features --target-dir $(target)/msrv
+	RUSTUP_TOOLCHAIN=$(rust_version) $(CARGO) check --locked --package rpc-core --package rpc-macros --package rpc-cli --package rpc-examples --all-features --target-dir $(target)/msrv
 
 doc: ## Build the documentation; broken links are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
