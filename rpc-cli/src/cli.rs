@@ -46,6 +46,10 @@ pub(crate) enum Command {
     Describe(commands::describe::Args),
     /// Calls a method, with JSON in and out.
     Call(commands::call::Args),
+    /// Asks the instances of a service for a sign of life.
+    Ping(commands::ping::Args),
+    /// Prints the numbers of calls, errors and times of the instances of a service.
+    Stats(commands::stats::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

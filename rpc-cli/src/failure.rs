@@ -88,6 +88,10 @@ impl Failure {
         self.exit
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Writes the message to standard error, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {

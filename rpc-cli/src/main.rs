@@ -13,6 +13,7 @@ mod header;
 mod output;
 mod rust_type;
 mod target;
+mod rates;
 mod units;
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! Standard output: text and tables for people, JSON for programs.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -46,6 +46,19 @@ impl Output {
     pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value)?;
         self.line(text)
+    }
+
+    /// Clears the terminal, for a text that takes the place of the one before. Returns `false` if the output is no terminal, and does nothing then.
+    pub(crate) fn redraw(&mut self) -> Result<bool, Failure> {
+        // Moves the cursor to the first place, and clears the screen.
+        const CLEAR: &str = "\x1b[H\x1b[2J";
+        let stdout = io::stdout();
+        let is_terminal = stdout.is_terminal();
+        if is_terminal {
+            // Without colours, `self.stdout` removes all sequences. It keeps no text back, so the order is kept.
+            write!(stdout.lock(), "{CLEAR}")?;
+        }
+        Ok(is_terminal)
     }
 
     /// Writes a table.

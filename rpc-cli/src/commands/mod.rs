@@ -3,6 +3,8 @@
 pub(crate) mod call;
 pub(crate) mod describe;
 pub(crate) mod list;
+pub(crate) mod ping;
+pub(crate) mod stats;
 
 use crate::app::App;
 use crate::cli::Command;
@@ -14,6 +16,8 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
         Command::Call(args) => call::run(args, app).await,
+        Command::Ping(args) => ping::run(args, app).await,
+        Command::Stats(args) => stats::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

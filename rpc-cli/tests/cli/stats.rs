@@ -1,0 +1,146 @@
+//! `rpc stats`.
+
+use crate::sample::{Calculator, FibClient, FibDispatcher, Order, ShopClient};
+use crate::stage::Stage;
+use crate::terminal::Size;
+
+#[tokio::test]
+async fn the_calls_of_each_method_are_counted() {
+    let stage = Stage::new().await;
+    let server = stage.shop("shop-1").await;
+    let caller = stage.connect("caller").await;
+    let shop = ShopClient::new(caller.client());
+    for _ in 0..3 {
+        shop.price(2, None).await.unwrap();
+    }
+    shop.burn().await.unwrap_err();
+    let sold_out = Order {
+        article: 13,
+        count: 1,
+        remark: None,
+    };
+    shop.order(sold_out).await.unwrap_err();
+    let wait = tokio::spawn(shop.wait().into_future());
+    let running = async || {
+        let stats = caller.client().stats("Shop").expect(1).await.unwrap();
+        (stats[0].oldest.len() == 1).then_some(())
+    };
+    rpc_tests::eventually("the call runs", running).await;
+
+    let stats = stage.rpc(&["stats", "Shop"]).run().await.exits(0).quietly();
+    let id = &server.instance_id()[..8];
+    let correlation = stats
+        .stdout
+        .lines()
+        .last()
+        .unwrap()
+        .split_whitespace()
+        .last()
+        .unwrap();
+    let steady = crate::program::Outcome {
+        stdout: stats
+            .stdout
+            .replace(id, "[instance]")
+            .replace(correlation, "[correlation]"),
+        ..stats.clone()
+    };
+    steady.snapshot("stats/shop");
+    let json = stage.rpc(&["stats", "Shop", "--json"]).run().await.exits(0);
+    let json = json.quietly().json();
+    assert_eq!(json[0]["methods"][0]["calls"], 3);
+    assert_eq!(json[0]["methods"][3]["faults"]["panicked"], 1);
+    wait.abort();
+    let none = stage.rpc(&["stats", "Fib"]).run().await.exits(6);
+    none.says("no instance of Fib answers");
+}
+
+#[tokio::test]
+async fn a_watch_prints_a_line_of_json_with_rates_for_each_round() {
+    let stage = Stage::new().await;
+    let first = stage.serve("fib-1", FibDispatcher::new(Calculator)).await;
+    let caller = stage.connect("caller").await;
+    let fib = FibClient::new(caller.client());
+    let args = [
+        "stats", "Fib", "--watch", "10ms", "--within", "200ms", "--json",
+    ];
+    let mut watch = stage.rpc(&args).start();
+    let mut next = async || {
+        let line = watch.line().await.unwrap();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()
+    };
+    let round = next().await;
+    assert_eq!(
+        round[0]["methods"][0]["calls_per_second"],
+        serde_json::Value::Null
+    );
+    fib.fib(10).await.unwrap();
+    while next().await[0]["methods"][0]["calls_per_second"]
+        .as_f64()
+        .unwrap()
+        <= 0.0
+    {}
+    // A server that starts again counts from zero.
+    first.shutdown().await.unwrap();
+    while !next().await["error"]
+        .as_str()
+        .is_some_and(|it| it.contains("no instance of Fib"))
+    {}
+    let _second = stage.serve("fib-2", FibDispatcher::new(Calculator)).await;
+    let round = loop {
+        let round = next().await;
+        if round[0].is_object() {
+            break round;
+        }
+    };
+    assert_eq!(round[0]["methods"][0]["calls"], 0);
+    assert_eq!(
+        round[0]["methods"][0]["calls_per_second"],
+        serde_json::Value::Null
+    );
+    assert_eq!(next().await[0]["methods"][0]["calls_per_second"], 0.0);
+    watch.signal("INT").await;
+    watch.end().await.exits(130).quietly();
+}
+
+#[tokio::test]
+async fn a_watch_redraws_the_terminal() {
+    let stage = Stage::new().await;
+    let _server = stage.serve("fib-1", FibDispatcher::new(Calculator)).await;
+    let caller = stage.connect("caller").await;
+    let fib = FibClient::new(caller.client());
+    let args = ["stats", "Fib", "--watch", "10ms", "--within", "200ms"];
+    let mut terminal = stage.terminal(&args, Size::USUAL);
+    let screen = terminal.wait_for("CALLS/S").await;
+    assert!(screen.starts_with("Fib, instances: 1"), "{screen}");
+    for _ in 0..7 {
+        fib.fib(10).await.unwrap();
+    }
+    let is_counted = |screen: &str| {
+        let row = screen.lines().find(|line| line.contains("fib-1"));
+        let row: Vec<_> = row
+            .map(|row| row.split_whitespace().collect())
+            .unwrap_or_default();
+        row.get(5) == Some(&"7")
+    };
+    let screen = terminal.wait("seven calls", is_counted).await;
+    assert_eq!(screen.matches("CALLS/S").count(), 1, "{screen}");
+    terminal.type_keys("\x03");
+    assert_eq!(terminal.end().await, 130);
+}
+
+#[tokio::test]
+async fn a_watch_without_colours_redraws_too() {
+    let stage = Stage::new().await;
+    let _server = stage.serve("fib-1", FibDispatcher::new(Calculator)).await;
+    let rpc = stage.rpc(&["stats", "Fib", "--watch", "10ms", "--within", "200ms"]);
+    let mut terminal = crate::terminal::Terminal::start(&rpc.env("NO_COLOR", "1"), Size::USUAL);
+    terminal.wait_for("CALLS/S").await;
+    let first = terminal.written().len();
+    let has_round = |_: &str| true;
+    while !terminal.written()[first..].contains("CALLS/S") {
+        terminal.wait("another round", has_round).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(terminal.screen().matches("CALLS/S").count(), 1);
+    assert!(!terminal.written().contains("\x1b[1m"));
+}
