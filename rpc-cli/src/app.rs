@@ -8,6 +8,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::cli::Global;
+use crate::connect::connect;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -54,23 +55,9 @@ impl Broker {
 
     /// Returns the connection. Connects on the first call.
     pub(crate) async fn connection(&self) -> Result<&Connection, Failure> {
-        self.connection.get_or_try_init(|| self.connect()).await
-    }
-
-    async fn connect(&self) -> Result<Connection, Failure> {
-        let url = self.global.url.clone();
-        let variables = ["RPC_URL", "AMQP_URL"];
-        let url = url.or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()));
-        let url = url.ok_or_else(|| {
-            Failure::usage("no broker is named: set --url or the variable RPC_URL to a URL such as amqp://user:password@host:5672/vhost")
-        })?;
-        if url.starts_with("memory:") {
-            return Err(Failure::usage(
-                "memory: names a broker inside one program, which no other program reaches: name a RabbitMQ broker, such as \
-                 amqp://user:password@host:5672/vhost",
-            ));
-        }
-        Ok(Connection::builder(url).name("rpc").open().await?)
+        self.connection
+            .get_or_try_init(|| connect(&self.global))
+            .await
     }
 
     /// Closes the connection, if there is one, after the messages that are on their way.

@@ -5,11 +5,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands;
+use crate::connect::PRECEDENCE;
+use crate::contexts::Certificates;
 use crate::failure::EXIT_CODES;
 
 /// Looks at the services on a RabbitMQ broker, and calls them.
 #[derive(Debug, Parser)]
-#[command(name = "rpc", version, about, propagate_version = true)]
+#[command(name = "rpc", version, about, propagate_version = true, after_help = PRECEDENCE)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -28,6 +30,18 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) url: Option<String>,
+
+    /// Uses the saved connection of this name. Default: the variable RPC_CONTEXT, then `rpc context use`.
+    #[arg(
+        long,
+        value_name = "NAME",
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) context: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) certificates: Certificates,
 
     /// Prints JSON instead of text for people.
     #[arg(long, global = true, help_heading = "Global options")]
@@ -50,6 +64,8 @@ pub(crate) enum Command {
     Ping(commands::ping::Args),
     /// Prints the numbers of calls, errors and times of the instances of a service.
     Stats(commands::stats::Args),
+    /// Saves connections, and chooses one.
+    Context(commands::context::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

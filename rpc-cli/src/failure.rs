@@ -1,5 +1,6 @@
 //! Failures of commands, and the exit codes of the program.
 
+use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -135,7 +136,12 @@ impl From<OpenError> for Failure {
             OpenError::VirtualHostRefused { .. } => Exit::PermissionDenied,
             _ => Exit::NoBroker,
         };
-        Self::new(exit, error.to_string())
+        let message = match (&error, error.source()) {
+            // The reason is that of the password command, which the library does not know.
+            (OpenError::CredentialsUnavailable { .. }, Some(reason)) => reason.to_string(),
+            _ => error.to_string(),
+        };
+        Self::new(exit, message)
     }
 }
 

@@ -8,6 +8,8 @@ mod app;
 mod arguments;
 mod cli;
 mod commands;
+mod connect;
+mod contexts;
 mod failure;
 mod header;
 mod output;

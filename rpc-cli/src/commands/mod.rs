@@ -1,6 +1,7 @@
 //! The commands, one file for each.
 
 pub(crate) mod call;
+pub(crate) mod context;
 pub(crate) mod describe;
 pub(crate) mod list;
 pub(crate) mod ping;
@@ -18,6 +19,7 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Call(args) => call::run(args, app).await,
         Command::Ping(args) => ping::run(args, app).await,
         Command::Stats(args) => stats::run(args, app).await,
+        Command::Context(args) => context::run(args, app),
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

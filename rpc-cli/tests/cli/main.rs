@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "tests of further commands follow")]
 
 mod call;
+mod context;
 mod describe;
 mod harness;
 mod list;
