@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Ping(commands::ping::Args),
     /// Prints the numbers of calls, errors and times of the instances of a service.
     Stats(commands::stats::Args),
+    /// Shows all services of the broker, live.
+    Top(commands::top::Args),
     /// Saves connections, and chooses one.
     Context(commands::context::Args),
     /// Prints the exit codes.

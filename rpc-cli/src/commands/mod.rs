@@ -6,6 +6,7 @@ pub(crate) mod describe;
 pub(crate) mod list;
 pub(crate) mod ping;
 pub(crate) mod stats;
+pub(crate) mod top;
 
 use crate::app::App;
 use crate::cli::Command;
@@ -19,6 +20,7 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Call(args) => call::run(args, app).await,
         Command::Ping(args) => ping::run(args, app).await,
         Command::Stats(args) => stats::run(args, app).await,
+        Command::Top(args) => top::run(args, app).await,
         Command::Context(args) => context::run(args, app),
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }

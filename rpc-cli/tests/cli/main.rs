@@ -22,3 +22,4 @@ mod snapshot;
 mod stage;
 mod stats;
 mod terminal;
+mod top;

@@ -141,10 +141,7 @@ impl Running {
 
     /// Sends a signal, such as `INT` or `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        let script = ["-c", "kill -\"$1\" \"$2\"", "kill", name, &pid];
-        let sent = Command::new("/bin/sh").args(script).status().await;
-        assert!(sent.unwrap().success(), "{name} was not sent");
+        send_signal(name, self.child.id().unwrap()).await;
     }
 
     /// Kills the program, as `kill -9` does.
@@ -205,6 +202,14 @@ impl Running {
             stderr,
         }
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) async fn send_signal(name: &str, pid: u32) {
+    let pid = pid.to_string();
+    let script = ["-c", "kill -\"$1\" \"$2\"", "kill", name, &pid];
+    let sent = Command::new("/bin/sh").args(script).status().await;
+    assert!(sent.unwrap().success(), "{name} was not sent");
 }
 
 /// The end of the program, and the text that it wrote.

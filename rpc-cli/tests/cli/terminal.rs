@@ -8,7 +8,7 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::program::{PATIENCE, Rpc};
+use crate::program::{PATIENCE, Rpc, send_signal};
 
 /// Size of a terminal.
 #[derive(Clone, Copy, Debug)]
@@ -163,13 +163,23 @@ impl Terminal {
         self.pty.resize(size.of_pty()).unwrap();
     }
 
+    /// Sends a signal, such as `TERM`.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().and_then(|child| child.process_id());
+        send_signal(name, pid.unwrap()).await;
+    }
+
     /// Waits for the end of the program, and returns its exit code.
     pub(crate) async fn end(&mut self) -> u32 {
         let mut child = self.child.take().unwrap();
         let mut killer = child.clone_killer();
         let ending = tokio::task::spawn_blocking(move || child.wait());
         match timeout(PATIENCE, ending).await {
-            Ok(status) => status.unwrap().unwrap().exit_code(),
+            Ok(status) => {
+                // The reader sees the end after the last output.
+                while self.changes.changed().await.is_ok() {}
+                status.unwrap().unwrap().exit_code()
+            }
             Err(_) => {
                 // The wait above ends after that.
                 let _ = killer.kill();
