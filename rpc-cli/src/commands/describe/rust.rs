@@ -132,9 +132,9 @@ fn method_options(method: &MethodInfo, common: Option<Duration>, is_only: bool) 
 fn timeout_option(timeout: Duration) -> String {
     let millis = timeout.as_millis();
     let (number, unit) = match millis {
-        _ if millis % 3_600_000 == 0 => (millis / 3_600_000, "h"),
-        _ if millis % 60_000 == 0 => (millis / 60_000, "m"),
-        _ if millis % 1000 == 0 => (millis / 1000, "s"),
+        _ if millis.is_multiple_of(3_600_000) => (millis / 3_600_000, "h"),
+        _ if millis.is_multiple_of(60_000) => (millis / 60_000, "m"),
+        _ if millis.is_multiple_of(1000) => (millis / 1000, "s"),
         _ => (millis, "ms"),
     };
     format!("timeout = \"{number}{unit}\"")
@@ -216,7 +216,7 @@ fn identifier(name: &str) -> String {
         .next()
         .is_some_and(|c| c.is_ascii_alphabetic());
     if !begins {
-        ident.insert_str(0, "n");
+        ident.insert(0, 'n');
     }
     match ident.as_str() {
         "self" | "Self" | "super" | "crate" => ident + "_",
