@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 /// Options of all commands.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// URL of the broker, such as amqp://user:password@host:5672/vhost. Default: the variables RPC_URL, then AMQP_URL.
+    /// URL of the broker, such as amqp://user:password@host:5672/vhost. Default: the variable RPC_URL; `rpc help` has the order.
     #[arg(
         long,
         value_name = "URL",
@@ -31,7 +31,7 @@ pub(crate) struct Global {
     )]
     pub(crate) url: Option<String>,
 
-    /// Uses the saved connection of this name. Default: the variable RPC_CONTEXT, then `rpc context use`.
+    /// Uses the saved connection of this name. Default: the variable RPC_CONTEXT.
     #[arg(
         long,
         value_name = "NAME",
@@ -68,6 +68,10 @@ pub(crate) enum Command {
     Top(commands::top::Args),
     /// Saves connections, and chooses one.
     Context(commands::context::Args),
+    /// Prints a script with which a shell completes commands and options.
+    Completions(commands::completions::Args),
+    /// Prints the manual page.
+    Man(commands::man::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

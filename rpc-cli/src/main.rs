@@ -13,9 +13,9 @@ mod contexts;
 mod failure;
 mod header;
 mod output;
+mod rates;
 mod rust_type;
 mod target;
-mod rates;
 mod units;
 
 use std::future::Future;

@@ -1,9 +1,11 @@
 //! The commands, one file for each.
 
 pub(crate) mod call;
+pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod describe;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod ping;
 pub(crate) mod stats;
 pub(crate) mod top;
@@ -22,6 +24,8 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Stats(args) => stats::run(args, app).await,
         Command::Top(args) => top::run(args, app).await,
         Command::Context(args) => context::run(args, app),
+        Command::Completions(args) => completions::run(&args, app),
+        Command::Man(args) => man::run(args, app),
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

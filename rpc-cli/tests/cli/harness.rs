@@ -3,14 +3,7 @@
 use crate::sample::{Calculator, FibDispatcher, later};
 use crate::snapshot::steady;
 use crate::stage::Stage;
-use crate::terminal::Size;
-
-#[tokio::test]
-async fn the_exit_codes_can_be_read() {
-    let stage = Stage::new().await;
-    let outcome = stage.rpc(&["exit-codes"]).run().await.exits(0).quietly();
-    outcome.snapshot("help/exit-codes");
-}
+use crate::terminal::{Size, Terminal};
 
 #[tokio::test]
 async fn stages_do_not_see_each_other() {
@@ -49,4 +42,23 @@ fn volatile_parts_of_a_text_are_replaced() {
         steady("a  6ba7b810-9dad-11d1-80b4-00c04fd430c8    1.5 ms, 1 h 12s"),
         "a  [id]  [time], [time]"
     );
+}
+
+#[tokio::test]
+async fn errors_are_coloured_on_a_terminal_unless_no_color_is_set() {
+    let stage = Stage::new().await;
+    let rpc = stage.rpc(&["list"]).without_env("RPC_URL");
+    for (variable, has_colours) in [("NO_COLOR", false), ("OTHER", true)] {
+        let mut terminal = Terminal::start(&rpc.clone().env(variable, "1"), Size::USUAL);
+        assert_eq!(terminal.end().await, 2);
+        let written = terminal.written();
+        assert!(written.contains("no broker is named"), "{written}");
+        assert_eq!(
+            written.contains("\x1b["),
+            has_colours,
+            "{variable}: {written:?}"
+        );
+    }
+    let piped = rpc.run().await.exits(2);
+    assert!(!piped.stderr.contains('\x1b'), "{piped}");
 }

@@ -15,6 +15,7 @@ mod context;
 mod describe;
 mod harness;
 mod list;
+mod manual;
 mod ping;
 mod program;
 mod sample;

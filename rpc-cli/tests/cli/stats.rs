@@ -144,3 +144,15 @@ async fn a_watch_without_colours_redraws_too() {
     assert_eq!(terminal.screen().matches("CALLS/S").count(), 1);
     assert!(!terminal.written().contains("\x1b[1m"));
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_its_pipe() {
+    let stage = Stage::new().await;
+    let _server = stage.serve("fib-1", FibDispatcher::new(Calculator)).await;
+    for json in [&["--json"][..], &[]] {
+        let args = ["stats", "Fib", "--watch", "10ms", "--within", "500ms"];
+        let mut watch = stage.rpc(&[&args, json].concat()).start();
+        watch.line().await.unwrap();
+        watch.end_with_closed_output().await.exits(0).quietly();
+    }
+}
