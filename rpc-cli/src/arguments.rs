@@ -15,9 +15,10 @@ use rpc_core::instances::{ArgumentInfo, MethodInfo};
 use serde_json::{Map, Value};
 
 use self::expected::Expected;
-use self::shown::{shown, shown_value};
+use self::shown::shown;
 use self::word::{Content, Word};
 use crate::failure::Failure;
+use crate::output::visible;
 
 /// Help for the words that stand for arguments.
 pub(crate) const HELP: &str = "\
@@ -122,7 +123,7 @@ fn undescribed(words: Vec<Word>) -> Result<Value, Failure> {
         match word.name {
             None => by_position.push(value),
             Some(name) if by_name.contains_key(&name) => {
-                let text = format!("argument '{}' is given twice", shown(&name));
+                let text = format!("argument '{}' is given twice", visible(&name));
                 return Err(Failure::usage(text));
             }
             Some(name) => {
@@ -143,7 +144,7 @@ fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| {
         format!(
             "the text after := is not JSON: {}",
-            shown(&error.to_string())
+            visible(&error.to_string())
         )
     })
 }
@@ -251,7 +252,7 @@ impl<'a> Signature<'a> {
             let Some(((argument, expected), place)) = argument else {
                 continue;
             };
-            let label = format!("argument '{}'", shown(&argument.name));
+            let label = format!("argument '{}'", visible(&argument.name));
             if place.is_some() {
                 problems.push(format!("{label} is given twice"));
                 continue;
@@ -280,7 +281,7 @@ impl<'a> Signature<'a> {
                 }
                 None if argument.optional => {}
                 None => {
-                    let name = shown(&argument.name);
+                    let name = visible(&argument.name);
                     problems.push(format!("argument '{name}' is missing: expected {expected}"));
                 }
             }
@@ -306,13 +307,13 @@ impl<'a> Signature<'a> {
 
     fn unknown(&self, name: &str) -> String {
         let mut arguments = self.method.arguments.iter();
-        let name_shown = shown(name);
+        let name_shown = visible(name);
         if arguments.any(|argument| argument.stream && argument.name == name) {
             return format!("'{name_shown}' is a stream: its items are not among the arguments");
         }
         match self.similar(name) {
             Some(similar) => {
-                let similar = shown(similar);
+                let similar = visible(similar);
                 format!("unknown argument '{name_shown}': did you mean '{similar}'?")
             }
             None => format!("unknown argument '{name_shown}'"),
@@ -324,14 +325,14 @@ impl<'a> Signature<'a> {
             let sign = if argument.optional { "?" } else { "" };
             format!(
                 "{}{sign}: {}",
-                shown(&argument.name),
-                shown(&argument.ty.rust)
+                visible(&argument.name),
+                visible(&argument.ty.rust)
             )
         });
         let arguments: Vec<_> = arguments.collect();
         Failure::usage(format!(
             "the arguments do not fit {}({}):\n  {}",
-            shown(&self.method.name),
+            visible(&self.method.name),
             arguments.join(", "),
             problems.join("\n  ")
         ))
@@ -341,9 +342,9 @@ impl<'a> Signature<'a> {
 impl GivenContent {
     fn shown(&self) -> String {
         match self {
-            Self::Value(value) => shown_value(value),
+            Self::Value(value) => shown(value),
             Self::Word(Content::Plain(text) | Content::Json(text)) => {
-                shown_value(&Value::from(text.as_str()))
+                shown(&Value::from(text.as_str()))
             }
         }
     }

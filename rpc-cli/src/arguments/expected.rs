@@ -6,7 +6,8 @@ use jsonschema::Validator;
 use rpc_core::instances::{MethodInfo, TypeInfo};
 use serde_json::Value;
 
-use super::shown::{shown, shown_value};
+use super::shown::shown;
+use crate::output::visible;
 use crate::rust_type;
 
 /// Number of differences that are named for one value.
@@ -69,19 +70,19 @@ impl Expected {
         if self.fits(value) {
             return None;
         }
-        let mut text = format!("{} given, expected {self}", shown_value(value));
+        let mut text = format!("{} given, expected {self}", shown(value));
         let errors = self.validator.iter().flat_map(|it| it.iter_errors(value));
         for error in errors.take(MAX_DIFFERENCES) {
             let place = error.instance_path().as_str();
             if place.is_empty() && self.meaning.is_some() {
                 continue;
             }
-            let value = shown_value(error.instance());
+            let value = shown(error.instance());
             let reason = error.masked_with(value.as_str()).to_string();
             // Writing to a text does not fail.
             let _ = match place {
-                "" => write!(text, "; {}", shown(&reason)),
-                place => write!(text, "; at {}: {}", shown(place), shown(&reason)),
+                "" => write!(text, "; {}", visible(&reason)),
+                place => write!(text, "; at {}: {}", visible(place), visible(&reason)),
             };
         }
         Some(text)
@@ -90,7 +91,7 @@ impl Expected {
 
 impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&shown(&self.rust))?;
+        f.write_str(&visible(&self.rust))?;
         match &self.meaning {
             Some(meaning) => write!(f, ", {meaning}"),
             None => Ok(()),
