@@ -1,7 +1,7 @@
 # Short names for the checks. CI runs them too.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-instructions bench-build deny broker broker-stop rabbitmq pika clean
+.PHONY: help install test test-offline soak fuzz fuzz-corpus lint msrv doc examples package public-api semver bench bench-micro bench-instructions bench-build deny asyncapi broker broker-stop rabbitmq pika clean
 
 CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -98,6 +98,9 @@ bench-build: ## Compare the compile times of rpc-core's macro and tarpc's macro
 deny: ## Check licences, advisories and duplicates of the dependencies; installs cargo-deny
 	@scripts/ensure-cargo-tool cargo-deny 0.20.2
 	$(CARGO) deny --all-features check
+
+asyncapi: ## Run the official AsyncAPI validator on documents of rpc export; installs it with npm below the target directory
+	@CARGO=$(CARGO) scripts/asyncapi $(target)
 
 broker: rabbitmq ## Start a private RabbitMQ node, and print its URL and how to run rabbitmqctl
 	@$(broker) start

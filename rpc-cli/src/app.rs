@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::cli::Global;
-use crate::connect::connect;
+use crate::connect::{self, connect};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -58,6 +58,11 @@ impl Broker {
         self.connection
             .get_or_try_init(|| connect(&self.global))
             .await
+    }
+
+    /// Returns the URL of the broker, which may hold a password.
+    pub(crate) fn url(&self) -> Result<String, Failure> {
+        connect::url(&self.global)
     }
 
     /// Closes the connection, if there is one, after the messages that are on their way.

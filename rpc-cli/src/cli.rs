@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Completions(commands::completions::Args),
     /// Prints the manual page.
     Man(commands::man::Args),
+    /// Writes the contract of a service as an AsyncAPI document or as JSON Schemas.
+    Export(commands::export::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

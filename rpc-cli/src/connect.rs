@@ -52,6 +52,15 @@ pub(crate) async fn connect(global: &Global) -> Result<Connection, Failure> {
     Ok(builder.name(NAME).open().await?)
 }
 
+/// Returns the URL of the broker that is chosen.
+pub(crate) fn url(global: &Global) -> Result<String, Failure> {
+    match choose(global, |name| std::env::var(name).ok()) {
+        Choice::Url(url) => Ok(url),
+        Choice::Context(name) => Ok(Store::of_user()?.load()?.named(&name)?.url.clone()),
+        Choice::Current => Ok(current(&Store::of_user()?.load()?)?.url.clone()),
+    }
+}
+
 fn current(contexts: &Contexts) -> Result<&Context, Failure> {
     match &contexts.current {
         Some(name) => contexts.named(name),

@@ -4,6 +4,7 @@ pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod describe;
+pub(crate) mod export;
 pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod ping;
@@ -17,6 +18,7 @@ use crate::failure::{EXIT_CODES, Failure};
 /// Runs a command.
 pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     match command {
+        Command::Export(args) => export::run(args, app).await,
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
         Command::Call(args) => call::run(args, app).await,

@@ -13,6 +13,7 @@
 mod call;
 mod context;
 mod describe;
+mod export;
 mod harness;
 mod list;
 mod manual;
