@@ -232,6 +232,7 @@ pub mod testing;
 mod generated;
 
 mod client;
+pub mod dead_letters;
 mod server;
 
 mod connection;

@@ -88,8 +88,8 @@ impl RequestSender {
         message: Option<Arc<SentMessage>>,
     ) -> Result<SentCall<'a>, RpcError> {
         let channel = match self.mode(request) {
-            ChannelMode::Plain => requester.channel.clone(),
             ChannelMode::Confirm => requester.confirm_channel().boxed().await?,
+            _ => requester.channel.clone(),
         };
         let (waiter, sending) =
             self.start_publishing(&requester, &*channel, request, deadline, message)?;

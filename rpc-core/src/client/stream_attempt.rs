@@ -63,8 +63,8 @@ impl RequestSender {
     ) -> Result<SentStream, RpcError> {
         let requester = self.requester().await?;
         let channel = match self.mode(request) {
-            ChannelMode::Plain => requester.channel.clone(),
             ChannelMode::Confirm => requester.confirm_channel().await?,
+            _ => requester.channel.clone(),
         };
         let receives = (directions != Directions::Outgoing).then_some(terms.window);
         let method = request.method().unwrap_or_default();

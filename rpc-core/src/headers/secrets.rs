@@ -26,7 +26,8 @@ pub(crate) fn hide(name: &str) {
     }
 }
 
-pub(super) fn is_secret(name: &str) -> bool {
+/// Returns `true` if the values of a header are to be hidden.
+pub(crate) fn is_secret(name: &str) -> bool {
     let is_name = |secret: &str| name.eq_ignore_ascii_case(secret);
     let is_added = || {
         MORE_SECRET_NAMES

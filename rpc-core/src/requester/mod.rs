@@ -178,8 +178,8 @@ impl BatchPublisher for Requester {
     ) -> Result<Confirm, RpcError> {
         self.address(&mut message, true);
         let channel = match mode {
-            ChannelMode::Plain => self.channel.clone(),
             ChannelMode::Confirm => self.confirm_channel().await?,
+            _ => self.channel.clone(),
         };
         let sending = channel.publish(queue.into(), message);
         sending.wait().await.map_err(not_sent)

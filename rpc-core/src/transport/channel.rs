@@ -40,6 +40,8 @@ pub(crate) enum ChannelMode {
     Plain,
     /// The broker confirms every message.
     Confirm,
+    /// Publishes, acknowledgements and requeues take effect together, at the next [`commit`](Channel::commit). Without one, nothing happens.
+    Transaction,
 }
 
 /// The broker's answer to a message; `Ok` at once on a [`ChannelMode::Plain`] channel.
@@ -145,6 +147,28 @@ pub(crate) trait Channel: Debug + Send + Sync {
 
     /// Acknowledges deliveries; may sort them.
     fn ack(&self, tags: &mut [u64]);
+
+    /// Takes the oldest ready message out of a queue, which then has to be settled, and tells how many ready messages were left. `None` if no
+    /// message is ready.
+    ///
+    /// A refusal closes the channel.
+    fn get<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Delivery, u32)>, TransportError>>;
+
+    /// Ends a transaction of a [`ChannelMode::Transaction`] channel. Returns the messages that were mandatory and that no queue took.
+    ///
+    /// RabbitMQ carries out the acknowledgements of a transaction even if it returns messages, or if a queue refuses one: then the error is
+    /// [`TransportError::Refused`], and the channel is closed. Any other error leaves the outcome unknown, but never in between.
+    fn commit(&self) -> BoxFuture<'_, Result<Vec<Message>, TransportError>>;
+
+    /// Returns all unsettled deliveries to their queues, in their old order, without counting as failed deliveries where the broker knows the
+    /// difference: RabbitMQ 4 counts the deliveries of a closed channel, but not these. On a [`ChannelMode::Transaction`] channel, drops what
+    /// was not committed, and needs no commit.
+    ///
+    /// Settle nothing on the channel afterwards.
+    fn requeue_all(&self);
 
     /// Waits until the broker has handled all earlier acknowledgements. From then on, the broker does not redeliver those messages,
     /// even if this process dies (unless the broker itself dies before it has written the acknowledgements to disk).

@@ -3,6 +3,7 @@
 //! A change here changes the bytes that other programs send and receive: it needs a test of the bytes and a line in the changelog.
 
 mod checks;
+mod death;
 mod notice;
 mod question;
 mod redelivery;
@@ -12,6 +13,7 @@ mod stream;
 mod topic;
 
 pub(crate) use self::checks::{check_headers, check_size, supported_content_type, unreadable};
+pub(crate) use self::death::{Death, put_back, retried};
 pub(crate) use self::notice::CancelNotice;
 pub(crate) use self::question::{Question, service_in_question};
 pub(crate) use self::redelivery::{

@@ -110,7 +110,7 @@ pub(crate) fn redirected(mut message: Message, deliveries: u32) -> Message {
 }
 
 /// Removes headers of the broker. In a message that is republished, the broker would act on them again, or take them for its own.
-fn remove_broker_headers(headers: &mut Headers) {
+pub(super) fn remove_broker_headers(headers: &mut Headers) {
     let names = headers.iter().map(|(name, _)| name);
     let names: Vec<_> = names
         .filter(|name| headers::is_brokers(name))

@@ -48,4 +48,16 @@ impl Acks {
             debug!(%error, "a delivery could not be requeued"); // The broker requeues it when the channel closes.
         }
     }
+
+    /// Returns all unsettled deliveries to their queues.
+    pub(super) fn requeue_all(&self) {
+        let options = BasicNackOptions {
+            requeue: true,
+            multiple: true,
+        };
+        let all = 0; // In AMQP, the tag of all unsettled deliveries.
+        if let Some(Err(error)) = self.channel.basic_nack(all, options).now_or_never() {
+            debug!(%error, "deliveries could not be requeued"); // The broker requeues them when the channel closes.
+        }
+    }
 }

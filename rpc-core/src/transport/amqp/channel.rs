@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ChannelFlowOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ChannelFlowOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use parking_lot::Mutex;
@@ -23,7 +23,9 @@ use super::direct_reply_to::{DirectReplyTo, is_direct_reply_to};
 use super::error::{not_opened, refused_or_lost};
 use super::login::Session;
 use super::properties::{short, to_message, to_table};
-use super::publisher::{Address, ConfirmedPublisher, PlainPublisher, Publish, write_all};
+use super::publisher::{
+    Address, ConfirmedPublisher, PlainPublisher, Publish, TransactionPublisher, write_all,
+};
 use crate::names::TOPIC_EXCHANGE;
 use crate::queue::QueueStatus;
 use crate::transport::channel::{
@@ -49,6 +51,7 @@ pub(super) struct AmqpChannel {
 enum Publisher {
     Plain(PlainPublisher),
     Confirmed(ConfirmedPublisher),
+    Transaction(TransactionPublisher),
 }
 
 impl AmqpChannel {
@@ -70,6 +73,9 @@ impl AmqpChannel {
             }
             ChannelMode::Confirm => {
                 Publisher::Confirmed(ConfirmedPublisher::start(channel.clone()).await?)
+            }
+            ChannelMode::Transaction => {
+                Publisher::Transaction(TransactionPublisher::start(channel.clone()).await?)
             }
         };
         Ok(Self {
@@ -221,6 +227,13 @@ impl Channel for AmqpChannel {
         };
         match &self.publisher {
             Publisher::Confirmed(publisher) => publisher.publish(publish),
+            Publisher::Transaction(publisher) => Sending::Pending(
+                async move {
+                    publisher.publish(publish).await?;
+                    Ok(Confirm(None))
+                }
+                .boxed(),
+            ),
             Publisher::Plain(publisher) => match publisher.publish(publish) {
                 Sending::Done(sent) => Sending::Done(sent.map(|()| Confirm(None))),
                 Sending::Pending(sending) => {
@@ -279,6 +292,40 @@ impl Channel for AmqpChannel {
         self.acks.ack(tags);
     }
 
+    fn get<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Delivery, u32)>, TransportError>> {
+        async move {
+            let taken = self
+                .channel
+                .basic_get(queue_name(queue)?, BasicGetOptions { no_ack: false })
+                .await
+                .map_err(refused_or_lost)?;
+            taken
+                .map(|taken| Ok((read(Ok(taken.delivery))?, taken.message_count)))
+                .transpose()
+        }
+        .boxed()
+    }
+
+    fn commit(&self) -> BoxFuture<'_, Result<Vec<Message>, TransportError>> {
+        async move {
+            match &self.publisher {
+                Publisher::Transaction(publisher) => publisher.commit().await,
+                Publisher::Plain(_) | Publisher::Confirmed(_) => Ok(Vec::new()),
+            }
+        }
+        .boxed()
+    }
+
+    fn requeue_all(&self) {
+        match &self.publisher {
+            Publisher::Transaction(publisher) => publisher.abandon(|| self.acks.requeue_all()),
+            Publisher::Plain(_) | Publisher::Confirmed(_) => self.acks.requeue_all(),
+        }
+    }
+
     fn acks_handled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
             // The broker handles the methods of a channel in their order, and it answers this one.
@@ -329,6 +376,10 @@ impl Channel for AmqpChannel {
                     Ok(Confirm(None))
                 }
                 Publisher::Confirmed(publisher) => publisher.publish(publish).wait().await,
+                Publisher::Transaction(publisher) => {
+                    publisher.publish(publish).await?;
+                    Ok(Confirm(None))
+                }
             }
         }
         .boxed()

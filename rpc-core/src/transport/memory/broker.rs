@@ -13,12 +13,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::hooks::Decide;
-use super::queue::{Channels, Consumer, Queue};
+use super::queue::{Channels, Consumer, Queue, Unsettled};
 use crate::headers::{HeaderValue, Headers};
 use crate::names::BROKER_DEATHS_HEADER;
 use crate::transport::error::TransportError;
 use crate::transport::link::LinkStatus;
-use crate::transport::message::Message;
+use crate::transport::message::{Delivery, Message};
 
 /// Brokers that are shared by name.
 static NAMED: Mutex<BTreeMap<String, Weak<Broker>>> = Mutex::new(BTreeMap::new());
@@ -231,6 +231,24 @@ impl State {
         self.dead_letter(&unsettled.queue, expired);
     }
 
+    /// Takes the oldest message of a queue, for a channel. Returns the number of messages that are left, too.
+    pub(super) fn get(&mut self, channel: u64, name: &str) -> Option<(Delivery, u32)> {
+        let queue = self.queues.get_mut(name)?;
+        let channel = self.channels.get_mut(&channel)?;
+        let (expired, delivery) = queue.get(channel);
+        let left = u32::try_from(queue.ready.len()).unwrap_or(u32::MAX);
+        self.dead_letter(name, expired);
+        Some((delivery?, left))
+    }
+
+    /// Requeues the unsettled deliveries of a channel, in the old order.
+    pub(super) fn requeue_all(&mut self, channel: u64) {
+        if let Some(channel) = self.channels.get_mut(&channel) {
+            let unsettled = std::mem::take(&mut channel.unsettled);
+            self.give_back(unsettled);
+        }
+    }
+
     /// Ends consumers.
     pub(super) fn remove_consumers(&mut self, gone: impl Fn(&Consumer) -> bool) {
         self.queues.retain(|_, queue| {
@@ -251,8 +269,13 @@ impl State {
             return;
         };
         self.remove_consumers(|consumer| consumer.channel == id);
+        self.give_back(channel.unsettled);
+    }
+
+    /// Puts deliveries back into their queues, in the old order.
+    fn give_back(&mut self, unsettled: FxHashMap<u64, Unsettled>) {
         let mut touched = Vec::new();
-        let mut unsettled: Vec<_> = channel.unsettled.into_iter().collect();
+        let mut unsettled: Vec<_> = unsettled.into_iter().collect();
         unsettled.sort_unstable_by_key(|(tag, _)| Reverse(*tag));
         for (_, unsettled) in unsettled {
             if let Some(queue) = self.queues.get_mut(&*unsettled.queue) {

@@ -16,6 +16,7 @@ mod faults;
 mod hooks;
 mod queue;
 mod refusals;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub(crate) use self::broker::Broker;
 use self::broker::{Publisher, State, closed};
 pub use self::hooks::{Fate, Published, QueueState};
 use self::queue::{ChannelState, Consumer, Queue};
+use self::transaction::{Settlement, Transaction};
 use super::channel::{Acknowledge, Channel, ChannelMode, Confirm, Deliveries, QueueKind, Sending};
 use super::error::TransportError;
 use super::limits;
@@ -110,6 +112,7 @@ impl Link for MemoryLink {
             mode,
             broker: self.broker.clone(),
             returns: Mutex::new(Some(returns)),
+            transaction: Mutex::default(),
         });
         ready(Ok(channel)).boxed()
     }
@@ -137,6 +140,8 @@ struct MemoryChannel {
     mode: ChannelMode,
     broker: Arc<Broker>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
+    /// Of a channel with transactions.
+    transaction: Mutex<Transaction>,
 }
 
 impl MemoryChannel {
@@ -241,6 +246,19 @@ impl MemoryChannel {
         Ok(deliveries(receiver))
     }
 
+    fn try_get(&self, queue: &str) -> Result<Option<(Delivery, u32)>, TransportError> {
+        let mut state = self.open()?;
+        let refusal = match state.queue(queue) {
+            None => refusals::missing(queue),
+            Some(target) if target.owner.is_some_and(|owner| owner != self.link) => {
+                refusals::locked(queue)
+            }
+            Some(_) => return Ok(state.get(self.id, queue)),
+        };
+        state.close_channel(self.id);
+        Err(unavailable(refusal))
+    }
+
     fn try_publish(&self, queue: SmolStr, message: Message) -> Result<Confirm, TransportError> {
         check(&queue, &message)?;
         let mut state = self.open()?;
@@ -249,6 +267,11 @@ impl MemoryChannel {
             ChannelMode::Confirm => {
                 let (outcome, answer) = oneshot::channel();
                 (Publisher::Confirmed(outcome), Confirm(Some(answer)))
+            }
+            ChannelMode::Transaction => {
+                drop(state);
+                self.transaction.lock().publish(queue, message);
+                return Ok(Confirm(None));
             }
         };
         state.publish(&self.broker, queue, message, publisher);
@@ -344,10 +367,37 @@ impl Channel for MemoryChannel {
     }
 
     fn ack(&self, tags: &mut [u64]) {
+        if self.mode == ChannelMode::Transaction {
+            return self.transaction.lock().settle(tags, Settlement::Ack);
+        }
         let mut state = self.broker.state();
         for tag in tags {
             state.settle(self.id, *tag, false);
         }
+    }
+
+    fn get<'a>(
+        &'a self,
+        queue: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Delivery, u32)>, TransportError>> {
+        ready(self.try_get(queue)).boxed()
+    }
+
+    fn commit(&self) -> BoxFuture<'_, Result<Vec<Message>, TransportError>> {
+        let transaction = std::mem::take(&mut *self.transaction.lock());
+        ready(self.open().and_then(|mut state| {
+            let outcome = transaction.commit(&mut state, &self.broker, self.id);
+            if outcome.is_err() {
+                state.close_channel(self.id);
+            }
+            outcome
+        }))
+        .boxed()
+    }
+
+    fn requeue_all(&self) {
+        *self.transaction.lock() = Transaction::default();
+        self.broker.state().requeue_all(self.id);
     }
 
     fn acks_handled(&self) -> BoxFuture<'_, Result<(), TransportError>> {
@@ -355,6 +405,10 @@ impl Channel for MemoryChannel {
     }
 
     fn requeue(&self, tag: u64) {
+        if self.mode == ChannelMode::Transaction {
+            let mut transaction = self.transaction.lock();
+            return transaction.settle(&[tag], Settlement::Requeue);
+        }
         self.broker.state().settle(self.id, tag, true);
     }
 
@@ -387,7 +441,7 @@ impl Channel for MemoryChannel {
                 false if is_mandatory => Err(TransportError::Unroutable),
                 _ => Ok(()),
             };
-            if self.mode == ChannelMode::Plain {
+            if self.mode != ChannelMode::Confirm {
                 return Ok(Confirm(None));
             }
             let (confirmed, answer) = oneshot::channel();

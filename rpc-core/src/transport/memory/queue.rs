@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::names::DELIVERY_COUNT;
-use crate::queue::QueueOptions;
+use crate::queue::{QueueOptions, QueueType};
 use crate::transport::message::{Delivery, Message};
 
 /// Channels by their ids. There are few, so this is faster than hashing.
@@ -17,6 +17,9 @@ pub(super) type Channels = BTreeMap<u64, ChannelState>;
 
 /// Limit of messages in a queue. A full queue refuses publishes, so that memory stays bounded.
 const MAX_QUEUE_LEN: usize = 1_000_000;
+
+/// In place of the id of a consumer, for a message that was taken without one.
+const NO_CONSUMER: u64 = 0;
 
 pub(super) struct Queue {
     name: Arc<str>,
@@ -154,6 +157,21 @@ impl Queue {
         expired
     }
 
+    /// Takes the oldest message for a channel. Returns expired messages, too.
+    pub(super) fn get(&mut self, channel: &mut ChannelState) -> (Vec<Message>, Option<Delivery>) {
+        let (mut expired, now) = (Vec::new(), Instant::now());
+        while let Some(stored) = self.ready.pop_front() {
+            if stored.expires.is_some_and(|at| at <= now) {
+                expired.push(stored.message);
+            } else {
+                let is_counted = self.options.kind == QueueType::Quorum;
+                let delivery = channel.hold(&self.name, NO_CONSUMER, is_counted, stored);
+                return (expired, Some(delivery));
+            }
+        }
+        (expired, None)
+    }
+
     /// Delivers a message to the next consumer with credit; returns the message if there is none.
     fn hand_out(&mut self, channels: &mut Channels, stored: Stored) -> Option<Stored> {
         let has_credit = |consumer: &Consumer| consumer.credit != Some(0);
@@ -197,31 +215,49 @@ impl ChannelState {
 
     /// Delivers a message to a consumer of this channel.
     fn hand_out(&mut self, queue: &Arc<str>, consumer: &mut Consumer, stored: Stored) {
-        self.last_tag += 1;
-        let tag = self.last_tag;
-        let redelivered = stored.redelivered;
-        let message = match &mut consumer.credit {
-            None => stored.message,
+        let delivery = match &mut consumer.credit {
+            None => Delivery {
+                tag: self.next_tag(),
+                redelivered: stored.redelivered,
+                message: stored.message,
+            },
             Some(credit) => {
                 *credit -= 1;
-                let mut message = stored.message.clone();
-                if stored.deliveries > 0 && consumer.counts_deliveries {
-                    message.headers.insert(DELIVERY_COUNT, stored.deliveries);
-                }
-                let unsettled = Unsettled {
-                    queue: queue.clone(),
-                    consumer: consumer.id,
-                    stored,
-                };
-                self.unsettled.insert(tag, unsettled);
-                message
+                self.hold(queue, consumer.id, consumer.counts_deliveries, stored)
             }
         };
         // Sending fails when the receiver was dropped but the channel was not: the message stays unsettled, as with RabbitMQ.
-        let _ = consumer.deliveries.send(Delivery {
+        let _ = consumer.deliveries.send(delivery);
+    }
+
+    /// Delivers a message that has to be settled.
+    fn hold(
+        &mut self,
+        queue: &Arc<str>,
+        consumer: u64,
+        is_counted: bool,
+        stored: Stored,
+    ) -> Delivery {
+        let mut message = stored.message.clone();
+        if stored.deliveries > 0 && is_counted {
+            message.headers.insert(DELIVERY_COUNT, stored.deliveries);
+        }
+        let (tag, redelivered) = (self.next_tag(), stored.redelivered);
+        let unsettled = Unsettled {
+            queue: queue.clone(),
+            consumer,
+            stored,
+        };
+        self.unsettled.insert(tag, unsettled);
+        Delivery {
             tag,
             redelivered,
             message,
-        });
+        }
+    }
+
+    fn next_tag(&mut self) -> u64 {
+        self.last_tag += 1;
+        self.last_tag
     }
 }

@@ -17,7 +17,9 @@ mod plain;
 mod publish;
 mod return_matcher;
 mod returns;
+mod transaction;
 
 pub(super) use self::confirmed::ConfirmedPublisher;
 pub(super) use self::plain::PlainPublisher;
 pub(super) use self::publish::{Address, Publish, write_all};
+pub(super) use self::transaction::TransactionPublisher;
