@@ -8,6 +8,7 @@ mod cancelling;
 mod coalescing;
 mod content;
 mod context;
+mod dead_letters;
 mod deadlines;
 mod errors;
 mod evolution;
