@@ -9,6 +9,7 @@
 
 mod connecting;
 mod credentials;
+mod dead_letters;
 mod flooding;
 mod giving_up;
 mod guarantees;

@@ -32,14 +32,13 @@ impl Ids {
 }
 
 /// Returns the hash of everything in a message that stays the same while it is in a queue, and that the library keeps if it is published
-/// again.
+/// again. The message id is left out: publishers with confirms number their messages there.
 pub(super) fn hash(message: &Message) -> String {
     let mut bytes = Vec::new();
     for text in [
         &message.kind,
         &message.correlation_id,
         &message.reply_to,
-        &message.message_id,
         &message.content_type,
         &message.app_id,
     ] {

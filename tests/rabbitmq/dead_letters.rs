@@ -1,0 +1,308 @@
+//! Dead letters on RabbitMQ: counts of quorum queues, operators that are killed, and permissions.
+
+use std::collections::HashSet;
+use std::env;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use lapin::BasicProperties;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use rpc_core::dead_letters::Selection;
+use rpc_core::{Connection, ErrorKind};
+use rpc_tests::broker::{Node, shared_node};
+use rpc_tests::program::Program;
+use rpc_tests::{eventually, unique_queue};
+
+/// A request queue and its dead-letter queue of one type.
+struct Graveyard {
+    channel: lapin::Channel,
+    queue: String,
+    dead: String,
+}
+
+impl Graveyard {
+    async fn new(node: &Node, kind: &str) -> Self {
+        let channel = node.connect().await.create_channel().await.unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        let queue = unique_queue("graveyard");
+        let dead = format!("{queue}.dead");
+        for name in [&queue, &dead] {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+            let options = QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(name.as_str().into(), options, arguments)
+                .await
+                .unwrap();
+        }
+        Self {
+            channel,
+            queue,
+            dead,
+        }
+    }
+
+    /// Writes letters with numbers as bodies.
+    async fn bury(&self, numbers: std::ops::Range<u32>) {
+        let mut headers = FieldTable::default();
+        let reason = AMQPValue::LongString("delivery-limit".into());
+        headers.insert("rpc-death-reason".into(), reason);
+        let queue = AMQPValue::LongString(self.queue.as_str().into());
+        headers.insert("rpc-death-queue".into(), queue);
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_delivery_mode(2);
+        let mut confirms = Vec::new();
+        for number in numbers {
+            let body = number.to_string();
+            let confirm = self.channel.basic_publish(
+                "".into(),
+                self.dead.as_str().into(),
+                BasicPublishOptions::default(),
+                body.as_bytes(),
+                properties.clone(),
+            );
+            confirms.push(confirm.await.unwrap());
+        }
+        try_join_all(confirms).await.unwrap();
+    }
+
+    /// Takes all messages of a queue: their numbers and delivery counts.
+    async fn drain(&self, queue: &str) -> Vec<(u32, i64)> {
+        let mut taken = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(got) = self.channel.basic_get(queue.into(), options).await.unwrap() {
+            let number = std::str::from_utf8(&got.delivery.data).unwrap();
+            let headers = got.delivery.properties.headers().clone();
+            let count = headers.unwrap_or_default();
+            let count = match count.inner().get("x-delivery-count") {
+                Some(AMQPValue::LongLongInt(count)) => *count,
+                None => 0,
+                other => panic!("{other:?}"),
+            };
+            taken.push((number.parse().unwrap(), count));
+        }
+        taken
+    }
+}
+
+/// The first number of the node's version.
+async fn major_version(node: &Node) -> u32 {
+    let version = node.ctl(&["version"]).await;
+    let major = version.trim().split('.').next().unwrap();
+    major.parse().unwrap()
+}
+
+#[tokio::test]
+async fn looks_at_a_quorum_queue_lose_no_letter() {
+    const LOOKS: i64 = 30;
+    let node = shared_node().await;
+    let graveyard = Graveyard::new(node, "quorum").await;
+    graveyard.bury(0..25).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let dead = connection.dead_letters(&graveyard.dead);
+    let ids = async || {
+        let letters = dead.list(100).await.unwrap();
+        letters
+            .into_iter()
+            .map(|letter| letter.id)
+            .collect::<Vec<_>>()
+    };
+    let first = ids().await;
+    assert_eq!(first.len(), 25);
+    for _ in 1..LOOKS {
+        assert_eq!(ids().await, first);
+    }
+    // RabbitMQ 3 counts each look, and has no limit unless the queue sets one.
+    let looks = if major_version(node).await < 4 {
+        LOOKS
+    } else {
+        0
+    };
+    let expected: Vec<_> = (0..25).map(|number| (number, looks)).collect();
+    assert_eq!(graveyard.drain(&graveyard.dead).await, expected);
+}
+
+#[tokio::test]
+async fn other_operations_do_not_count_the_letters_that_stay() {
+    let node = shared_node().await;
+    let graveyard = Graveyard::new(node, "quorum").await;
+    graveyard.bury(0..5).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let dead = connection.dead_letters(&graveyard.dead);
+    let letters = dead.list(100).await.unwrap();
+    let id = |place: usize| letters[place].id.clone();
+    assert!(dead.find(&id(4)).await.unwrap().is_some());
+    assert_eq!(dead.retry([id(1)]).await.unwrap().retried, [id(1)]);
+    assert_eq!(dead.discard([id(3)]).await.unwrap().discarded, [id(3)]);
+    // A look that is dropped.
+    let _ = tokio::time::timeout(Duration::ZERO, dead.list(100)).await;
+    assert_eq!(graveyard.drain(&graveyard.queue).await, [(1, 0)]);
+    let left = eventually("the letters are back", async || {
+        let status = connection.queue_status(&graveyard.dead).await.unwrap();
+        (status.unwrap().messages == 3).then_some(())
+    });
+    left.await;
+    let left = graveyard.drain(&graveyard.dead).await;
+    let mut numbers: Vec<_> = left.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 2, 4]);
+    if major_version(node).await >= 4 {
+        assert!(left.iter().all(|(_, count)| *count == 0), "{left:?}");
+    }
+}
+
+/// The variables that give another process of this program its part.
+const URL: &str = "RPC_TEST_DEAD_LETTERS_URL";
+const QUEUE: &str = "RPC_TEST_DEAD_LETTERS_QUEUE";
+
+/// Starts another process that retries all letters.
+async fn operator(node: &Node, queue: &str) -> Program {
+    let mut command = std::process::Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", "--nocapture"])
+        .arg("dead_letters::a_killed_retry_loses_and_doubles_no_letter")
+        .env(URL, node.url())
+        .env(QUEUE, queue);
+    let mut program = Program::start(command.into());
+    program.line("begun").await;
+    program
+}
+
+async fn operate(url: &str, queue: &str) {
+    let connection = Connection::open(url).await.unwrap();
+    println!("begun");
+    let dead = connection.dead_letters(queue);
+    let outcome = dead.retry(Selection::All).await.unwrap();
+    println!("retried {}", outcome.retried.len());
+}
+
+#[tokio::test]
+async fn a_killed_retry_loses_and_doubles_no_letter() {
+    if let (Ok(url), Ok(queue)) = (env::var(URL), env::var(QUEUE)) {
+        return operate(&url, &queue).await;
+    }
+    const LETTERS: u32 = 3000;
+    let node = shared_node().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    for kind in ["classic", "quorum"] {
+        let graveyard = Graveyard::new(node, kind).await;
+        graveyard.bury(0..LETTERS).await;
+        let retried = async || {
+            let status = connection.queue_status(&graveyard.queue).await.unwrap();
+            status.unwrap().messages
+        };
+        let mut kills = 0;
+        for goal in [1, 500, 1500] {
+            let mut operator = operator(node, &graveyard.dead).await;
+            eventually("some letters are retried", async || {
+                (retried().await >= goal).then_some(())
+            })
+            .await;
+            operator.kill().await;
+            kills += u32::from(retried().await < LETTERS);
+        }
+        assert!(kills > 0, "each retry was complete before its kill");
+        // The broker has noticed the ends of the connections, and all letters are in a queue.
+        eventually("no letter is in the hands of an operator", async || {
+            let status = connection.queue_status(&graveyard.dead).await.unwrap();
+            let dead = status.unwrap().messages;
+            println!("{kind}: {dead} + {} (kills {kills})", retried().await);
+            (dead + retried().await == LETTERS).then_some(())
+        })
+        .await;
+        let outcome = connection
+            .dead_letters(&graveyard.dead)
+            .retry(Selection::All)
+            .await
+            .unwrap();
+        assert!(outcome.interrupted.is_none() && outcome.kept.is_empty());
+        let numbers = graveyard.drain(&graveyard.queue).await;
+        let different: HashSet<_> = numbers.iter().map(|(number, _)| *number).collect();
+        assert_eq!((numbers.len(), different.len()), (3000, 3000), "{kind}");
+        assert!(graveyard.drain(&graveyard.dead).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn missing_permissions_of_operators_are_named() {
+    let node = Node::start().await;
+    let graveyard = Graveyard::new(&node, "classic").await;
+    graveyard.bury(0..3).await;
+    node.ctl(&["add_user", "limited", "secret"]).await;
+    let connect = async |permissions: [&str; 3]| {
+        let [configure, write, read] = permissions;
+        let set = ["set_permissions", "limited", configure, write, read];
+        node.ctl(&set).await;
+        let url = node.url_with("limited", "secret", "%2f");
+        Connection::open(&url).await.unwrap()
+    };
+    let blind = connect(["^$", ".*", "^$"]).await;
+    let error = blind
+        .dead_letters(&graveyard.dead)
+        .list(9)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("grant"), "{error}");
+
+    let reader = connect(["^$", "^$", ".*"]).await;
+    let dead = reader.dead_letters(&graveyard.dead);
+    assert_eq!(dead.list(9).await.unwrap().len(), 3);
+    let error = dead.retry(Selection::All).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    assert!(error.to_string().contains("amq.default"), "{error}");
+    eventually("the letters are back", async || {
+        let waiting = dead.list(9).await.unwrap();
+        (waiting.len() == 3).then_some(())
+    })
+    .await;
+    assert!(graveyard.drain(&graveyard.queue).await.is_empty());
+
+    let operator = connect(["^$", "^amq.default$", ".*"]).await;
+    let dead = operator.dead_letters(&graveyard.dead);
+    let outcome = dead.retry(Selection::All).await.unwrap();
+    assert_eq!(outcome.retried.len(), 3);
+}
+
+#[tokio::test]
+async fn a_lost_connection_in_a_retry_loses_and_doubles_no_letter() {
+    const LETTERS: u32 = 2000;
+    let node = Node::start().await;
+    let graveyard = Graveyard::new(&node, "quorum").await;
+    graveyard.bury(0..LETTERS).await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let dead = connection.dead_letters(&graveyard.dead);
+    let watching = Connection::open(&node.url()).await.unwrap();
+    let retrying = tokio::spawn(async move { dead.retry(Selection::All).await });
+    eventually("some letters are retried", async || {
+        let status = watching.queue_status(&graveyard.queue).await.unwrap();
+        (status.unwrap().messages > 0).then_some(())
+    })
+    .await;
+    node.close_connections("a test").await;
+    // The retry may have been faster than the tool.
+    let outcome = retrying.await.unwrap().unwrap();
+    println!(
+        "{} of {LETTERS}, {:?}",
+        outcome.retried.len(),
+        outcome.interrupted
+    );
+    let graveyard = Graveyard {
+        channel: node.connect().await.create_channel().await.unwrap(),
+        ..graveyard
+    };
+    let mut numbers = graveyard.drain(&graveyard.queue).await;
+    numbers.extend(graveyard.drain(&graveyard.dead).await);
+    let different: HashSet<_> = numbers.iter().map(|(number, _)| *number).collect();
+    assert_eq!((numbers.len(), different.len()), (2000, 2000));
+}
