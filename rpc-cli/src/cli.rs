@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Man(commands::man::Args),
     /// Writes the contract of a service as an AsyncAPI document or as JSON Schemas.
     Export(commands::export::Args),
+    /// Lists requests that were given up, runs them again, or destroys them.
+    Dead(commands::dead::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

@@ -3,6 +3,7 @@
 pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod context;
+pub(crate) mod dead;
 pub(crate) mod describe;
 pub(crate) mod export;
 pub(crate) mod list;
@@ -21,6 +22,7 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Export(args) => export::run(args, app).await,
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
+        Command::Dead(args) => dead::run(args, app).await,
         Command::Call(args) => call::run(args, app).await,
         Command::Ping(args) => ping::run(args, app).await,
         Command::Stats(args) => stats::run(args, app).await,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::codec::{ContentType, Encoded};
 use crate::headers::{self, HeaderValue, Headers};
 use crate::names::{PROTOCOL_PREFIX, UNREADABLE_HEADER};
 use crate::transport::Message;
@@ -93,6 +94,13 @@ impl DeadLetter {
             user_id: text(content.user_id),
             priority: content.priority,
         }
+    }
+
+    /// Returns the arguments, for programs without the types of the service. `None` if no format of this build reads the content type, such as
+    /// that of several requests in one message.
+    pub fn arguments(&self) -> Option<Encoded> {
+        let content_type = ContentType::parse(self.content_type.as_deref())?;
+        Some(Encoded::new(content_type, self.body.clone()))
     }
 
     /// Bytes of memory that the letter takes, about.

@@ -1,0 +1,339 @@
+//! `rpc dead`: requests that were given up.
+
+mod queues;
+mod shown;
+
+use std::io::{self, IsTerminal, Write};
+
+use rpc_core::dead_letters::{DeadLetter, DeadLetters, Discarded, Retried, Selection};
+use serde_json::{Value, json};
+
+use self::queues::Graves;
+use self::shown::{details, row};
+use crate::app::App;
+use crate::failure::{Exit, Failure};
+use crate::output::note;
+
+/// Most letters that a dry run reads from a queue.
+const MAX_DRY: usize = 1_000_000;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    subcommand_negates_reqs = true,
+    after_help = "\
+  rpc dead Fib                       lists the dead letters of Fib
+  rpc dead Fib show 8d2f00c1a9b4     shows one, with its headers and arguments
+  rpc dead Fib retry 8d2f00c1a9b4    sends it to its request queue again
+  rpc dead Fib drop --all            destroys all, after a question
+  rpc dead --queue jobs.given-up     the same for a queue of any name
+
+The dead-letter queue of a service is <QUEUE>.dead for each of its request queues. Running servers tell the request queues; without one, it is
+rpc.<SERVICE>. A server with another dead-letter queue needs --queue."
+)]
+pub(crate) struct Args {
+    /// Name of the service. Comes before the action.
+    #[arg(required_unless_present = "queue")]
+    service: Option<String>,
+
+    /// Name of the dead-letter queue.
+    #[arg(long, global = true, value_name = "NAME")]
+    queue: Option<String>,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Lists the oldest dead letters, and leaves all where they are.
+    List {
+        /// Name of the service, if it does not come before `list`.
+        service: Option<String>,
+        /// Number of letters to list of each queue.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Shows one dead letter: reason, counts, time, headers and arguments.
+    Show {
+        /// Id of the letter, from the list.
+        id: String,
+    },
+    /// Sends dead letters to their request queues again, in transactions: nothing is lost or doubled if this program dies.
+    Retry {
+        #[command(flatten)]
+        letters: Letters,
+    },
+    /// Destroys dead letters, after a question.
+    Drop {
+        #[command(flatten)]
+        letters: Letters,
+        /// Asks no question.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct Letters {
+    /// Ids of letters, from the list.
+    #[arg(required_unless_present = "all", value_name = "ID")]
+    ids: Vec<String>,
+
+    /// All letters that are in the queue now.
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+
+    /// Lists the letters, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Letters {
+    /// Returns the selection without the letters that are known to be done.
+    fn selection(&self) -> Selection {
+        match self.all {
+            true => Selection::All,
+            false => self.ids.iter().cloned().collect(),
+        }
+    }
+
+    fn has(&self, letter: &DeadLetter) -> bool {
+        self.all || self.ids.contains(&letter.id)
+    }
+}
+
+pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
+    let Args {
+        service,
+        queue,
+        action,
+    } = args;
+    let action = action.unwrap_or(Action::List {
+        service: None,
+        limit: 100,
+    });
+    let service = match &action {
+        Action::List { service: after, .. } => service.or_else(|| after.clone()),
+        _ => service,
+    };
+    if let Action::Drop {
+        letters,
+        yes: false,
+    } = &action
+        && !letters.dry_run
+        && !io::stdin().is_terminal()
+    {
+        return Err(Failure::usage(
+            "drop destroys letters, and there is no terminal to ask for confirmation: repeat the command with --yes, or look first with --dry-run",
+        ));
+    }
+    let graves = Graves::find(service, queue, app).await?;
+    match action {
+        Action::List { limit, .. } => list(&graves, limit, app).await,
+        Action::Show { id } => show(&graves, &id, app).await,
+        Action::Retry { letters } | Action::Drop { letters, .. } if letters.dry_run => {
+            dry_run(&graves, &letters, app).await
+        }
+        Action::Retry { letters } => retry(&graves, &letters, app).await,
+        Action::Drop { letters, yes } => {
+            if !yes && !is_confirmed(&graves, &letters).await? {
+                return Err(Failure::new(Exit::Failed, "nothing was dropped"));
+            }
+            discard(&graves, &letters, app).await
+        }
+    }
+}
+
+async fn list(graves: &Graves, limit: usize, app: &mut App) -> Result<(), Failure> {
+    let mut letters = Vec::new();
+    for dead in &graves.dead {
+        letters.extend(dead.list(limit).await?);
+        let waiting = app.broker.connection().await?.queue_status(dead.queue());
+        let waiting = waiting.await?.map_or(0, |status| status.messages);
+        if usize::try_from(waiting).is_ok_and(|waiting| waiting > limit) {
+            let queue = dead.queue();
+            note(format_args!(
+                "{queue} has {waiting} letters: --limit lists more"
+            ));
+        }
+    }
+    print(&letters, app)
+}
+
+fn print(letters: &[DeadLetter], app: &mut App) -> Result<(), Failure> {
+    if app.out.is_json() {
+        let letters: Vec<_> = letters.iter().map(details).collect();
+        return app.out.json(&letters);
+    }
+    if letters.is_empty() {
+        note("no dead letters");
+        return Ok(());
+    }
+    let header = [
+        "id",
+        "age",
+        "reason",
+        "deaths",
+        "deliveries",
+        "method",
+        "queue",
+        "bytes",
+    ];
+    app.out.table(header, letters.iter().map(row))
+}
+
+async fn show(graves: &Graves, id: &str, app: &mut App) -> Result<(), Failure> {
+    for dead in &graves.dead {
+        if let Some(letter) = dead.find(id).await? {
+            return match app.out.is_json() {
+                true => app.out.json(&details(&letter)),
+                false => shown::print(&letter, &mut app.out),
+            };
+        }
+    }
+    Err(not_found(&[id.to_owned()]))
+}
+
+async fn dry_run(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+    let mut selected = Vec::new();
+    for dead in &graves.dead {
+        let listed = dead.list(MAX_DRY).await?;
+        selected.extend(listed.into_iter().filter(|letter| letters.has(letter)));
+    }
+    note(format_args!(
+        "a dry run: {} selected, and nothing was changed",
+        count(selected.len())
+    ));
+    print(&selected, app)?;
+    let found = |id: &&String| selected.iter().any(|letter| letter.id == **id);
+    let missing: Vec<_> = letters
+        .ids
+        .iter()
+        .filter(|id| !found(id))
+        .cloned()
+        .collect();
+    all_found(&missing)
+}
+
+async fn retry(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+    let mut outcomes = Vec::new();
+    for dead in &graves.dead {
+        outcomes.push((dead.queue(), dead.retry(letters.selection()).await?));
+    }
+    let sum = |number: fn(&Retried) -> usize| -> usize {
+        outcomes.iter().map(|(_, it)| number(it)).sum()
+    };
+    let retried = sum(|outcome| outcome.retried.len());
+    let failed = sum(|outcome| outcome.kept.len() + outcome.uncertain.len());
+    for (_, outcome) in &outcomes {
+        for kept in &outcome.kept {
+            let doubt = match outcome.may_exist_twice.contains(&kept.id) {
+                true => "; it may be in its request queue as well",
+                false => "",
+            };
+            note(format_args!("{} stays: {}{doubt}", kept.id, kept.reason));
+        }
+        for id in &outcome.uncertain {
+            note(format_args!(
+                "{id} is retried or stays: the connection was lost before the broker answered"
+            ));
+        }
+    }
+    match app.out.is_json() {
+        true => app.out.json(&results(&outcomes))?,
+        false => app.out.line(format_args!("{} retried", count(retried)))?,
+    }
+    let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
+    let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
+    if let Some(error) = interrupted {
+        return Err(error.into());
+    }
+    all_found(&missing)?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("{} not retried", count(failed)),
+        )),
+    }
+}
+
+async fn discard(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+    let mut outcomes: Vec<(&str, Discarded)> = Vec::new();
+    for dead in &graves.dead {
+        outcomes.push((dead.queue(), dead.discard(letters.selection()).await?));
+    }
+    let dropped: usize = outcomes.iter().map(|(_, it)| it.discarded.len()).sum();
+    let uncertain = outcomes.iter().flat_map(|(_, it)| &it.uncertain);
+    for id in uncertain {
+        note(format_args!(
+            "{id} is dropped or stays: the connection was lost before the broker answered"
+        ));
+    }
+    match app.out.is_json() {
+        true => app.out.json(&results(&outcomes))?,
+        false => app.out.line(format_args!("{} dropped", count(dropped)))?,
+    }
+    let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
+    let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
+    match interrupted {
+        Some(error) => Err(error.into()),
+        None => all_found(&missing),
+    }
+}
+
+/// Asks whether to destroy letters.
+async fn is_confirmed(graves: &Graves, letters: &Letters) -> Result<bool, Failure> {
+    let queues: Vec<_> = graves.dead.iter().map(DeadLetters::queue).collect();
+    let number = match letters.all {
+        true => "all letters".to_owned(),
+        false => count(letters.ids.len()),
+    };
+    let question = format!("Destroy {number} in {}? [y/N] ", queues.join(", "));
+    let mut stderr = anstream::stderr();
+    write!(stderr, "{question}")?;
+    stderr.flush()?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|_| answer)
+    });
+    let answer = answer.await.map_err(io::Error::other)??;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn results<T: serde::Serialize>(outcomes: &[(&str, T)]) -> Value {
+    let outcomes = outcomes.iter();
+    outcomes
+        .map(|(queue, outcome)| json!({ "queue": queue, "outcome": outcome }))
+        .collect()
+}
+
+/// Returns the ids that no queue has.
+fn missing<'a>(letters: &Letters, not_found: impl Iterator<Item = &'a Vec<String>>) -> Vec<String> {
+    let not_found: Vec<_> = not_found.collect();
+    let ids = letters.ids.iter();
+    let missing = ids.filter(|id| not_found.iter().all(|missing| missing.contains(id)));
+    missing.cloned().collect()
+}
+
+fn all_found(missing: &[String]) -> Result<(), Failure> {
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(not_found(missing)),
+    }
+}
+
+fn not_found(ids: &[String]) -> Failure {
+    let ids = ids.join(", ");
+    Failure::new(
+        Exit::Failed,
+        format!("no dead letter has the id {ids}: `rpc dead SERVICE` lists them"),
+    )
+}
+
+fn count(letters: usize) -> String {
+    match letters {
+        1 => "1 letter".to_owned(),
+        _ => format!("{letters} letters"),
+    }
+}
