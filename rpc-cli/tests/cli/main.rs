@@ -12,6 +12,7 @@
 
 mod call;
 mod context;
+mod dead;
 mod describe;
 mod export;
 mod harness;
