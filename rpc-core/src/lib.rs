@@ -287,7 +287,7 @@ pub use tower_service::Service;
 
 pub use crate::client::{
     Answers, Call, CallWithHeaders, Client, ClientBuilder, ContractQuery, DescriptionQuery, Gather,
-    InstanceQuery, Streaming, UntypedClient,
+    InstanceQuery, Streaming, Tap, TapQuery, UntypedClient,
 };
 pub use crate::codec::{ContentType, Encoded};
 pub use crate::connection::{Connection, ConnectionBuilder, ConnectionState, StateWatch};

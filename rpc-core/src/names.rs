@@ -141,6 +141,9 @@ pub(crate) const DESCRIBE: &str = "rpc.describe";
 /// Asks an instance for its [`InstanceStats`](crate::instances::InstanceStats).
 pub(crate) const STATS: &str = "rpc.stats";
 
+/// Opens a stream of the calls of an instance: [`TapEvent`](crate::instances::TapEvent)s.
+pub(crate) const TAP: &str = "rpc.tap";
+
 /// Tells the other instances of a service that an instance has started, and with which contract. Has no answer.
 pub(crate) const ANNOUNCE: &str = "rpc.announce";
 

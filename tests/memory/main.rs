@@ -1,5 +1,5 @@
 //! The embedded broker (`memory:`) passes the suite of behaviour that all transports share (`tests/suite`), and calls keep
-//! their promises under injected faults in paused time (`chaos`, `coalescing`, `gathering`, `hooks`, `instances`). `descriptions` needs no
+//! their promises under injected faults in paused time (`chaos`, `coalescing`, `gathering`, `hooks`, `instances`, `tap`). `descriptions` needs no
 //! broker at all.
 //!
 //! ```text
@@ -17,6 +17,7 @@ mod instances;
 mod streams;
 #[path = "../suite/mod.rs"]
 mod suite;
+mod tap;
 
 use rpc_core::testing::EmbeddedBroker;
 use rpc_tests::unique_queue;

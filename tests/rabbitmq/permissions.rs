@@ -293,3 +293,24 @@ async fn the_status_of_a_queue_needs_no_permission_or_names_it() {
     let status = limited.connect().await.queue_status(&queue).await.unwrap();
     assert_eq!(status.unwrap().consumers, 1);
 }
+
+#[tokio::test]
+async fn watching_calls_needs_the_permissions_to_ask_and_to_open_streams() {
+    let limited = Limited::new([ALL; 3]).await;
+    let serving = Connection::open(&limited.0.url()).await.unwrap();
+    let queue = unique_queue("watched");
+    let dispatcher = super::AdderDispatcher::new(super::Abacus::default()).with_queue(&queue);
+    let server = rpc_core::Server::builder(&serving).service(dispatcher);
+    let _server = server.tap(true).build().start().await.unwrap();
+    let client = limited.connect().await.client();
+    for forbidden in ["amq.direct", "amq.default"] {
+        limited.permit([ALL, &all_but(forbidden), ALL]).await;
+        let error = client.tap("Adder").expect(1).await.unwrap_err();
+        assert_denied(&error, &format!("'{forbidden}'"));
+    }
+    limited.permit([ALL; 3]).await;
+    let mut tap = client.tap("Adder").expect(1).await.unwrap();
+    let adder = AdderClient::new(client).with_queue(&queue);
+    assert_eq!(adder.add(1, 2).await.unwrap(), 3);
+    assert!(tap.next().await.unwrap().call.is_some());
+}

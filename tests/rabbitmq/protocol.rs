@@ -10,6 +10,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicPublishOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use rpc_core::instances::{TapEvent, TapEventKind};
 use rpc_core::{
     CallError, Client, Connection, ErrorKind, Incoming, Server, ServerHandle, Stream, rpc,
 };
@@ -45,7 +46,7 @@ impl Example {
                 (title.to_owned(), Self::parse(message))
             })
             .collect();
-        assert_eq!(examples.len(), 31, "two examples have one title");
+        assert_eq!(examples.len(), 33, "two examples have one title");
         examples
     }
 
@@ -447,9 +448,9 @@ impl Asked {
         let connection = Connection::builder(node.url()).name("counting");
         let connection = connection.open().await.unwrap();
         let counter = CounterDispatcher::new(Counting(AtomicU64::new(0))).with_queue(&queue);
-        let server = Server::builder(&connection).service(counter).build();
+        let server = Server::builder(&connection).service(counter).tap(true);
         Self {
-            server: server.start().await.unwrap(),
+            server: server.build().start().await.unwrap(),
             queue,
             peer: Peer::with_queue(node).await,
         }
@@ -515,6 +516,83 @@ async fn an_instance_answers_example_questions_with_example_answers() {
     let mut differing = vec!["/0/id", "/0/since"];
     differing.extend(durations.iter().map(String::as_str));
     asked.answers("stats", &private_queue, &differing).await;
+}
+
+/// The example events of PROTOCOL.md.
+fn example_events() -> Vec<TapEvent> {
+    let document = include_str!("../../PROTOCOL.md");
+    let (_, section) = document
+        .split_once("### Calls watched from outside")
+        .expect("the section");
+    let (_, events) = section.split_once("```json\n").expect("the events");
+    let (events, _) = events.split_once("```").expect("the end of the events");
+    let events = serde_json::Deserializer::from_str(events).into_iter();
+    events.map(|event| event.expect("an event")).collect()
+}
+
+#[tokio::test]
+async fn an_instance_shows_its_calls_in_the_example_stream() {
+    let mut asked = Asked::start().await;
+    let queue = asked.queue.clone();
+    let ping = &Example::all()["request ping"];
+    let reply = asked.peer.call(&queue, ping.properties(), &ping.body).await;
+    let private_queue = Example::of(&reply).properties["reply_to"].clone();
+    let request = &Example::all()["request tap"];
+    let accepted = asked
+        .peer
+        .call(&private_queue, request.properties(), &request.body);
+    let accepted = Example::of(&accepted.await);
+    let id = accepted.properties["message_id"].clone();
+    let mut expected = Example::all()["accepted tap"].clone();
+    let name = "reply_to".to_owned();
+    expected.properties.insert(name, private_queue.clone());
+    let instance = asked.server.instance_id().to_owned();
+    expected.headers.insert("rpc-instance".to_owned(), instance);
+    let expected = expected.of_stream(&id).sent_by_server();
+    assert_eq!(accepted, expected);
+
+    let properties = BasicProperties::default().with_content_type("application/json".into());
+    let mut tenant = FieldTable::default();
+    tenant.insert("tenant".into(), AMQPValue::LongString("a".into()));
+    let properties = properties.with_type("count".into()).with_headers(tenant);
+    let properties = properties.with_correlation_id("8d2f0b4e-3c5a-4b7d-8e9f-2a1b3c4d5e6f".into());
+    let properties = properties.with_expiration("30000".into());
+    asked.peer.request(&queue, properties, br#"{"by":2}"#).await;
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        let message = Example::of(&asked.peer.receive().await);
+        if message.properties.get("type").map(String::as_str) != Some("items") {
+            continue; // The reply to the call, and signs of life.
+        }
+        let mut rest = &message.body[..];
+        while let Some((len, item)) = rest.split_first_chunk() {
+            let (item, others) = item.split_at(u32::from_be_bytes(*len) as usize);
+            events.push(serde_json::from_slice::<TapEvent>(item).unwrap());
+            rest = others;
+        }
+    }
+    let mut expected = example_events();
+    assert!(matches!(
+        expected.pop().unwrap().kind,
+        TapEventKind::Skipped { events: 7 }
+    ));
+    for (event, expected) in events.iter_mut().zip(&mut expected) {
+        assert_eq!(event.instance, asked.server.instance_id());
+        event.instance = expected.instance.clone();
+        event.time = expected.time;
+        match (&mut event.kind, &mut expected.kind) {
+            (TapEventKind::Request(shown), TapEventKind::Request(example)) => {
+                shown.queue = example.queue.clone();
+                assert!(shown.remaining.is_some());
+                shown.remaining = example.remaining;
+            }
+            (TapEventKind::Answer(shown), TapEventKind::Answer(example)) => {
+                shown.duration = example.duration;
+            }
+            kinds => panic!("{kinds:?}"),
+        }
+    }
+    assert_eq!(events, expected);
 }
 
 #[tokio::test]

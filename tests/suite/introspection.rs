@@ -134,6 +134,16 @@ async fn answers_of<const N: usize>(
     answers.map(Option::unwrap)
 }
 
+/// The next message with a correlation id. Other servers of the service answer the questions to a topic, too.
+async fn of_call(peer: &mut Caller, id: &str) -> PeerMessage {
+    loop {
+        let message = peer.receive().await;
+        if message.correlation_id.as_deref() == Some(id) {
+            return message;
+        }
+    }
+}
+
 /// Asks through a queue and waits for the answer.
 async fn ask(peer: &mut Caller, queue: &str, question: PeerMessage) -> PeerMessage {
     let id = question.correlation_id.clone();
@@ -379,6 +389,60 @@ async fn questions_that_cannot_be_answered_get_a_fault() {
             assert_eq!(instance(&answer), Some(setup.server.instance_id()));
         }
     }
+}
+
+#[tokio::test]
+async fn questions_for_calls_that_can_open_no_stream_get_a_fault() {
+    let setup = broker().await.sample_with(|server| server.tap(true)).await;
+    let mut peer = Caller::open(&setup.connection).await;
+    let private = private_queue(&mut peer, &setup.queue).await;
+    let tap = |id, body: serde_json::Value| {
+        let mut question = message("rpc.tap", id, &body);
+        question.headers.insert("rpc-items", 10);
+        question.headers.insert("rpc-bytes", 10_000);
+        question.headers.insert("rpc-silence", 10_000);
+        question
+    };
+    let sample = serde_json::json!({"service": "Sample"});
+    let mut without_terms = tap("1", sample.clone());
+    without_terms.headers.remove("rpc-bytes");
+    let other = tap("2", serde_json::json!({"service": "Other"}));
+    let malformed = tap(
+        "3",
+        serde_json::json!({"service": "Sample", "outcome": "unknown"}),
+    );
+    for (question, reason) in [
+        (without_terms, "lacks one of the headers"),
+        (other, "does not serve 'Other'"),
+        (malformed, "cannot be read"),
+    ] {
+        let answer = ask(&mut peer, &private, question).await;
+        assert_eq!(fault(&answer), "bad_request");
+        let body = String::from_utf8_lossy(&answer.body);
+        assert!(body.contains(reason), "{body}");
+    }
+    // Several instances would answer with one correlation id.
+    let answer = ask(&mut peer, &setup.queue, tap("4", sample.clone())).await;
+    assert_eq!(fault(&answer), "bad_request");
+    peer.publish_to_topic("rpc.instances.Sample", tap("5", sample.clone()))
+        .await;
+    let [answer] = answers_of(&mut peer, [&setup.server]).await;
+    assert_eq!(fault(&answer), "bad_request");
+    // The events have the format of the question.
+    peer.publish(&private, tap("6", sample)).await;
+    let accepted = of_call(&mut peer, "6").await;
+    assert_eq!(accepted.kind.as_deref(), Some("accepted"));
+    setup.sample.add(1, 2).await.unwrap();
+    let items = of_call(&mut peer, "6").await;
+    assert_eq!(items.kind.as_deref(), Some("items"));
+    assert_eq!(items.message_id, accepted.message_id);
+    let event: serde_json::Value = serde_json::Deserializer::from_slice(&items.body[4..])
+        .into_iter()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert_eq!(event["call"]["method"], "add");
+    assert_eq!(event["kind"]["Request"]["queue"], setup.queue.as_str());
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod redelivery;
 mod runtimes;
 mod sharing;
 mod streams;
+mod tap;
 pub(crate) mod telemetry;
 mod untyped;
 mod user_id;

@@ -175,7 +175,7 @@ impl Client {
     }
 
     /// Publishes a question to instances. A question that was not sent waits for the connection.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         question: Question<'_>,
         within: Duration,
@@ -365,7 +365,6 @@ impl Search {
     }
 
     fn no_instance(&self) -> RpcError {
-        let service = &self.service;
         let queue = self.queue.as_ref();
         let queue = queue.map(|queue| format!(" that reads the queue '{queue}'"));
         let queue = queue.unwrap_or_default();
@@ -375,14 +374,19 @@ impl Search {
         let id = self.instance.as_ref();
         let id = id.map(|id| format!(" with the id '{id}'"));
         let id = id.unwrap_or_default();
-        RpcError::new(
-            ErrorKind::Unroutable,
-            format!(
-                "no instance of {service}{queue}{contract}{id} answers: is a server of {service} running, with introspection, and may its user bind \
-                 a queue to the exchange 'amq.direct'?"
-            ),
-        )
+        no_instance(&self.service, &format!("{queue}{contract}{id}"))
     }
+}
+
+/// The error that no instance of a service answers. The condition says which instances are meant; empty for all of them.
+pub(super) fn no_instance(service: &str, condition: &str) -> RpcError {
+    RpcError::new(
+        ErrorKind::Unroutable,
+        format!(
+            "no instance of {service}{condition} answers: is a server of {service} running, with introspection, and may its user bind \
+             a queue to the exchange 'amq.direct'?"
+        ),
+    )
 }
 
 /// Setters of a question about the contracts of a service, whose search is `self.$search`.

@@ -18,6 +18,7 @@ mod repeat;
 mod service;
 mod stream_attempt;
 mod streaming;
+mod tap;
 mod to_all;
 mod untyped;
 
@@ -29,4 +30,5 @@ pub use self::introspection::{ContractQuery, DescriptionQuery, InstanceQuery};
 pub use self::service::Client;
 pub(crate) use self::streaming::Reading;
 pub use self::streaming::Streaming;
+pub use self::tap::{Tap, TapQuery};
 pub use self::untyped::UntypedClient;

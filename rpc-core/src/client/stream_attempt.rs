@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use super::attempt::RequestSender;
@@ -18,7 +19,7 @@ use crate::requester::{
 use crate::streaming::{Inbox, Side};
 use crate::telemetry::StreamMeter;
 use crate::transport::{ChannelMode, Confirm};
-use crate::wire::{Accepted, StreamTerms};
+use crate::wire::{Accepted, QUESTION_CONTENT_TYPE, StreamQuestion, StreamTerms};
 
 /// First answer to the request of a stream.
 pub(super) enum FirstAnswer {
@@ -88,6 +89,41 @@ impl RequestSender {
             until,
             silence: terms.silence,
             cancels: self.options.cancellation,
+        })
+    }
+
+    /// Publishes a question that opens a stream of items to an instance, at its private queue.
+    pub(super) async fn publish_stream_question(
+        &self,
+        requester: Arc<Requester>,
+        question: &StreamQuestion,
+        private_queue: SmolStr,
+        until: Instant,
+    ) -> Result<SentStream, RpcError> {
+        let StreamTerms {
+            window, silence, ..
+        } = question.terms();
+        let inbox = Inbox::new(Side::Caller, Some(window), StreamMeter::none());
+        let directions = Directions::Incoming;
+        let waiter = StreamWaiter::register(&requester.in_flight, directions, inbox)?;
+        let mut message = question.message(waiter.registration.correlation_id(), until);
+        requester.address(&mut message, true);
+        let channel = match self.options.channel_mode() {
+            ChannelMode::Plain => requester.channel.clone(),
+            ChannelMode::Confirm => requester.confirm_channel().await?,
+        };
+        let sending = channel.publish(private_queue.clone(), message);
+        let confirm = sending.wait().await.map_err(not_sent)?;
+        Ok(SentStream {
+            requester,
+            waiter: Some(waiter),
+            confirm,
+            queue: Arc::from(&*private_queue),
+            content_type: QUESTION_CONTENT_TYPE,
+            max_len: self.connection.max_message_size(),
+            until,
+            silence,
+            cancels: false, // A server cancels calls of its services only.
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::secrets::is_secret;
+use super::secrets::{HIDDEN, is_secret};
 use super::value::HeaderValue;
 
 /// Headers of a request or a response, sorted by name.
@@ -91,7 +91,7 @@ impl fmt::Debug for Headers {
         let mut map = f.debug_map();
         for (name, value) in self.iter() {
             match is_secret(name) {
-                true => map.entry(&name, &format_args!("<hidden>")),
+                true => map.entry(&name, &format_args!("{HIDDEN}")),
                 false => map.entry(&name, value),
             };
         }

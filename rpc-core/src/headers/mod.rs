@@ -9,6 +9,6 @@ mod value;
 pub(crate) use self::limits::OTHER_VALUES;
 pub(crate) use self::limits::{Flaw, MAX_VALUES, Size, is_brokers, size_of};
 pub use self::map::Headers;
-pub(crate) use self::secrets::{hide, is_secret};
+pub(crate) use self::secrets::{HIDDEN, hide, is_secret};
 pub(crate) use self::value::MAX_DEPTH;
 pub use self::value::{HeaderValue, WrongHeaderType};

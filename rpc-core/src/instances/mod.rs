@@ -7,10 +7,16 @@ mod contract;
 pub(crate) mod description;
 mod info;
 mod schema;
+mod tap;
 
 pub(crate) use self::asking::{Asking, Entry, ServedContract, Told, contracts};
 pub use self::contract::{Contract, Difference, ServiceClient};
 pub use self::info::{
     ArgumentInfo, CallInFlight, InstanceInfo, InstanceStats, MethodInfo, MethodKind, MethodStats,
     ServiceInfo, TypeInfo,
+};
+pub(crate) use self::tap::TapFilter;
+pub use self::tap::{
+    TapAnswer, TapBody, TapEvent, TapEventKind, TapFault, TapHeaders, TapItems, TapOutcome,
+    TapRequest, TappedCall,
 };

@@ -384,6 +384,28 @@ impl ServerBuilder {
         self
     }
 
+    /// Shows the calls of this instance to programs that ask for them with [`Client::tap`](crate::Client::tap) or `rpc tail`: each request with its
+    /// headers and arguments, and each answer with its result or error.
+    ///
+    /// A watched server takes nothing from anyone: calls, their order, their acknowledgements and their answers stay the same, and no call waits
+    /// for a watcher. An instance shows at most 1,000 events and 1 MiB in a second, to at most 8 watchers, for at most 10 minutes each, the first
+    /// 16 KiB of a body, and 16 KiB of headers. Events beyond the limits are left out and counted.
+    ///
+    /// **Arguments, results and headers become visible to every program that may publish to the exchange `amq.direct` and to the default exchange**,
+    /// which every caller of a method with streams may. The values of secret headers are hidden: `authorization` and the others of
+    /// [`Headers`](crate::Headers), and those added with [`secret_header`](crate::ConnectionBuilder::secret_header). Secrets in arguments and
+    /// results are not. Allow the tap while you need it, or on a virtual host whose users may see everything. The
+    /// [`reply_policy`](Self::reply_policy) holds for watchers too.
+    ///
+    /// With [`introspection(false)`](Self::introspection) nothing is shown. Streams of watchers do not count for
+    /// [`max_streams`](Self::max_streams), in the statistics, or in the telemetry.
+    ///
+    /// Default: `false`. Without a watcher a call costs the read of a flag, whatever the setting.
+    pub fn tap(mut self, allow: bool) -> Self {
+        self.options.tap = allow;
+        self
+    }
+
     /// Warns in the log about each call whose handler runs longer than this time, once for each call, with service, method, age and
     /// correlation id. The warning is late by a tenth of the time at most. The handler goes on: deadlines stop handlers. Zero gives no
     /// warnings.

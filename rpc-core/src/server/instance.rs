@@ -18,6 +18,7 @@ use super::options::ServerOptions;
 use super::rate_limit::{ANSWERS_AT_ONCE, ANSWERS_PER_SECOND, RateLimit};
 use super::served::ServedQueue;
 use super::streams::Streams;
+use super::tap::CallTap;
 use super::to_all::{CallToAll, CallsToAll};
 use crate::connection::{Connection, ConnectionState};
 use crate::names::INSTANCE_QUEUE_PREFIX;
@@ -43,6 +44,8 @@ pub(super) struct Instance {
     pub(super) private_queue_is_forbidden: AtomicBool,
     pub(super) to_all: CallsToAll,
     pub(super) streams: Streams,
+    /// The watchers of the calls.
+    pub(super) tap: Arc<CallTap>,
     pub(super) known_contracts: Mutex<KnownContracts>,
     /// Limit of answers to questions.
     pub(super) answers: RateLimit,
@@ -72,6 +75,7 @@ impl Instance {
             calls: options.cancellation.then(CallRegistry::default),
             in_flight: records.then(CallsInFlight::default),
             streams: Streams::new(options.max_streams),
+            tap: Arc::new(CallTap::new()),
             options,
             private_queue: Mutex::default(),
             lacks_private_queue: AtomicBool::new(false),

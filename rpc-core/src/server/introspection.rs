@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::instance::Instance;
@@ -20,7 +21,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::instances::{InstanceInfo, InstanceStats, ServiceInfo};
 use crate::message::Response;
 use crate::names::{
-    ANNOUNCE, DESCRIBE, INSTANCE_HEADER, METHOD_PREFIX, PING, PROTOCOL_VERSION, STATS,
+    ANNOUNCE, DESCRIBE, INSTANCE_HEADER, METHOD_PREFIX, PING, PROTOCOL_VERSION, STATS, TAP,
 };
 use crate::transport::{Message, Reply};
 use crate::wire::{self, Execution};
@@ -56,7 +57,15 @@ impl Instance {
         mut questions: mpsc::Receiver<Message>,
         outbox: Weak<Outbox>,
     ) {
-        while let Some(mut question) = questions.recv().await {
+        let mut taps = JoinSet::new();
+        loop {
+            let question = tokio::select! {
+                Some(_) = taps.join_next() => continue,
+                question = questions.recv() => question,
+            };
+            let Some(mut question) = question else {
+                return;
+            };
             if question.kind.as_deref() == Some(ANNOUNCE) {
                 // Limited apart from the answers: in a deployment many instances start at once.
                 match self.announcements.take() {
@@ -81,14 +90,29 @@ impl Instance {
                 self.count_dropped("a question");
                 continue;
             }
+            let refusal = match question.kind.as_deref() {
+                Some(TAP) => match self.open_tap(&mut question, &queue) {
+                    Ok(opening) => {
+                        taps.spawn(opening.run(outbox.clone()));
+                        continue;
+                    }
+                    Err(refusal) => Some(refusal),
+                },
+                _ => None,
+            };
             // Not held while the task waits, because the session is over once only the session itself holds the outbox.
             let Some(outbox) = outbox.upgrade() else {
                 return;
             };
-            let topic = question.topic.take();
-            let service = topic.as_deref().and_then(wire::service_of_instances_topic);
-            let scope = service.map_or(Scope::All, Scope::Named);
-            let result = self.answer(&question, scope, &outbox);
+            let result = match refusal {
+                Some(error) => Err(error),
+                None => {
+                    let topic = question.topic.take();
+                    let service = topic.as_deref().and_then(wire::service_of_instances_topic);
+                    let scope = service.map_or(Scope::All, Scope::Named);
+                    self.answer(&question, scope, &outbox)
+                }
+            };
             let reply = self.answer_message(queue, result, question);
             let form = ReplyForm::Alone;
             let token = None;
@@ -105,6 +129,12 @@ impl Instance {
     ) -> Result<Response, RpcError> {
         let content_type = wire::supported_content_type(question)?;
         let kind = question.kind.as_deref().unwrap_or_default();
+        if kind == TAP {
+            return Err(RpcError::new(
+                ErrorKind::BadRequest,
+                "'rpc.tap' opens a stream of one instance, so the request must go to the private queue of the instance",
+            ));
+        }
         if ![PING, DESCRIBE, STATS].contains(&kind) {
             let reason = format!("this server has no built-in method '{kind}'");
             return Err(RpcError::new(ErrorKind::UnknownMethod, reason));

@@ -12,6 +12,7 @@
 //! | unpacking | `arrival` takes the requests out of a delivery, resolves their methods, and asks `redelivery` for a verdict |
 //! | one request | `received`, its state; `request` decodes and runs it; `cancellation` stops it; `in_flight` and `statistics` record it; `slow_handlers` warns |
 //! | streams | `stream` accepts a request, drives the handler and its items, and ends; `streams` finds open streams by their ids |
+//! | calls watched from outside | `tapped` makes the events of a call; `tap` gives them to watchers, within limits; `tap_stream` is the stream of one watcher |
 //! | redelivery | `redelivery` decides; `republish` carries the verdicts out |
 //! | output | `outbox` sends replies and acknowledges; `publisher` sends confirmed messages |
 
@@ -45,6 +46,9 @@ mod slow_handlers;
 mod statistics;
 mod stream;
 mod streams;
+mod tap;
+mod tap_stream;
+mod tapped;
 mod to_all;
 mod topology;
 
@@ -307,6 +311,7 @@ async fn serve(
         // The replies of the handlers are on the way.
         while retiring.join_next().await.is_some() {}
     }
+    instance.tap.stop().await;
     session.close().await;
     Ok(())
 }

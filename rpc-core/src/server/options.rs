@@ -33,6 +33,8 @@ pub(super) struct ServerOptions {
     pub(super) drain_timeout: Duration,
     /// Answers questions about the instance, and records statistics for them.
     pub(super) introspection: bool,
+    /// Shows requests and answers to programs that ask.
+    pub(super) tap: bool,
     /// Time after which the log warns about a running handler; `None` for no warnings.
     pub(super) slow_handler: Option<Duration>,
 }
@@ -51,6 +53,7 @@ impl Default for ServerOptions {
             cancellation: true,
             drain_timeout: Duration::from_secs(30),
             introspection: true,
+            tap: false,
             slow_handler: Some(Duration::from_secs(60)),
         }
     }
@@ -78,6 +81,7 @@ impl fmt::Debug for ServerOptions {
             .field("cancellation", &self.cancellation)
             .field("drain_timeout", &self.drain_timeout)
             .field("introspection", &self.introspection)
+            .field("tap", &self.tap)
             .field("slow_handler", &self.slow_handler)
             .finish_non_exhaustive()
     }

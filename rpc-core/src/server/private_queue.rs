@@ -24,17 +24,14 @@ use super::outbox::Outbox;
 use super::to_all::{CallToAll, Taken};
 use crate::backoff::pauses;
 use crate::headers::Headers;
-use crate::names::{ANNOUNCE, CANCEL, INSTANCE_QUEUE_PREFIX};
+use crate::names::{ANNOUNCE, CANCEL, INSTANCE_QUEUE_PREFIX, TAP};
 use crate::transport::{
     Acknowledge, Channel, ChannelMode, Deliveries, Link, Message, QueueKind, TransportError,
 };
 use crate::wire;
 
-/// Number of questions that may wait for their answers.
+/// Number of questions that may wait for their answers. With the longest length of a question it bounds their memory.
 const MAX_QUESTIONS: usize = 64;
-
-/// Longest body of a question, in bytes: a map with the name of a service. With the limit above it bounds the memory of the questions.
-const MAX_QUESTION_LEN: usize = 4096;
 
 /// The pauses before a private queue that was deleted is opened again.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -187,7 +184,7 @@ impl Instance {
             }
             None if kind == CANCEL => self.take_notice(&message),
             None if is_built_in(kind) => self.take_question(message, questions),
-            None if message.message_id.is_some() => self.streams.take(message),
+            None if message.message_id.is_some() => self.take_of_stream(message),
             None => debug!("a message of an unknown type to the private queue was ignored"),
         }
     }
@@ -203,13 +200,25 @@ impl Instance {
             debug!("a question was ignored: introspection is switched off");
             return;
         }
-        question.headers = Headers::default(); // Not needed. A sender could make them large.
+        // Other headers are not needed. A sender could make them large.
+        match question.kind.as_deref() {
+            Some(TAP) => wire::keep_terms(&mut question.headers),
+            _ => question.headers = Headers::default(),
+        }
         let max_len = match question.kind.as_deref() {
             Some(ANNOUNCE) => announcement::MAX_LEN,
-            _ => MAX_QUESTION_LEN,
+            _ => wire::MAX_QUESTION_LEN,
         };
         if question.body.len() > max_len || questions.try_send(question).is_err() {
             self.count_dropped("a question");
+        }
+    }
+
+    fn take_of_stream(&self, message: Message) {
+        let tap = self.tap.streams();
+        match tap.has(&message) {
+            true => tap.take(message),
+            false => self.streams.take(message),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rate limit of answers, so that small questions cannot make instances send large amounts.
+//! Rate limits of answers and of events, so that small questions cannot make instances send large amounts.
 
 use std::time::Duration;
 
@@ -36,9 +36,14 @@ impl RateLimit {
 
     /// Takes a token. Returns `false` if there is none.
     pub(super) fn take(&self) -> bool {
+        self.take_several(1)
+    }
+
+    /// Takes several tokens. Returns `false`, and takes none, if there are not enough.
+    pub(super) fn take_several(&self, tokens: u32) -> bool {
         let now = Instant::now();
         let mut full_at = self.full_at.lock();
-        let after = (*full_at).max(now) + self.interval;
+        let after = (*full_at).max(now) + self.interval.saturating_mul(tokens);
         let is_allowed = after.duration_since(now) <= self.interval * self.burst;
         if is_allowed {
             *full_at = after;
@@ -76,6 +81,16 @@ mod tests {
         assert_eq!(taken(&limit), 100);
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(taken(&limit), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_tokens_are_taken_together_or_not_at_all() {
+        let limit = RateLimit::new(100, 10);
+        assert!(!limit.take_several(11));
+        assert!(limit.take_several(8));
+        assert!(!limit.take_several(3));
+        assert!(limit.take_several(2));
+        assert!(!limit.take());
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use super::redelivery::Verdict;
 use super::served::Endpoint;
 use super::statistics::Recording;
 use super::stream::StreamRequest;
+use super::tapped::Tapped;
 use crate::batching::AckToken;
 use crate::cancellation::Cancellation;
 use crate::context::{ExecutionLimit, catching_panics};
@@ -86,6 +87,7 @@ impl ReceivedRequest {
         let observed = source.observe(*method, message, token.as_ref(), deliveries);
         let call = source.register(message);
         let recording = source.record(*method, message);
+        let tapped = source.tap(*method, message, deliveries);
         let request = match refusal.take() {
             Some(refusal) => Err(refusal),
             None => source.decode(*method, message, deliveries, &call.cancellation),
@@ -104,7 +106,7 @@ impl ReceivedRequest {
         if let Err(error) = source.settle_before(settles_first, token, deliveries).await {
             // The broker may not have handled the acknowledgement, so the request does not run here. If it may run at all, the broker
             // delivers it again.
-            drop(recording);
+            drop((recording, tapped));
             return self.requeue_later(error).boxed().await;
         }
         let result = {
@@ -114,6 +116,7 @@ impl ReceivedRequest {
         let executed = source.execution(deliveries, &call.cancellation);
         drop(call);
         recording.ended(&result);
+        Tapped::ended(tapped, &result);
         if let Err(error) = &result {
             source.report_fault(error);
         }

@@ -29,7 +29,7 @@ const MAX_VALUE_POWER: u8 = 46;
 const MAX_NANOS: u64 = (1 << MAX_VALUE_POWER) - 1;
 
 /// Status of a call whose handling was abandoned.
-const DROPPED: &str = "dropped";
+pub(super) const DROPPED: &str = "dropped";
 
 /// Statistics of a service.
 #[derive(Debug)]

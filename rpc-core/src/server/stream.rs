@@ -20,6 +20,7 @@ use super::private_queue::REMEDY;
 use super::received::{ReceivedRequest, Source};
 use super::statistics::Recording;
 use super::streams::OpenStream;
+use super::tapped::Tapped;
 use crate::batching::{AckToken, ReplyForm};
 use crate::cancellation::Cancellation;
 use crate::codec::ContentType;
@@ -35,7 +36,7 @@ use crate::wire::{Accepted, Amount, Frame, History, StreamLabel, started};
 
 /// Longest silence of a caller, whatever the request says. Callers give a sign of life each minute at least, so a caller that is silent for
 /// longer is gone, and its stream holds a place of `max_streams`.
-const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Time for which a handler that receives items may go on after an error has ended them.
 const GRACE: Duration = Duration::from_secs(1);
@@ -76,6 +77,7 @@ impl StreamRequest {
             let recorded = Box::new(Recorded {
                 recording: source.record(Some(method), message),
                 observed,
+                tapped: source.tap(Some(method), message, deliveries),
             });
             let signals = Signals {
                 handler: &cancellation,
@@ -259,16 +261,18 @@ impl<'a> Admitted<'a> {
     }
 }
 
-/// Statistics and telemetry of a stream. Dropping them counts the stream as dropped.
+/// Statistics and telemetry of a stream, and its watchers. Dropping them counts the stream as dropped.
 struct Recorded<'a> {
     recording: Recording<'a>,
     observed: Observed,
+    tapped: Option<Box<Tapped<'a>>>,
 }
 
 impl Recorded<'_> {
     fn ended(mut self, result: &Result<Response, RpcError>) {
         self.observed.ended(Some(result));
         self.recording.ended(result);
+        Tapped::ended(self.tapped, result);
     }
 }
 
@@ -316,11 +320,11 @@ fn caller_is_gone() -> RpcError {
     )
 }
 
-fn server_is_stopping() -> RpcError {
+pub(super) fn server_is_stopping() -> RpcError {
     RpcError::new(ErrorKind::Cancelled, "the server is stopping")
 }
 
-fn lost() -> RpcError {
+pub(super) fn lost() -> RpcError {
     RpcError::new(
         ErrorKind::Disconnected,
         "the server has lost the connection that the stream went over",
@@ -405,6 +409,9 @@ impl Stream<'_> {
         };
         if let Some(recorded) = &mut *self.recorded.lock() {
             recorded.recording.accepted();
+            if let Some(tapped) = &mut recorded.tapped {
+                tapped.opened(self.inbox());
+            }
         }
         let message = accepted.into_message(&self.label, &instance.id);
         self.publish(message, token.take()).await;

@@ -73,6 +73,11 @@ impl Streams {
         }
     }
 
+    /// Returns `true` if the stream that a message names is one of these.
+    pub(super) fn has(&self, message: &Message) -> bool {
+        self.inbox(message).is_some()
+    }
+
     fn inbox(&self, message: &Message) -> Option<Inbox> {
         let id = message.message_id.as_ref()?;
         self.open.lock().get(id).cloned()

@@ -142,6 +142,11 @@ impl Inbox {
         self.0.state.lock().sent
     }
 
+    /// Returns the number of items that the reader has read.
+    pub(crate) fn read(&self) -> u64 {
+        self.0.state.lock().read
+    }
+
     /// Records a message of the other side that is not a [`Frame`].
     pub(crate) fn heard(&self) {
         self.0.state.lock().heard = Instant::now();

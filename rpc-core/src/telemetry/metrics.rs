@@ -152,6 +152,19 @@ impl StreamMeter {
         Self::of(&SERVER_STREAMS, service.into(), method)
     }
 
+    /// Returns the meter of a stream that is no call of a service.
+    pub(crate) fn none() -> Self {
+        let nothing = || DirectionMeter {
+            items: Counter::noop(),
+            bytes: Counter::noop(),
+        };
+        Self {
+            sent: nothing(),
+            received: nothing(),
+            open: Gauge::noop(),
+        }
+    }
+
     fn of(names: &StreamNames, service: Cow<'static, str>, method: &str) -> Self {
         let path = path(&service, method);
         let labels = labels(service, path);

@@ -32,6 +32,10 @@ impl StreamMeter {
         Self
     }
 
+    pub(crate) fn none() -> Self {
+        Self
+    }
+
     pub(crate) fn opened(&self) {}
 
     pub(crate) fn closed(&self) {}

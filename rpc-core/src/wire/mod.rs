@@ -15,7 +15,9 @@ mod topic;
 pub(crate) use self::checks::{check_headers, check_size, supported_content_type, unreadable};
 pub(crate) use self::death::{Death, put_back, retried};
 pub(crate) use self::notice::CancelNotice;
-pub(crate) use self::question::{Question, service_in_question};
+pub(crate) use self::question::{
+    MAX_QUESTION_LEN, QUESTION_CONTENT_TYPE, Question, StreamQuestion, service_in_question,
+};
 pub(crate) use self::redelivery::{
     History, dead_letter, is_expired, made_to_fit, redirected, remove_forged_counts, revive,
 };
@@ -23,8 +25,8 @@ pub(crate) use self::reply::{
     Execution, Origin, check_reply, reply_from_result, result_from_parts, result_from_reply,
 };
 pub(crate) use self::request::{
-    DeliveryFacts, MessageSettings, StreamTerms, correlation_id, message_from_request,
-    parse_correlation_id, request_from_message,
+    DeliveryFacts, MessageSettings, StreamTerms, correlation_id, keep_terms, message_from_request,
+    parse_correlation_id, request_from_message, take_terms,
 };
 pub(crate) use self::stream::{
     Accepted, Amount, Frame, ITEM_PREFIX, StreamLabel, item_lens, push_item, split_item, started,

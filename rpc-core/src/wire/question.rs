@@ -1,13 +1,22 @@
 //! Questions to instances: requests for built-in methods.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
+use super::checks::check_size;
+use super::request::StreamTerms;
 use crate::codec::{self, ContentType};
 use crate::deadline;
-use crate::error::BoxError;
+use crate::error::{BoxError, ErrorKind, RpcError};
 use crate::transport::{Content, Message};
+
+/// Content type of questions.
+pub(crate) const QUESTION_CONTENT_TYPE: ContentType = ContentType::MessagePack;
+
+/// Longest body of a question, in bytes.
+pub(crate) const MAX_QUESTION_LEN: usize = 4096;
 
 /// Request for a built-in method.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +27,7 @@ pub(crate) struct Question<'a> {
     pub(crate) service: Option<&'a str>,
 }
 
-/// Arguments of all built-in methods.
+/// Arguments of the built-in methods that have one answer.
 #[derive(Serialize, Deserialize)]
 struct Arguments<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,22 +50,71 @@ impl Question<'_> {
     /// Returns the question as a message, without the addresses. The message says for how long it may wait in a queue, and names no moment:
     /// an instance whose clock differs answers all the same.
     pub(crate) fn message(self, correlation_id: SmolStr, deadline: Instant) -> Message {
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        let content_type = ContentType::MessagePack;
         let arguments = Arguments {
             service: self.service,
         };
-        Message::from(Content {
-            correlation_id: Some(correlation_id),
-            kind: Some(SmolStr::new_static(self.method)),
-            content_type: content_type.as_property().map(SmolStr::new_static),
-            expiration: Some(deadline::expiration(remaining)),
-            mandatory: true,
-            // Every format can represent text.
-            body: codec::encode(&arguments, content_type).unwrap_or_default(),
-            ..Content::default()
+        // Every format can represent text.
+        let body = codec::encode(&arguments, QUESTION_CONTENT_TYPE).unwrap_or_default();
+        question(self.method, body, correlation_id, deadline)
+    }
+}
+
+/// A question that opens a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamQuestion {
+    method: &'static str,
+    arguments: Bytes,
+    terms: StreamTerms,
+}
+
+impl StreamQuestion {
+    /// Makes a question for a built-in method. Arguments that no instance would read are an error.
+    pub(crate) fn new(
+        method: &'static str,
+        arguments: &impl Serialize,
+        terms: StreamTerms,
+    ) -> Result<Self, RpcError> {
+        let arguments = codec::encode(arguments, QUESTION_CONTENT_TYPE).map_err(|cause| {
+            let reason = format!("the arguments of '{method}' cannot be encoded: {cause}");
+            RpcError::new(ErrorKind::Encode, reason)
+        })?;
+        check_size("question", &arguments, MAX_QUESTION_LEN).map_err(RpcError::not_executed)?;
+        Ok(Self {
+            method,
+            arguments,
+            terms,
         })
     }
+
+    pub(crate) fn terms(&self) -> StreamTerms {
+        self.terms
+    }
+
+    /// Returns the question as a message, without the addresses. The deadline is the moment until which the first answer is awaited.
+    pub(crate) fn message(&self, correlation_id: SmolStr, deadline: Instant) -> Message {
+        let arguments = self.arguments.clone();
+        let mut message = question(self.method, arguments, correlation_id, deadline);
+        self.terms.insert(&mut message.headers);
+        message
+    }
+}
+
+fn question(
+    method: &'static str,
+    body: Bytes,
+    correlation_id: SmolStr,
+    deadline: Instant,
+) -> Message {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    Message::from(Content {
+        correlation_id: Some(correlation_id),
+        kind: Some(SmolStr::new_static(method)),
+        content_type: QUESTION_CONTENT_TYPE.as_property().map(SmolStr::new_static),
+        expiration: Some(deadline::expiration(remaining)),
+        mandatory: true,
+        body,
+        ..Content::default()
+    })
 }
 
 #[cfg(test)]

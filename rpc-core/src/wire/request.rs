@@ -17,7 +17,9 @@ use crate::deadline::{self, Deadline, FAR_FUTURE};
 use crate::error::{ErrorKind, RpcError};
 use crate::headers::{HeaderValue, Headers};
 use crate::message::{self, DeliveryInfo, Request, StreamCall};
-use crate::names::{DELIVERIES_HEADER, PROPAGATE_HEADER, SILENCE_HEADER};
+use crate::names::{
+    BYTES_HEADER, DELIVERIES_HEADER, ITEMS_HEADER, PROPAGATE_HEADER, SILENCE_HEADER,
+};
 use crate::transport::{Content, Message};
 
 /// Per-message settings of a request.
@@ -47,7 +49,7 @@ pub(crate) struct StreamTerms {
 }
 
 impl StreamTerms {
-    fn insert(self, headers: &mut Headers) {
+    pub(super) fn insert(self, headers: &mut Headers) {
         self.window.insert(headers);
         let millis = i64::try_from(self.silence.as_millis()).unwrap_or(i64::MAX);
         headers.insert(SILENCE_HEADER, millis.max(1));
@@ -55,7 +57,7 @@ impl StreamTerms {
 }
 
 /// Takes the terms of a stream out of the headers of a request. `None` if the caller is not ready for a stream.
-fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
+pub(crate) fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
     let window = Amount::take(headers)?;
     let silence = u64::try_from(headers.remove(SILENCE_HEADER)?.as_int()?).ok()?;
     Some(Box::new(StreamCall {
@@ -64,6 +66,17 @@ fn take_terms(headers: &mut Headers) -> Option<Box<StreamCall>> {
         window_bytes: Some(window.bytes),
         ..StreamCall::default()
     }))
+}
+
+/// Removes all headers but those with the terms of a stream.
+pub(crate) fn keep_terms(headers: &mut Headers) {
+    let mut kept = Headers::new();
+    for name in [ITEMS_HEADER, BYTES_HEADER, SILENCE_HEADER] {
+        if let Some(value @ HeaderValue::Int(_)) = headers.remove(name) {
+            kept.insert(name, value);
+        }
+    }
+    *headers = kept;
 }
 
 /// Returns a correlation id as it is sent: a UUID in its usual form.
