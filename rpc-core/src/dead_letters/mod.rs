@@ -33,12 +33,17 @@
 //! number of looks makes the queue drop a letter for its `x-delivery-limit`. A look that dies with its process counts once. RabbitMQ 3 counts every
 //! look, and drops letters only from queues with an `x-delivery-limit`: do not set one for a dead-letter queue there.
 //!
+//! The order of a quorum queue changes if only a part of its letters is taken and given back: they go behind the letters that were given back
+//! before.
+//!
 //! While an operation runs, other programs do not see the letters that it holds: [`list`](DeadLetters::list) holds those that it returns, the others
 //! all letters up to the last selected one.
 //!
 //! # Permissions
 //!
-//! All operations read the dead-letter queue. [`retry`](DeadLetters::retry) also writes to the exchange `amq.default`, the default exchange.
+//! All operations read the dead-letter queue. [`retry`](DeadLetters::retry) also writes to the exchange `amq.default`, the default exchange. On
+//! RabbitMQ 4, the check that a request queue exists needs the permission to read that queue; without it, a letter of a missing queue is taken
+//! and put back.
 //! A letter names its own request queue, and a retry believes the letter: anyone who may publish to the dead-letter queue can have a message sent to
 //! any queue with the operator's permissions. List the letters first.
 

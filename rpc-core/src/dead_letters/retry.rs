@@ -165,6 +165,8 @@ impl Retry {
             Ok(None) => Some(missing(&request_queue)),
             Err(error) if error.kind() == ErrorKind::Rejected => Some(error.to_string()),
             Err(error) if error.kind() == ErrorKind::Encode => Some(error.to_string()),
+            // RabbitMQ 4 wants a permission on the queue. Without it, the broker returns the letters of a missing queue.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
         if let Some(reason) = obstacle {
