@@ -76,6 +76,7 @@ pub(crate) enum Command {
     Export(commands::export::Args),
     /// Lists requests that were given up, runs them again, or destroys them.
     Dead(commands::dead::Args),
+    Tail(commands::tail::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

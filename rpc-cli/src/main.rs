@@ -2,7 +2,6 @@
 //!
 //! The program needs no trait: it learns the contract of a service from its running servers. `cli` has the commands as a user types
 //! them, `commands` has one file for each.
-#![allow(dead_code, reason = "further commands follow")]
 
 mod app;
 mod arguments;

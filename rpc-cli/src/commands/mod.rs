@@ -10,6 +10,7 @@ pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod ping;
 pub(crate) mod stats;
+pub(crate) mod tail;
 pub(crate) mod top;
 
 use crate::app::App;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Context(args) => context::run(args, app),
         Command::Completions(args) => completions::run(&args, app),
         Command::Man(args) => man::run(args, app),
+        Command::Tail(args) => tail::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

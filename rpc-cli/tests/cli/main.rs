@@ -24,5 +24,6 @@ mod sample;
 mod snapshot;
 mod stage;
 mod stats;
+mod tail;
 mod terminal;
 mod top;

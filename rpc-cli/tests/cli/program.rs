@@ -139,6 +139,17 @@ impl Running {
         (read.unwrap() > 0).then(|| line.trim_end_matches('\n').to_owned())
     }
 
+    /// Reads standard error until it has this text. The outcome of the program has the rest of standard error.
+    pub(crate) async fn until_said(&mut self, text: &str) {
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains(text) {
+            let reading = timeout(PATIENCE, self.stderr.read_buf(&mut said)).await;
+            let so_far = String::from_utf8_lossy(&said);
+            let read = reading.unwrap_or_else(|_| panic!("{} only said {so_far}", self.typed));
+            assert!(read.unwrap() > 0, "{} only said {so_far}", self.typed);
+        }
+    }
+
     /// Sends a signal, such as `INT` or `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
         send_signal(name, self.child.id().unwrap()).await;

@@ -109,8 +109,8 @@ impl RequestSender {
         let mut message = question.message(waiter.registration.correlation_id(), until);
         requester.address(&mut message, true);
         let channel = match self.options.channel_mode() {
-            ChannelMode::Plain => requester.channel.clone(),
             ChannelMode::Confirm => requester.confirm_channel().await?,
+            _ => requester.channel.clone(),
         };
         let sending = channel.publish(private_queue.clone(), message);
         let confirm = sending.wait().await.map_err(not_sent)?;

@@ -100,6 +100,7 @@ fn push_value(bytes: &mut Vec<u8>, value: &HeaderValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Content;
 
     fn letter(name: &str, value: impl Into<HeaderValue>) -> Message {
         let mut message = Message::default();
@@ -130,10 +131,14 @@ mod tests {
 
     #[test]
     fn every_part_of_a_message_counts() {
-        let mut other = Message::default();
-        other.kind = Some("a".into());
-        let mut third = Message::default();
-        third.correlation_id = Some("a".into());
+        let other = Message::from(Content {
+            kind: Some("a".into()),
+            ..Content::default()
+        });
+        let third = Message::from(Content {
+            correlation_id: Some("a".into()),
+            ..Content::default()
+        });
         let ids = [
             hash(&Message::default()),
             hash(&other),
