@@ -216,7 +216,7 @@ async fn a_killed_retry_loses_and_doubles_no_letter() {
         eventually("no letter is in the hands of an operator", async || {
             let status = connection.queue_status(&graveyard.dead).await.unwrap();
             let dead = status.unwrap().messages;
-            println!("{kind}: {dead} + {} (kills {kills})", retried().await);
+            println!("{kind}: {dead} dead, {} retried", retried().await);
             (dead + retried().await == LETTERS).then_some(())
         })
         .await;

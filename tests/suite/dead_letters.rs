@@ -129,7 +129,7 @@ async fn a_request_that_a_server_gave_up_is_listed_and_runs_again() {
     assert!(dead.find("missing").await.unwrap().is_none());
 
     let outcome = dead.retry([letter.id.clone()]).await.unwrap();
-    assert_eq!(outcome.retried, [letter.id.clone()]);
+    assert_eq!(outcome.retried, std::slice::from_ref(&letter.id));
     assert!(outcome.interrupted.is_none() && outcome.kept.is_empty());
     setup.probe.until_begun(2).await;
     assert_eq!(setup.probe.redelivered(), 1);
