@@ -48,39 +48,68 @@ impl Output {
         self.line(text)
     }
 
-    /// Clears the terminal, for a text that takes the place of the one before. Returns `false` if the output is no terminal, and does nothing then.
-    pub(crate) fn redraw(&mut self) -> Result<bool, Failure> {
-        // Moves the cursor to the first place, and clears the screen.
-        const CLEAR: &str = "\x1b[H\x1b[2J";
-        let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        if is_terminal {
-            // Without colours, `self.stdout` removes all sequences. It keeps no text back, so the order is kept.
-            write!(stdout.lock(), "{CLEAR}")?;
-        }
-        Ok(is_terminal)
-    }
-
     /// Writes a table.
     pub(crate) fn table<const N: usize>(
         &mut self,
         header: [&str; N],
         rows: impl IntoIterator<Item = [String; N]>,
     ) -> Result<(), Failure> {
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_header(header.map(str::to_uppercase))
-            .add_rows(rows.into_iter().map(|row| row.map(|cell| visible(&cell))));
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for line in table.lines() {
-            self.line(line.trim_end())?;
+        for line in table(header, rows) {
+            self.line(line)?;
         }
         Ok(())
     }
+
+    /// Writes lines that take the place of the ones before. On a terminal, lines that have no room are left out, and the last line tells their
+    /// number. Otherwise an empty line stands between two writes.
+    pub(crate) fn redraw(&mut self, mut lines: Vec<String>) -> Result<(), Failure> {
+        // Moves the cursor to the first place, and clears the screen.
+        const CLEAR: &str = "\x1b[H\x1b[2J";
+        let stdout = io::stdout();
+        match stdout.is_terminal() {
+            true => {
+                // A terminal without a size gets all lines.
+                if let Ok((_, height)) = crossterm::terminal::size() {
+                    cut(&mut lines, usize::from(height));
+                }
+                // Without colours, `self.stdout` removes all sequences. It keeps no text back, so the order is kept.
+                write!(stdout.lock(), "{CLEAR}")?;
+            }
+            false => lines.push(String::new()),
+        }
+        for line in lines {
+            self.line(line)?;
+        }
+        Ok(())
+    }
+}
+
+/// Leaves lines out that have no room in a terminal. The cursor takes the last line.
+fn cut(lines: &mut Vec<String>, height: usize) {
+    let room = height.saturating_sub(1);
+    if room > 0 && lines.len() > room {
+        let left_out = lines.len() - room + 1;
+        lines.truncate(room - 1);
+        lines.push(format!("… {left_out} more lines"));
+    }
+}
+
+/// Returns the lines of a table.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Vec<String> {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.map(str::to_uppercase))
+        .add_rows(rows.into_iter().map(|row| row.map(|cell| visible(&cell))));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    lines.collect()
 }
 
 /// Writes a remark for people to standard error.
@@ -112,6 +141,19 @@ impl fmt::Debug for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_without_room_are_counted() {
+        let after = |count: usize, height| {
+            let mut lines = vec!["line".to_owned(); count];
+            cut(&mut lines, height);
+            (lines.len(), lines.pop().unwrap_or_default())
+        };
+        assert_eq!(after(4, 5), (4, "line".to_owned()));
+        assert_eq!(after(5, 5), (4, "… 2 more lines".to_owned()));
+        assert_eq!(after(9, 2), (1, "… 9 more lines".to_owned()));
+        assert_eq!(after(2, 1), (2, "line".to_owned()));
+    }
 
     #[test]
     fn control_characters_do_not_reach_a_terminal() {

@@ -13,7 +13,7 @@ use super::list::no_instance;
 use crate::app::App;
 use crate::cli::duration;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{note, table, visible};
 use crate::rates::{Meter, Rates};
 
 #[derive(clap::Args, Debug)]
@@ -120,31 +120,28 @@ fn show(service: &str, round: &Round, app: &mut App) -> Result<(), Failure> {
         let instances = instances.collect::<Result<Vec<_>, _>>()?;
         return app.out.json_line(&instances);
     }
-    app.out.redraw()?;
-    app.out.line(format_args!(
-        "{}, instances: {}",
-        crate::output::visible(service),
-        round.stats.len()
-    ))?;
+    app.out.redraw(screen(service, round))
+}
+
+/// The lines of a round for people.
+fn screen(service: &str, round: &Round) -> Vec<String> {
+    let (service, count) = (visible(service), round.stats.len());
+    let mut lines = vec![format!("{service}, instances: {count}")];
     let rows = rows::methods_with_rates(&round.stats, &round.rates);
-    app.out.table(rows::HEADER_WITH_RATES, rows)?;
+    lines.extend(table(rows::HEADER_WITH_RATES, rows));
     let oldest = rows::oldest(&round.stats);
     if !oldest.is_empty() {
-        app.out.line("")?;
-        app.out.table(rows::OLDEST, oldest)?;
+        lines.push(String::new());
+        lines.extend(table(rows::OLDEST, oldest));
     }
-    app.out.line("")
+    lines
 }
 
 fn show_trouble(failure: &Failure, app: &mut App) -> Result<(), Failure> {
     if app.out.is_json() {
         return app.out.json_line(&json!({ "error": failure.message() }));
     }
-    match app.out.redraw()? {
-        true => app.out.line(failure.message()),
-        false => {
-            note(failure.message());
-            Ok(())
-        }
-    }
+    // The next round takes the place of the remark on a terminal.
+    note(failure.message());
+    Ok(())
 }

@@ -51,8 +51,7 @@ async fn the_expected_instances_end_a_round() {
     assert_eq!(lines[4]["summary"][1]["lost"], 0);
 
     let three = [
-        "ping", "Shop", "--expect", "3", "--quiet", "--count", "2", "--within", "200ms", "-i",
-        "1ms",
+        "ping", "Shop", "--expect", "3", "--quiet", "--count", "2", "--within", "1s", "-i", "1ms",
     ];
     let three = stage.rpc(&three).run().await.exits(6);
     assert_eq!(three.stdout, "");
@@ -72,7 +71,7 @@ async fn an_instance_that_ends_loses_the_rounds_after() {
         "--count",
         "4",
         "--within",
-        "500ms",
+        "1s",
         "--interval",
         "10ms",
         "--json",

@@ -6,7 +6,7 @@ use crate::sample::{Calculator, FibClient, FibDispatcher};
 use crate::stage::Stage;
 use crate::terminal::{Size, Terminal};
 
-const TOP: [&str; 5] = ["top", "--interval", "10ms", "--within", "200ms"];
+const TOP: [&str; 5] = ["top", "--interval", "10ms", "--within", "500ms"];
 
 /// Lines of the screen that begin with these texts, in this order.
 fn has_order(screen: &str, starts: &[&str]) -> bool {
