@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Completions(commands::completions::Args),
     /// Prints the manual page.
     Man(commands::man::Args),
+    /// Calls a method many times, and measures the answers.
+    Bench(commands::bench::Args),
     /// Writes the contract of a service as an AsyncAPI document or as JSON Schemas.
     Export(commands::export::Args),
     /// Lists requests that were given up, runs them again, or destroys them.

@@ -45,11 +45,12 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let mut app = App::new(cli.global);
     let broker = app.broker.clone();
+    let ends_itself = commands::ends_itself(&cli.command);
     let result = {
         let command = commands::run(cli.command, &mut app);
         tokio::select! {
             result = command => result,
-            failure = interrupted() => Err(failure),
+            failure = interrupted(), if !ends_itself => Err(failure),
         }
     };
     broker.close().await;
@@ -57,7 +58,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 /// Resolves when the program is told to end: by Ctrl-C, or by SIGTERM.
-async fn interrupted() -> Failure {
+pub(crate) async fn interrupted() -> Failure {
     tokio::select! {
         () = signalled(tokio::signal::ctrl_c()) => Failure::interrupted(),
         () = terminated() => Failure::terminated(),

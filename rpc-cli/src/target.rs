@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use rpc_core::instances::{MethodInfo, MethodKind, ServiceInfo};
 use rpc_core::{Client, ErrorKind, UntypedClient};
+use serde_json::Value;
 
 use crate::app::App;
+use crate::arguments;
 use crate::commands::describe;
 use crate::failure::Failure;
 use crate::output::note;
 
 /// Options that name a method.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct MethodArgs {
     /// Name of the service.
     pub(crate) service: String,
@@ -103,6 +105,23 @@ impl Target {
             info,
             is_plain: args.plain,
         })
+    }
+
+    /// Returns the arguments that words stand for, checked against the description of the method.
+    pub(crate) fn arguments(&self, words: &[String]) -> Result<Value, Failure> {
+        let info = self.info.as_ref();
+        if !arguments::is_stdin(words) {
+            let value = arguments::parse(words, info)?;
+            return match (self.is_plain, value) {
+                // The servers of plain requests take the bare argument.
+                (true, Value::Array(mut values)) if values.len() == 1 => Ok(values.remove(0)),
+                (_, value) => Ok(value),
+            };
+        }
+        let text = std::io::read_to_string(std::io::stdin())?;
+        let value = serde_json::from_str(&text)
+            .map_err(|error| Failure::usage(format!("standard input is not JSON: {error}")))?;
+        arguments::check(value, info)
     }
 }
 

@@ -119,7 +119,7 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             "the method takes a stream, which is read from standard input: `-` and --count cannot be used with it",
         ));
     }
-    let value = read_arguments(&words, &target)?;
+    let value = target.arguments(&words)?;
     let arguments = encode(&value, format)?;
     let settings = Settings {
         headers: header,
@@ -175,23 +175,6 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Returns the arguments, checked against the description of the method.
-fn read_arguments(words: &[String], target: &Target) -> Result<Value, Failure> {
-    let info = target.info.as_ref();
-    if !arguments::is_stdin(words) {
-        let value = arguments::parse(words, info)?;
-        return match (target.is_plain, value) {
-            // The servers of plain requests take the bare argument.
-            (true, Value::Array(mut values)) if values.len() == 1 => Ok(values.remove(0)),
-            (_, value) => Ok(value),
-        };
-    }
-    let text = std::io::read_to_string(std::io::stdin())?;
-    let value = serde_json::from_str(&text)
-        .map_err(|error| Failure::usage(format!("standard input is not JSON: {error}")))?;
-    arguments::check(value, info)
 }
 
 fn encode(value: &Value, format: Format) -> Result<Encoded, RpcError> {

@@ -1,5 +1,6 @@
 //! The commands, one file for each.
 
+pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod context;
@@ -20,6 +21,7 @@ use crate::failure::{EXIT_CODES, Failure};
 /// Runs a command.
 pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     match command {
+        Command::Bench(args) => bench::run(args, app).await,
         Command::Export(args) => export::run(args, app).await,
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
@@ -34,4 +36,9 @@ pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> 
         Command::Tail(args) => tail::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
+}
+
+/// Returns `true` for a command that ends by itself when the program is interrupted.
+pub(crate) fn ends_itself(command: &Command) -> bool {
+    matches!(command, Command::Bench(_))
 }

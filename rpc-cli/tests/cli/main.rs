@@ -13,6 +13,7 @@
 mod call;
 mod context;
 mod dead;
+mod bench;
 mod describe;
 mod export;
 mod harness;
