@@ -38,13 +38,13 @@ const USUAL_WARM_UP: Duration = Duration::from_secs(1);
 #[command(after_help = "\
 Every call really runs: a method that is not marked `idempotent` needs --yes, or an answer on the terminal.
 
-Without --rate, --concurrency callers each wait for an answer before the next call: the rate follows from the service. With --rate, calls start
-at that rate whatever the answers do, and the time of a call counts from its planned start. A service that stops for a second then shows in the
-percentiles, as its callers would feel it.
+Without --rate, --concurrency callers each wait for an answer before the next call: the rate follows from the service. With --rate, calls \
+start at that rate whatever the answers do, and the time of a call counts from its planned start. A service that stops for a second then \
+shows in the percentiles, as its callers would feel it.
 
-The percentiles count results, errors of the service and timeouts. Other failures are counted, without their times. A call of a oneway method
-ends when the broker has confirmed the request. Ctrl-C ends a run, and prints what was measured until then. The exit code is that of the most
-frequent failure if no call had a result.
+The percentiles count results, errors of the service and timeouts. Other failures are counted, without their times. A call of a oneway \
+method ends when the broker has confirmed the request. Ctrl-C ends a run, and prints what was measured until then. The exit code is that of \
+the most frequent failure if no call had a result.
 
   rpc bench Fib fib 30
   rpc bench Fib fib 30 --concurrency 50 --duration 1m
