@@ -102,7 +102,8 @@ async fn an_interrupted_run_prints_its_numbers() {
     let args = words(&PRICE, &["--duration", "1h", "--warm-up", "0ms"]);
     let mut terminal = stage.terminal(&args, Size::USUAL);
     // The progress shows the first calls.
-    terminal.wait_for("per second, p99").await;
+    let is_measured = |screen: &str| screen.contains("p99 ") && !screen.contains("p99 -");
+    terminal.wait("the first calls", is_measured).await;
     terminal.type_keys("\x03");
     assert_eq!(terminal.end().await, 130);
     let screen = terminal.wait_for("P99.99").await;

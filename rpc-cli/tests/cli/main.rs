@@ -10,10 +10,10 @@
 #![allow(clippy::unwrap_used)] // A test that fails panics.
 #![allow(dead_code, reason = "tests of further commands follow")]
 
+mod bench;
 mod call;
 mod context;
 mod dead;
-mod bench;
 mod describe;
 mod export;
 mod harness;
