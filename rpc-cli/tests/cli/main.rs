@@ -16,6 +16,7 @@ mod context;
 mod dead;
 mod describe;
 mod export;
+mod guide;
 mod harness;
 mod list;
 mod manual;
