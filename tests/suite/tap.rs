@@ -279,9 +279,10 @@ async fn a_watcher_sees_the_calls_that_it_selects() {
         (&mut errors, "divide", TapOutcome::Error),
         (&mut faults, "panic", TapOutcome::Fault),
     ] {
-        let event = next(tap).await;
-        assert_eq!(event.call.unwrap().method.as_deref(), Some(method));
-        assert!(matches!(event.kind, TapEventKind::Answer(answer) if answer.outcome == outcome));
+        let seen = seen(tap).await;
+        assert_eq!(seen.call.method.as_deref(), Some(method));
+        assert!(seen.request.body.encoded().is_some());
+        assert_eq!(seen.answer.outcome, outcome);
     }
     // Nothing else was shown.
     setup.server.shutdown().await.unwrap();

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME[=VALUE]")]
     header: Option<String>,
 
-    /// Shows only answers with this outcome.
+    /// Shows only calls with this outcome: the request and the answer, once the call has ended.
     #[arg(long)]
     outcome: Option<Outcome>,
 

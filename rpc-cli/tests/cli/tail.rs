@@ -122,7 +122,7 @@ async fn calls_are_selected_by_method_header_outcome_and_instance() {
         tail(&of_order),
         tail(&["--header", "tenant"]),
         tail(&["--header", "tenant=b"]),
-        tail(&["--outcome", "error"]),
+        stage.tail(&["--json", "--count", "2", "--outcome", "error"]),
     );
     shop.price(1, None).await.unwrap();
     shop.price(2, None).header("tenant", "a").await.unwrap();
@@ -131,6 +131,8 @@ async fn calls_are_selected_by_method_header_outcome_and_instance() {
     assert_eq!(json_line(&mut methods).await["method"], "order");
     assert_eq!(json_line(&mut headers).await["arguments"]["article"], 2);
     assert_eq!(json_line(&mut values).await["arguments"]["article"], 3);
+    let request = json_line(&mut outcomes).await;
+    assert_eq!(request["arguments"]["order"]["article"], 13);
     let error = json_line(&mut outcomes).await;
     assert_eq!(error["error"], json!({"SoldOut": {"article": 13}}));
     for tail in [methods, headers, values, outcomes] {

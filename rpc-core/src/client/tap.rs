@@ -135,7 +135,8 @@ impl TapQuery {
         self
     }
 
-    /// Shows only answers, and of those the ones with this outcome. Default: requests, and answers with any outcome.
+    /// Shows only calls with this outcome. Their requests are shown at the end of the call, together with the answers. Default: calls with any
+    /// outcome, whose requests are shown as they begin.
     pub fn outcome(mut self, outcome: TapOutcome) -> Self {
         self.filter.outcome = Some(outcome);
         self

@@ -186,7 +186,7 @@ pub(crate) struct TapFilter {
     /// Value of the header, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) value: Option<String>,
-    /// Answers with this outcome only.
+    /// Calls with this outcome only: the request and the answer, at the end of the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) outcome: Option<TapOutcome>,
     /// Time for which calls are watched, in milliseconds.

@@ -207,6 +207,11 @@ impl Watcher {
         wanted.is_none_or(|wanted| outcome == Some(wanted))
     }
 
+    /// Returns `true` if the watcher wants the calls with one outcome, which is known at the end of a call.
+    pub(super) fn selects_outcome(&self) -> bool {
+        self.filter.outcome.is_some()
+    }
+
     /// Counts events that are left out.
     pub(super) fn skip(&self, events: usize) {
         self.skipped.fetch_add(events as u64, Ordering::Relaxed);

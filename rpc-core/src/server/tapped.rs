@@ -35,6 +35,8 @@ pub(super) struct Tapped<'a> {
     watchers: Vec<Arc<Watcher>>,
     call: TappedCall,
     started: Instant,
+    /// The request and its time, for watchers that select calls by their outcome.
+    request: Option<(SystemTime, TapRequest)>,
     /// Set once the server has accepted a call with streams.
     streams: Option<Inbox>,
     is_over: bool,
@@ -71,7 +73,10 @@ impl<'a> Tapped<'a> {
             return None;
         }
         let id = message.correlation_id.as_deref();
+        let selects_outcome = watchers.iter().any(|watcher| watcher.selects_outcome());
+        let request = || request_of(source, message, deliveries);
         let tapped = Self {
+            request: selects_outcome.then(|| (SystemTime::now(), request())),
             source,
             watchers,
             call: TappedCall {
@@ -83,9 +88,7 @@ impl<'a> Tapped<'a> {
             streams: None,
             is_over: false,
         };
-        tapped.show(None, || {
-            TapEventKind::Request(request_of(source, message, deliveries))
-        });
+        tapped.show(None, || TapEventKind::Request(request()));
         Some(Box::new(tapped))
     }
 
@@ -110,6 +113,12 @@ impl<'a> Tapped<'a> {
             Some(Err(_)) | None => TapOutcome::Fault,
         };
         let duration = self.started.elapsed();
+        if let Some((time, request)) = self.request.take() {
+            let wanted = self.wanted(Some(outcome));
+            let wanted = wanted.filter(|watcher| watcher.selects_outcome()).collect();
+            let kind = || TapEventKind::Request(request.clone());
+            self.show_to(wanted, time, kind);
+        }
         self.show(Some(outcome), || {
             TapEventKind::Answer(answer_of(result, outcome, duration, self.streams.as_ref()))
         });
@@ -117,14 +126,25 @@ impl<'a> Tapped<'a> {
 
     /// Shows an event of the call; the end of the call with its outcome.
     fn show(&self, outcome: Option<TapOutcome>, kind: impl Fn() -> TapEventKind) {
+        self.show_to(self.wanted(outcome).collect(), SystemTime::now(), kind);
+    }
+
+    fn wanted(&self, outcome: Option<TapOutcome>) -> impl Iterator<Item = &Arc<Watcher>> {
+        let watchers = self.watchers.iter();
+        watchers.filter(move |watcher| watcher.wants_outcome(outcome))
+    }
+
+    fn show_to(
+        &self,
+        wanted: Vec<&Arc<Watcher>>,
+        time: SystemTime,
+        kind: impl Fn() -> TapEventKind,
+    ) {
         let instance = &self.source.instance;
-        let wanted = self.watchers.iter();
-        let wanted = wanted.filter(|watcher| watcher.wants_outcome(outcome));
-        let wanted: Vec<_> = wanted.collect();
         instance.tap.show(&wanted, || TapEvent {
             instance: instance.id.to_string(),
             service: self.source.served().service.to_owned(),
-            time: SystemTime::now(),
+            time,
             call: Some(self.call.clone()),
             kind: kind(),
         });
