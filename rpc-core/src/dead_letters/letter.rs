@@ -103,10 +103,15 @@ impl DeadLetter {
         Some(Encoded::new(content_type, self.body.clone()))
     }
 
-    /// Bytes of memory that the letter takes, about.
-    pub(super) fn size(&self) -> usize {
-        self.body.len() + self.headers.size().map_or(0, |size| size.bytes)
+    /// Returns the length of the body and the headers, in bytes.
+    pub(super) fn len(&self) -> usize {
+        len(&self.body, &self.headers)
     }
+}
+
+/// Returns the length of a body and headers, in bytes.
+pub(super) fn len(body: &Bytes, headers: &Headers) -> usize {
+    body.len() + headers.size().map_or(0, |size| size.bytes)
 }
 
 fn as_bytes<S: Serializer>(body: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
@@ -117,7 +122,7 @@ fn without_secrets<S: Serializer>(headers: &Headers, serializer: S) -> Result<S:
     let mut map = serializer.serialize_map(None)?;
     for (name, value) in headers.iter() {
         if headers::is_secret(name) {
-            map.serialize_entry(name, "<hidden>")?;
+            map.serialize_entry(name, headers::HIDDEN)?;
         } else {
             map.serialize_entry(name, &Shown(value))?;
         }

@@ -135,7 +135,7 @@ impl DeadLetters {
             && let Some((id, delivery)) = scan.next().await?
         {
             let letter = DeadLetter::new(id, delivery.message);
-            bytes += letter.size();
+            bytes += letter.len();
             letters.push(letter);
         }
         self.finish(scan).await?;

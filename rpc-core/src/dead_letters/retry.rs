@@ -9,6 +9,7 @@ use tracing::error;
 
 use super::errors;
 use super::ids;
+use super::letter;
 use super::outcome::{KeptLetter, Retried};
 use super::scan::{STEP, Scan};
 use super::selection::Wanted;
@@ -116,7 +117,7 @@ impl Retry {
                 self.commit(std::mem::take(&mut batch)).await?;
                 batch.request_queue = request_queue;
             }
-            batch.bytes += dead.body.len() + dead.headers.size().map_or(0, |size| size.bytes);
+            batch.bytes += letter::len(&dead.body, &dead.headers);
             batch.letters.push(Letter {
                 id,
                 tag: delivery.tag,

@@ -140,7 +140,7 @@ struct MemoryChannel {
     mode: ChannelMode,
     broker: Arc<Broker>,
     returns: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
-    /// Of a channel with transactions.
+    /// Used on a channel with transactions.
     transaction: Mutex<Transaction>,
 }
 
