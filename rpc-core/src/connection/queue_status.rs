@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Connection, ConnectionState};
 use crate::backoff::pauses;
 use crate::deadline;
-use crate::error::{ErrorKind, RpcError};
+use crate::error::{ErrorKind, NO_CHANNEL, RpcError};
 use crate::queue::{QueueStatus, Refusal};
 use crate::task;
 use crate::transport::{ChannelMode, TransportError};
@@ -111,11 +111,7 @@ fn not_told(queue: &str, error: TransportError) -> RpcError {
                 "the user may not ask for the numbers of queue '{queue}': grant the user the permission to read the queue"
             ),
         ),
-        TransportError::NoChannel(_) => (
-            ErrorKind::PermissionDenied,
-            "the connection may not open another channel: raise the limit of channels, or use fewer clients and servers"
-                .to_owned(),
-        ),
+        TransportError::NoChannel(_) => (ErrorKind::PermissionDenied, NO_CHANNEL.to_owned()),
         _ => (
             ErrorKind::Rejected,
             format!("the broker does not tell the numbers of queue '{queue}'"),

@@ -2,7 +2,7 @@
 
 use super::scan::STEP;
 use crate::deadline::shown;
-use crate::error::{ErrorKind, RpcError};
+use crate::error::{ErrorKind, NO_CHANNEL, RpcError};
 use crate::queue::Refusal;
 use crate::transport::TransportError;
 
@@ -27,11 +27,7 @@ pub(super) fn not_read(queue: &str, error: TransportError) -> RpcError {
                 ),
             )
         }
-        TransportError::NoChannel(_) => (
-            ErrorKind::PermissionDenied,
-            "the connection may not open another channel: raise the limit of channels, or use fewer clients and servers"
-                .to_owned(),
-        ),
+        TransportError::NoChannel(_) => (ErrorKind::PermissionDenied, NO_CHANNEL.to_owned()),
         TransportError::Lost(_) => (
             ErrorKind::Disconnected,
             "the connection to the broker was lost; the letters that were not settled are in their queue again"

@@ -15,5 +15,6 @@ pub use self::causes::BoxError;
 pub(crate) use self::causes::with_causes;
 pub use self::kind::ErrorKind;
 pub use self::open::OpenError;
+pub(crate) use self::rpc::NO_CHANNEL;
 pub use self::rpc::RpcError;
 pub use self::serve::ServeError;

@@ -9,6 +9,9 @@ use super::kind::ErrorKind;
 /// The error text in other runtimes that use a connection, after the runtime that opened the connection has ended.
 pub(super) const RUNTIME_ENDED: &str = "the runtime that opened the connection has ended, and the connection with it: open one connection in each runtime, or keep that runtime running";
 
+/// The error text of a call for which the connection opens no channel.
+pub(crate) const NO_CHANNEL: &str = "the connection may not open another channel: raise the limit of channels, or use fewer clients and servers";
+
 /// Error of a call: an [`ErrorKind`], a message for people, and a flag that is `false` if the request certainly did not run.
 ///
 /// An `RpcError` is one word wide, so a `Result<T, RpcError>` takes little more room than `T`.

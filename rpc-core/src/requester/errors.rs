@@ -1,6 +1,6 @@
 //! Errors of the transport in the words of a caller.
 
-use crate::error::{BoxError, ErrorKind, RpcError};
+use crate::error::{BoxError, ErrorKind, NO_CHANNEL, RpcError};
 use crate::transport::TransportError;
 
 pub(super) fn unroutable() -> RpcError {
@@ -30,10 +30,7 @@ pub(crate) fn not_sent(error: TransportError) -> RpcError {
             "the user may not have a reply queue: grant the user the permissions to configure and to read queues whose names begin \
              with 'rpc.reply.'",
         ),
-        TransportError::NoChannel(_) => (
-            ErrorKind::PermissionDenied,
-            "the connection may not open another channel: raise the limit of channels, or use fewer clients and servers",
-        ),
+        TransportError::NoChannel(_) => (ErrorKind::PermissionDenied, NO_CHANNEL),
         TransportError::Refused(_) | TransportError::Unavailable(_) => (
             ErrorKind::Rejected,
             "the broker refused to set up the client's reply queue",
