@@ -215,10 +215,7 @@ impl<S: RpcService> UntypedClient<S> {
             return Err(self.other_kind(method, kind));
         }
         let queue = known.and_then(|known| known.queue.as_deref());
-        let returns_items = matches!(
-            kind,
-            MethodKind::ServerStreaming | MethodKind::Bidirectional
-        );
+        let returns_items = kind.returns_items();
         let streams = (returns_items || items.is_some()).then(|| {
             Box::new(StreamCall {
                 returns_items,
@@ -262,11 +259,9 @@ impl<S: RpcService> UntypedClient<S> {
     fn other_kind(&self, method: &str, kind: MethodKind) -> RpcError {
         let service = &self.name;
         let right = match kind {
-            MethodKind::Unary => "call",
-            MethodKind::Oneway => "oneway",
-            MethodKind::ServerStreaming => "server_streaming",
-            MethodKind::ClientStreaming => "client_streaming",
-            MethodKind::Bidirectional => "bidirectional",
+            MethodKind::Unary => "call".to_owned(),
+            // The functions have the names of the kinds.
+            other => other.to_string(),
         };
         RpcError::new(
             ErrorKind::Encode,

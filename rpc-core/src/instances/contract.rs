@@ -7,7 +7,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::description::kind_name;
 use super::info::{ArgumentInfo, MethodInfo, MethodKind, ServiceInfo, TypeInfo};
 use super::schema;
 
@@ -226,9 +225,8 @@ fn compare_methods(
 ) {
     if method.kind != other.kind {
         // A caller that expects no reply gets none, and a handler of a oneway method answers `()` to a caller that expects a reply.
-        let is_single = |kind| matches!(kind, MethodKind::Unary | MethodKind::Oneway);
-        let compatible = is_single(method.kind) && is_single(other.kind);
-        let (expected, actual) = (kind_name(method.kind), kind_name(other.kind));
+        let compatible = !method.kind.has_stream() && !other.kind.has_stream();
+        let (expected, actual) = (method.kind, other.kind);
         let what = format!(
             "the client calls the method as {expected}, and the instance serves it as {actual}"
         );

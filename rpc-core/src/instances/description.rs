@@ -251,7 +251,7 @@ fn hashed_text(service: &ServiceInfo) -> String {
     methods.sort_by(|a, b| a.name.cmp(&b.name));
     for method in methods {
         part("method", &method.name);
-        part("kind", kind_name(method.kind));
+        part("kind", &method.kind.to_string());
         let mut arguments: Vec<_> = method.arguments.iter().collect();
         arguments.sort_by(|a, b| a.name.cmp(&b.name));
         for argument in arguments {
@@ -270,17 +270,6 @@ fn hashed_text(service: &ServiceInfo) -> String {
         }
     }
     text
-}
-
-/// Returns the name of a kind in hashes and texts.
-pub(super) fn kind_name(kind: MethodKind) -> &'static str {
-    match kind {
-        MethodKind::Unary => "unary",
-        MethodKind::ServerStreaming => "server_streaming",
-        MethodKind::ClientStreaming => "client_streaming",
-        MethodKind::Bidirectional => "bidirectional",
-        MethodKind::Oneway => "oneway",
-    }
 }
 
 /// Removes the modules from a type's name: `alloc::vec::Vec<shop::Item>` becomes `Vec<Item>`.

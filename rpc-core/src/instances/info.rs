@@ -1,6 +1,7 @@
 //! The answers of instances.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -114,6 +115,36 @@ pub enum MethodKind {
     Bidirectional,
     /// One request without a reply.
     Oneway,
+}
+
+impl MethodKind {
+    /// Returns `true` if the method returns a stream.
+    pub fn returns_items(self) -> bool {
+        matches!(self, Self::ServerStreaming | Self::Bidirectional)
+    }
+
+    /// Returns `true` if the method takes a stream from its caller.
+    pub fn takes_items(self) -> bool {
+        matches!(self, Self::ClientStreaming | Self::Bidirectional)
+    }
+
+    /// Returns `true` if the method has a stream in any direction.
+    pub fn has_stream(self) -> bool {
+        self.returns_items() || self.takes_items()
+    }
+}
+
+/// Writes the kind as one word, such as `server_streaming`. The words are a part of the hashes of contracts.
+impl fmt::Display for MethodKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unary => "unary",
+            Self::ServerStreaming => "server_streaming",
+            Self::ClientStreaming => "client_streaming",
+            Self::Bidirectional => "bidirectional",
+            Self::Oneway => "oneway",
+        })
+    }
 }
 
 /// Description of an argument.
