@@ -8,7 +8,6 @@ use std::io::{self, IsTerminal, Write};
 use rpc_core::dead_letters::{DeadLetter, DeadLetters, Discarded, Retried, Selection};
 use serde_json::{Value, json};
 
-use self::queues::Graves;
 use self::shown::{details, row};
 use crate::app::App;
 use crate::failure::{Exit, Failure};
@@ -127,26 +126,26 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
             "drop destroys letters, and there is no terminal to ask for confirmation: repeat the command with --yes, or look first with --dry-run",
         ));
     }
-    let graves = Graves::find(service, queue, app).await?;
+    let queues = queues::find(service, queue, app).await?;
     match action {
-        Action::List { limit, .. } => list(&graves, limit, app).await,
-        Action::Show { id } => show(&graves, &id, app).await,
+        Action::List { limit, .. } => list(&queues, limit, app).await,
+        Action::Show { id } => show(&queues, &id, app).await,
         Action::Retry { letters } | Action::Drop { letters, .. } if letters.dry_run => {
-            dry_run(&graves, &letters, app).await
+            dry_run(&queues, &letters, app).await
         }
-        Action::Retry { letters } => retry(&graves, &letters, app).await,
+        Action::Retry { letters } => retry(&queues, &letters, app).await,
         Action::Drop { letters, yes } => {
-            if !yes && !is_confirmed(&graves, &letters).await? {
+            if !yes && !is_confirmed(&queues, &letters).await? {
                 return Err(Failure::new(Exit::Failed, "nothing was dropped"));
             }
-            discard(&graves, &letters, app).await
+            discard(&queues, &letters, app).await
         }
     }
 }
 
-async fn list(graves: &Graves, limit: usize, app: &mut App) -> Result<(), Failure> {
+async fn list(queues: &[DeadLetters], limit: usize, app: &mut App) -> Result<(), Failure> {
     let mut letters = Vec::new();
-    for dead in &graves.dead {
+    for dead in queues {
         letters.extend(dead.list(limit).await?);
         let waiting = app.broker.connection().await?.queue_status(dead.queue());
         let waiting = waiting.await?.map_or(0, |status| status.messages);
@@ -182,8 +181,8 @@ fn print(letters: &[DeadLetter], app: &mut App) -> Result<(), Failure> {
     app.out.table(header, letters.iter().map(row))
 }
 
-async fn show(graves: &Graves, id: &str, app: &mut App) -> Result<(), Failure> {
-    for dead in &graves.dead {
+async fn show(queues: &[DeadLetters], id: &str, app: &mut App) -> Result<(), Failure> {
+    for dead in queues {
         if let Some(letter) = dead.find(id).await? {
             return match app.out.is_json() {
                 true => app.out.json(&details(&letter)),
@@ -194,9 +193,9 @@ async fn show(graves: &Graves, id: &str, app: &mut App) -> Result<(), Failure> {
     Err(not_found(&[id.to_owned()]))
 }
 
-async fn dry_run(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+async fn dry_run(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
     let mut selected = Vec::new();
-    for dead in &graves.dead {
+    for dead in queues {
         let listed = dead.list(MAX_DRY).await?;
         selected.extend(listed.into_iter().filter(|letter| letters.has(letter)));
     }
@@ -215,9 +214,9 @@ async fn dry_run(graves: &Graves, letters: &Letters, app: &mut App) -> Result<()
     all_found(&missing)
 }
 
-async fn retry(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
     let mut outcomes = Vec::new();
-    for dead in &graves.dead {
+    for dead in queues {
         outcomes.push((dead.queue(), dead.retry(letters.selection()).await?));
     }
     let sum = |number: fn(&Retried) -> usize| -> usize {
@@ -258,9 +257,9 @@ async fn retry(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), 
     }
 }
 
-async fn discard(graves: &Graves, letters: &Letters, app: &mut App) -> Result<(), Failure> {
+async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
     let mut outcomes: Vec<(&str, Discarded)> = Vec::new();
-    for dead in &graves.dead {
+    for dead in queues {
         outcomes.push((dead.queue(), dead.discard(letters.selection()).await?));
     }
     let dropped: usize = outcomes.iter().map(|(_, it)| it.discarded.len()).sum();
@@ -283,8 +282,8 @@ async fn discard(graves: &Graves, letters: &Letters, app: &mut App) -> Result<()
 }
 
 /// Asks whether to destroy letters.
-async fn is_confirmed(graves: &Graves, letters: &Letters) -> Result<bool, Failure> {
-    let queues: Vec<_> = graves.dead.iter().map(DeadLetters::queue).collect();
+async fn is_confirmed(queues: &[DeadLetters], letters: &Letters) -> Result<bool, Failure> {
+    let queues: Vec<_> = queues.iter().map(DeadLetters::queue).collect();
     let number = match letters.all {
         true => "all letters".to_owned(),
         false => count(letters.ids.len()),

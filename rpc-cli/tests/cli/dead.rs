@@ -12,17 +12,17 @@ use crate::terminal::Size;
 
 const DEAD: &str = "rpc.Shop.dead";
 
-/// A stage with the queues of the sample service, without a server.
-struct Graveyard {
+/// A stage with the request queue and the dead-letter queue of the sample service, without a server.
+struct DeadLetterQueue {
     stage: Stage,
     connection: Connection,
     peer: Peer,
 }
 
-impl Graveyard {
+impl DeadLetterQueue {
     async fn new() -> Self {
         let stage = Stage::new().await;
-        let connection = stage.connect("undertaker").await;
+        let connection = stage.connect("writer").await;
         for queue in ["rpc.Shop", DEAD] {
             let dispatcher = ShopDispatcher::new(Clocks).with_queue(queue);
             let server = Server::builder(&connection).service(dispatcher).build();
@@ -38,14 +38,14 @@ impl Graveyard {
     }
 
     /// Writes requests for prices as a server gives them up.
-    async fn bury(&self, articles: Range<u64>) {
+    async fn add(&self, articles: Range<u64>) {
         for article in articles {
             let body = format!(r#"{{"article":{article},"count":2}}"#);
-            self.bury_as("application/json", body.into_bytes()).await;
+            self.add_as("application/json", body.into_bytes()).await;
         }
     }
 
-    async fn bury_as(&self, content_type: &str, body: Vec<u8>) {
+    async fn add_as(&self, content_type: &str, body: Vec<u8>) {
         let mut headers = Headers::new();
         headers.insert("rpc-death-reason", "delivery-limit");
         headers.insert("rpc-death-queue", "rpc.Shop");
@@ -85,10 +85,10 @@ impl Graveyard {
 
 #[tokio::test]
 async fn letters_are_listed_and_shown_in_every_order_of_words() {
-    let graveyard = Graveyard::new().await;
-    let stage = &graveyard.stage;
-    graveyard.bury(7..10).await;
-    let ids = graveyard.ids().await;
+    let dead = DeadLetterQueue::new().await;
+    let stage = &dead.stage;
+    dead.add(7..10).await;
+    let ids = dead.ids().await;
     assert_eq!(ids.len(), 3);
     for words in [
         &["dead", "Shop"] as &[&str],
@@ -120,20 +120,20 @@ async fn letters_are_listed_and_shown_in_every_order_of_words() {
         (&json["deaths"], &json["deliveries"]),
         (&1.into(), &3.into())
     );
-    assert_eq!(graveyard.counts().await, (0, 3));
+    assert_eq!(dead.counts().await, (0, 3));
 }
 
 #[tokio::test]
 async fn arguments_of_every_content_type_are_shown() {
-    let graveyard = Graveyard::new().await;
+    let dead = DeadLetterQueue::new().await;
     // {"article": 5} in MessagePack, then no format, then broken JSON.
     let msgpack = [b"\x81\xa7article".as_slice(), b"\x05"].concat();
-    graveyard.bury_as("application/msgpack", msgpack).await;
-    graveyard.bury_as("image/png", b"\x89PNG".to_vec()).await;
-    graveyard.bury_as("application/json", b"{".to_vec()).await;
-    let ids = graveyard.ids().await;
+    dead.add_as("application/msgpack", msgpack).await;
+    dead.add_as("image/png", b"\x89PNG".to_vec()).await;
+    dead.add_as("application/json", b"{".to_vec()).await;
+    let ids = dead.ids().await;
     let show = async |id: &str| {
-        let rpc = graveyard.stage.rpc(&["dead", "Shop", "show", id]);
+        let rpc = dead.stage.rpc(&["dead", "Shop", "show", id]);
         rpc.run().await.exits(0)
     };
     show(&ids[0]).await.prints("\"article\": 5");
@@ -143,42 +143,42 @@ async fn arguments_of_every_content_type_are_shown() {
 
 #[tokio::test]
 async fn letters_are_retried_and_run() {
-    let graveyard = Graveyard::new().await;
-    let stage = &graveyard.stage;
-    graveyard.bury(7..10).await;
-    let ids = graveyard.ids().await;
+    let dead = DeadLetterQueue::new().await;
+    let stage = &dead.stage;
+    dead.add(7..10).await;
+    let ids = dead.ids().await;
     let dry = ["dead", "Shop", "retry", &ids[0], "--dry-run"];
     let dry = stage.rpc(&dry).run().await.exits(0);
     dry.says("nothing was changed").prints(&ids[0]);
-    assert_eq!(graveyard.counts().await, (0, 3));
+    assert_eq!(dead.counts().await, (0, 3));
     let one = stage.rpc(&["dead", "Shop", "retry", &ids[1]]).run().await;
     one.exits(0).quietly().prints("1 letter retried");
-    assert_eq!(graveyard.counts().await, (1, 2));
+    assert_eq!(dead.counts().await, (1, 2));
     let all = ["dead", "Shop", "retry", "--all", "--json"];
     let all = stage.rpc(&all).run().await.exits(0).json();
     assert_eq!(
         all[0]["outcome"]["retried"],
         serde_json::json!([ids[0], ids[2]])
     );
-    assert_eq!(graveyard.counts().await, (3, 0));
+    assert_eq!(dead.counts().await, (3, 0));
     let _shop = stage.shop("shop-1").await;
     eventually("the requests run", async || {
-        (graveyard.counts().await == (0, 0)).then_some(())
+        (dead.counts().await == (0, 0)).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn nothing_is_dropped_without_a_confirmation() {
-    let graveyard = Graveyard::new().await;
-    let stage = &graveyard.stage;
-    graveyard.bury(7..10).await;
-    let ids = graveyard.ids().await;
+    let dead = DeadLetterQueue::new().await;
+    let stage = &dead.stage;
+    dead.add(7..10).await;
+    let ids = dead.ids().await;
     let refused = stage.rpc(&["dead", "Shop", "drop", "--all"]).run().await;
     refused.exits(2).says("--yes");
     let dry = ["dead", "Shop", "drop", "--all", "--dry-run"];
     stage.rpc(&dry).run().await.exits(0).says("3 letters");
-    assert_eq!(graveyard.counts().await, (0, 3));
+    assert_eq!(dead.counts().await, (0, 3));
 
     for (answer, code, left) in [("n\r", 1, 3), ("y\r", 0, 2)] {
         let words = ["dead", "Shop", "drop", &ids[0]];
@@ -188,19 +188,19 @@ async fn nothing_is_dropped_without_a_confirmation() {
             .await;
         terminal.type_keys(answer);
         assert_eq!(terminal.end().await, code);
-        assert_eq!(graveyard.counts().await, (0, left));
+        assert_eq!(dead.counts().await, (0, left));
     }
     let yes = ["dead", "Shop", "drop", &ids[2], "--yes"];
     let yes = stage.rpc(&yes).run().await.exits(0).quietly();
     yes.prints("1 letter dropped");
-    assert_eq!(graveyard.ids().await, [ids[1].clone()]);
+    assert_eq!(dead.ids().await, [ids[1].clone()]);
 }
 
 #[tokio::test]
 async fn wrong_words_and_missing_queues_have_their_exit_codes() {
-    let graveyard = Graveyard::new().await;
-    let stage = &graveyard.stage;
-    graveyard.bury(7..8).await;
+    let dead = DeadLetterQueue::new().await;
+    let stage = &dead.stage;
+    dead.add(7..8).await;
     let none = stage.rpc(&["dead", "Fib"]).run().await.exits(0);
     none.says("no dead-letter queue");
     let missing = stage.rpc(&["dead", "--queue", "missing"]).run().await;
@@ -223,7 +223,7 @@ async fn wrong_words_and_missing_queues_have_their_exit_codes() {
         let unknown = stage.rpc(words).run().await.exits(1);
         unknown.says("no dead letter has the id 1234");
     }
-    assert_eq!(graveyard.counts().await, (0, 1));
+    assert_eq!(dead.counts().await, (0, 1));
     // A letter whose request queue is gone.
     let mut headers = Headers::new();
     headers.insert("rpc-death-reason", "delivery-limit");
@@ -232,52 +232,52 @@ async fn wrong_words_and_missing_queues_have_their_exit_codes() {
         headers,
         ..PeerMessage::default()
     };
-    graveyard.peer.publish(DEAD, letter).await.unwrap();
+    dead.peer.publish(DEAD, letter).await.unwrap();
     let kept = stage.rpc(&["dead", "Shop", "retry", "--all"]).run().await;
     let kept = kept.exits(1).says("'rpc.Gone' does not exist");
     kept.prints("1 letter retried").says("1 letter not retried");
-    assert_eq!(graveyard.counts().await, (1, 1));
+    assert_eq!(dead.counts().await, (1, 1));
 }
 
 #[tokio::test]
 async fn operators_without_permissions_are_told_which_are_missing() {
-    let graveyard = Graveyard::new().await;
-    graveyard.bury(7..8).await;
+    let dead = DeadLetterQueue::new().await;
+    dead.add(7..8).await;
     let run = async |url: &str, action: &[&str]| {
         let words = [&["dead", "--queue", DEAD, "--url", url], action].concat();
-        graveyard.stage.rpc(&words).run().await
+        dead.stage.rpc(&words).run().await
     };
-    let url = graveyard.stage.user("", "", "").await;
+    let url = dead.stage.user("", "", "").await;
     run(&url, &[]).await.exits(8).says("grant the user");
-    let url = graveyard.stage.user("", "", ".*").await;
+    let url = dead.stage.user("", "", ".*").await;
     run(&url, &[]).await.exits(0);
     let denied = run(&url, &["retry", "--all"]).await.exits(8);
     denied.says("amq.default");
-    let url = graveyard.stage.user("", "^amq.default$", ".*").await;
+    let url = dead.stage.user("", "^amq.default$", ".*").await;
     run(&url, &["retry", "--all"]).await.exits(0);
-    assert_eq!(graveyard.counts().await, (1, 0));
+    assert_eq!(dead.counts().await, (1, 0));
 }
 
 #[tokio::test]
 async fn a_retry_that_is_killed_loses_and_doubles_no_letter() {
     const LETTERS: u32 = 1500;
-    let graveyard = Graveyard::new().await;
-    graveyard.bury(0..LETTERS.into()).await;
+    let dead = DeadLetterQueue::new().await;
+    dead.add(0..LETTERS.into()).await;
     let words = ["dead", "--queue", DEAD, "retry", "--all"];
-    let retry = graveyard.stage.rpc(&words).start();
+    let retry = dead.stage.rpc(&words).start();
     eventually("some letters are retried", async || {
-        (graveyard.counts().await.0 > 0).then_some(())
+        (dead.counts().await.0 > 0).then_some(())
     })
     .await;
     retry.kill().await;
-    let (retried, _) = graveyard.counts().await;
+    let (retried, _) = dead.counts().await;
     assert!(retried < LETTERS, "the retry was complete before its kill");
     eventually("the other letters are in their queue", async || {
-        let (retried, dead) = graveyard.counts().await;
-        (retried + dead == LETTERS).then_some(())
+        let (retried, left) = dead.counts().await;
+        (retried + left == LETTERS).then_some(())
     })
     .await;
-    let rest = graveyard.stage.rpc(&words).run().await.exits(0);
+    let rest = dead.stage.rpc(&words).run().await.exits(0);
     rest.prints("letters retried");
-    assert_eq!(graveyard.counts().await, (LETTERS, 0));
+    assert_eq!(dead.counts().await, (LETTERS, 0));
 }

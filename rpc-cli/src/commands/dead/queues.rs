@@ -8,44 +8,33 @@ use crate::app::App;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
 
-/// The dead-letter queues that a command works on.
-pub(super) struct Graves {
-    pub(super) dead: Vec<DeadLetters>,
-}
-
-impl Graves {
-    /// Returns the queue that is named, else those of a service that exist.
-    pub(super) async fn find(
-        service: Option<String>,
-        queue: Option<String>,
-        app: &App,
-    ) -> Result<Self, Failure> {
-        let connection = app.broker.connection().await?;
-        let Some(service) = service.filter(|_| queue.is_none()) else {
-            let queue = queue.ok_or_else(|| {
+/// Returns the dead-letter queue that is named, else those of a service that exist.
+pub(super) async fn find(
+    service: Option<String>,
+    queue: Option<String>,
+    app: &App,
+) -> Result<Vec<DeadLetters>, Failure> {
+    let connection = app.broker.connection().await?;
+    let Some(service) = service.filter(|_| queue.is_none()) else {
+        let queue = queue.ok_or_else(|| {
                 Failure::usage("name a service before the action, as in `rpc dead Fib list`, or a dead-letter queue with --queue")
             })?;
-            return Ok(Self {
-                dead: vec![connection.dead_letters(queue)],
-            });
-        };
-        let mut queues = BTreeSet::new();
-        for queue in request_queues(&service, app).await? {
-            let queue = format!("{queue}.dead");
-            if connection.queue_status(&queue).await?.is_some() {
-                queues.insert(queue);
-            }
+        return Ok(vec![connection.dead_letters(queue)]);
+    };
+    let mut queues = BTreeSet::new();
+    for queue in request_queues(&service, app).await? {
+        let queue = format!("{queue}.dead");
+        if connection.queue_status(&queue).await?.is_some() {
+            queues.insert(queue);
         }
-        if queues.is_empty() {
-            note(format_args!(
-                "{service} has no dead-letter queue: a server declares it when it gives up its first request, and --queue names another"
-            ));
-        }
-        let dead = queues.into_iter().map(|it| connection.dead_letters(it));
-        Ok(Self {
-            dead: dead.collect(),
-        })
     }
+    if queues.is_empty() {
+        note(format_args!(
+            "{service} has no dead-letter queue: a server declares it when it gives up its first request, and --queue names another"
+        ));
+    }
+    let dead = queues.into_iter().map(|it| connection.dead_letters(it));
+    Ok(dead.collect())
 }
 
 /// Returns the request queues that running servers tell, else the default one.
