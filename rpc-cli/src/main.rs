@@ -11,6 +11,7 @@ mod connect;
 mod contexts;
 mod failure;
 mod header;
+mod instances;
 mod output;
 mod rates;
 mod rust_type;

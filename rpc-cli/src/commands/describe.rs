@@ -8,9 +8,9 @@ use std::{fs, io};
 
 use rpc_core::instances::{InstanceInfo, ServiceInfo};
 
-use super::list::no_instance;
 use crate::app::App;
 use crate::failure::{Exit, Failure};
+use crate::instances::{instance_that_starts, no_instance, only};
 use crate::output::note;
 
 #[derive(clap::Args, Debug)]
@@ -102,38 +102,6 @@ fn contract_that_starts(start: &str, instances: &[InstanceInfo]) -> Result<Strin
         start,
         hashes.filter(|hash| hash.starts_with(start)),
     )
-}
-
-/// Returns the instance with an id, or with the beginning of an id.
-pub(crate) fn instance_that_starts<'a>(
-    start: &str,
-    instances: &'a [InstanceInfo],
-) -> Result<&'a InstanceInfo, Failure> {
-    let instances = instances.iter();
-    let found = instances.filter(|instance| instance.id.starts_with(start));
-    // A server that serves several contracts of a service answers with an entry for each.
-    let by_id: BTreeMap<_, _> = found.map(|instance| (&*instance.id, instance)).collect();
-    let id = only("instance", start, by_id.keys().copied())?;
-    Ok(by_id[id])
-}
-
-/// Returns the only hash or id that was found.
-fn only<T: AsRef<str>>(
-    what: &str,
-    start: &str,
-    found: impl Iterator<Item = T>,
-) -> Result<T, Failure> {
-    let mut found: Vec<T> = found.collect();
-    match found.pop() {
-        Some(one) if found.is_empty() => Ok(one),
-        Some(_) => Err(Failure::usage(format!(
-            "more than one {what} starts with '{start}': write more of it; `rpc list SERVICE --json` prints all of them"
-        ))),
-        None => Err(Failure::new(
-            Exit::Unroutable,
-            format!("no running {what} starts with '{start}': `rpc list SERVICE` lists them"),
-        )),
-    }
 }
 
 /// Tells that instances serve different contracts.

@@ -10,7 +10,8 @@ use rpc_core::{Connection, RpcError};
 
 use self::rows::ServiceRow;
 use crate::app::App;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
+use crate::instances::no_instance;
 use crate::output::note;
 
 #[derive(clap::Args, Debug)]
@@ -50,15 +51,6 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         true => list_instances(instances, app),
         false => list_services(&connection, instances, app).await,
     }
-}
-
-/// Failure of a command that needs an instance of a service.
-pub(crate) fn no_instance(service: &str) -> Failure {
-    let message = format!(
-        "no instance of {service} answers: is a server of {service} running on this virtual host, with introspection, and may its user \
-         bind queues to the exchange 'amq.direct'? `rpc list` lists the services that answer"
-    );
-    Failure::new(Exit::Unroutable, message)
 }
 
 fn list_instances(instances: Vec<InstanceInfo>, app: &mut App) -> Result<(), Failure> {

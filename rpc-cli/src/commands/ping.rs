@@ -10,11 +10,10 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::rounds::Rounds;
-use super::describe::instance_that_starts;
-use super::list::no_instance;
 use crate::app::App;
 use crate::cli::duration;
 use crate::failure::{Exit, Failure};
+use crate::instances::{instance_that_starts, no_instance};
 use crate::units;
 
 #[derive(clap::Args, Debug)]

@@ -9,10 +9,10 @@ use rpc_core::instances::InstanceStats;
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::list::no_instance;
 use crate::app::App;
 use crate::cli::duration;
 use crate::failure::{Exit, Failure};
+use crate::instances::no_instance;
 use crate::output::{note, table, visible};
 use crate::rates::{Meter, Rates};
 
@@ -67,7 +67,7 @@ async fn once(client: &Client, service: &str, app: &mut App) -> Result<(), Failu
 /// One round of a watch.
 struct Round {
     stats: Vec<InstanceStats>,
-    /// Of each method of each instance.
+    /// The rates of each method of each instance.
     rates: Vec<Vec<Option<Rates>>>,
 }
 

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use rpc_core::instances::{
     TapAnswer, TapBody, TapEvent, TapEventKind, TapFault, TapItems, TapOutcome, TapRequest,
 };
-use rpc_core::{Client, ConnectionState, ContentType, ErrorKind, Tap};
+use rpc_core::{ConnectionState, ContentType, Tap};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use unicode_width::UnicodeWidthChar;
@@ -15,6 +15,7 @@ use unicode_width::UnicodeWidthChar;
 use crate::app::App;
 use crate::cli::duration;
 use crate::failure::{Exit, Failure};
+use crate::instances::instance_that_starts;
 use crate::output::{note, visible};
 use crate::units::{self, short_id};
 
@@ -135,21 +136,11 @@ async fn open(args: &Args, app: &App) -> Result<Tap, Failure> {
     if let Some(outcome) = args.outcome {
         query = query.outcome(outcome.into());
     }
-    if let Some(beginning) = &args.instance {
-        query = query.instance(instance(&client, args, beginning, within).await?);
+    if let Some(start) = &args.instance {
+        let instances = client.instances(&args.service).within(within).await?;
+        query = query.instance(&instance_that_starts(start, &instances)?.id);
     }
-    let tap = query.await.map_err(|error| match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::UnknownMethod | ErrorKind::Overloaded => {
-            Failure::new(
-                match error.kind() {
-                    ErrorKind::Overloaded => Exit::Fault,
-                    _ => Exit::PermissionDenied,
-                },
-                format!("{}: {error}", args.service),
-            )
-        }
-        _ => error.into(),
-    })?;
+    let tap = query.await?;
     for (instance, error) in tap.refused() {
         note(format_args!(
             "the instance {} is not watched: {}",
@@ -167,29 +158,6 @@ async fn open(args: &Args, app: &App) -> Result<Tap, Failure> {
         args.service
     ));
     Ok(tap)
-}
-
-/// Returns the id of the instance whose id begins with a text.
-async fn instance(
-    client: &Client,
-    args: &Args,
-    beginning: &str,
-    within: Duration,
-) -> Result<String, Failure> {
-    let service = &args.service;
-    let instances = client.instances(service).within(within).await?;
-    let ids = instances.into_iter().map(|instance| instance.id);
-    let mut ids = ids.filter(|id| id.starts_with(beginning));
-    match (ids.next(), ids.next()) {
-        (Some(id), None) => Ok(id),
-        (Some(one), Some(other)) => Err(Failure::usage(format!(
-            "'{beginning}' begins the ids of several instances: {one}, {other}"
-        ))),
-        (None, _) => Err(Failure::new(
-            Exit::Unroutable,
-            format!("no instance of {service} has an id that begins with '{beginning}'"),
-        )),
-    }
 }
 
 /// Columns of the terminal; `None` if the output is no terminal, whose lines are not cut.
