@@ -8,7 +8,6 @@
 //! SNAPSHOTS=overwrite cargo test -p rpc-cli --features broker    # writes tests/snapshots again
 //! ```
 #![allow(clippy::unwrap_used)] // A test that fails panics.
-#![allow(dead_code, reason = "tests of further commands follow")]
 
 mod bench;
 mod call;
