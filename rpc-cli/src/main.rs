@@ -7,6 +7,7 @@ mod app;
 mod arguments;
 mod cli;
 mod commands;
+mod confirm;
 mod connect;
 mod contexts;
 mod failure;

@@ -8,7 +8,6 @@ mod progress;
 mod record;
 mod report;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use self::report::{Load, Report};
 use crate::app::App;
 use crate::arguments;
 use crate::cli::duration;
+use crate::confirm;
 use crate::failure::Failure;
 use crate::output::note;
 use crate::target::{MethodArgs, Target};
@@ -80,8 +80,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
 
-    /// Calls a method that is not idempotent without a question.
-    #[arg(long)]
+    /// Asks no question before calls of a method that is not idempotent.
+    #[arg(long, short)]
     yes: bool,
 
     /// Prints a table of percentiles as comma-separated values.
@@ -226,9 +226,9 @@ async fn prepare(
     let name = format!("{}.{}", args.method.service, target.method);
     let is_idempotent = target.info.as_ref().is_some_and(|info| info.idempotent);
     if !is_idempotent && !args.yes {
-        let question = consent::question(&name, target.info.is_some(), args.count, limit);
-        let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        consent::ask(&question, can_ask).await?;
+        let reason = consent::reason(&name, target.info.is_some(), args.count, limit);
+        confirm::require_terminal(&reason)?;
+        confirm::ask(&format!("{reason}. Continue?")).await?;
     }
     if is_oneway {
         note(format_args!(

@@ -3,13 +3,12 @@
 mod queues;
 mod shown;
 
-use std::io::{self, IsTerminal, Write};
-
 use rpc_core::dead_letters::{DeadLetter, DeadLetters, Discarded, Retried, Selection};
 use serde_json::{Value, json};
 
 use self::shown::{details, row};
 use crate::app::App;
+use crate::confirm;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
 
@@ -66,7 +65,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         letters: Letters,
-        /// Asks no question.
+        /// Asks no question before the letters are destroyed.
         #[arg(long, short)]
         yes: bool,
     },
@@ -120,11 +119,8 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         yes: false,
     } = &action
         && !letters.dry_run
-        && !io::stdin().is_terminal()
     {
-        return Err(Failure::usage(
-            "drop destroys letters, and there is no terminal to ask for confirmation: repeat the command with --yes, or look first with --dry-run",
-        ));
+        confirm::require_terminal("drop destroys letters")?;
     }
     let queues = queues::find(service, queue, app).await?;
     match action {
@@ -135,8 +131,8 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         }
         Action::Retry { letters } => retry(&queues, &letters, app).await,
         Action::Drop { letters, yes } => {
-            if !yes && !is_confirmed(&queues, &letters).await? {
-                return Err(Failure::new(Exit::Failed, "nothing was dropped"));
+            if !yes {
+                confirm_drop(&queues, &letters).await?;
             }
             discard(&queues, &letters, app).await
         }
@@ -281,23 +277,14 @@ async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
     }
 }
 
-/// Asks whether to destroy letters.
-async fn is_confirmed(queues: &[DeadLetters], letters: &Letters) -> Result<bool, Failure> {
+/// Asks before letters are destroyed.
+async fn confirm_drop(queues: &[DeadLetters], letters: &Letters) -> Result<(), Failure> {
     let queues: Vec<_> = queues.iter().map(DeadLetters::queue).collect();
     let number = match letters.all {
         true => "all letters".to_owned(),
         false => count(letters.ids.len()),
     };
-    let question = format!("Destroy {number} in {}? [y/N] ", queues.join(", "));
-    let mut stderr = anstream::stderr();
-    write!(stderr, "{question}")?;
-    stderr.flush()?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).map(|_| answer)
-    });
-    let answer = answer.await.map_err(io::Error::other)??;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    confirm::ask(&format!("Destroy {number} in {}?", queues.join(", "))).await
 }
 
 fn results<T: serde::Serialize>(outcomes: &[(&str, T)]) -> Value {
