@@ -7,8 +7,9 @@ use rpc_core::{Connection, ConnectionBuilder, Credentials};
 use tokio::process::Command;
 
 use crate::cli::Global;
-use crate::contexts::{Certificates, Context, Contexts, Store, read_pem};
+use crate::contexts::{Certificates, Context, Contexts, Store};
 use crate::failure::Failure;
+use crate::files;
 
 /// Text of the help: the choice of the broker.
 pub(crate) const PRECEDENCE: &str = "\
@@ -106,10 +107,10 @@ fn with_certificates(
     files: &Certificates,
 ) -> Result<ConnectionBuilder, Failure> {
     if let Some(ca) = &files.ca {
-        builder = builder.root_certificates(read_pem(ca)?);
+        builder = builder.root_certificates(files::read(ca)?);
     }
     if let (Some(cert), Some(key)) = (&files.cert, &files.key) {
-        builder = builder.identity(read_pem(cert)?, read_pem(key)?);
+        builder = builder.identity(files::read(cert)?, files::read(key)?);
     }
     Ok(builder)
 }

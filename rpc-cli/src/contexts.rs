@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use etcetera::BaseStrategy;
 use percent_encoding::percent_decode_str;
@@ -288,16 +288,6 @@ fn is_open_to_others(_: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Reads a file of PEM text.
-pub(crate) fn read_pem(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("cannot read {}: {error}", path.display()),
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +362,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let (_folder, store) = store();
         add(&store, "prod", "amqp://u:s3cret@host");
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let mode =
+            |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&store.file()), 0o600);
         let open = || fs::set_permissions(store.file(), fs::Permissions::from_mode(0o640)).unwrap();
         open();

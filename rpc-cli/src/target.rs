@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::arguments;
-use crate::commands::describe;
+use crate::description;
 use crate::failure::Failure;
 use crate::output::note;
 
@@ -78,7 +78,7 @@ impl Target {
         let service = if args.plain {
             None
         } else if let Some(file) = &args.schema {
-            Some(describe::from_file(file, Some(&args.service))?)
+            Some(description::from_file(file, Some(&args.service))?)
         } else {
             ask(&args, &app.client().await?, app).await?
         };

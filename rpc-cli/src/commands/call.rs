@@ -110,11 +110,7 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
         format,
     } = args;
     let target = Target::find(method, app).await?;
-    let sends_items = matches!(
-        target.kind,
-        MethodKind::ClientStreaming | MethodKind::Bidirectional
-    );
-    if sends_items && (count > 1 || arguments::is_stdin(&words)) {
+    if target.kind.takes_items() && (count > 1 || arguments::is_stdin(&words)) {
         return Err(Failure::usage(
             "the method takes a stream, which is read from standard input: `-` and --count cannot be used with it",
         ));

@@ -3,13 +3,13 @@
 mod rust;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::PathBuf;
 
 use rpc_core::instances::{InstanceInfo, ServiceInfo};
 
 use crate::app::App;
-use crate::failure::{Exit, Failure};
+use crate::description;
+use crate::failure::Failure;
 use crate::instances::{instance_that_starts, no_instance, only};
 use crate::output::note;
 
@@ -40,36 +40,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     let service = match &args.schema {
-        Some(file) => from_file(file, args.service.as_deref())?,
+        Some(file) => description::from_file(file, args.service.as_deref())?,
         None => ask(&args, app).await?,
     };
     match app.out.is_json() {
         true => app.out.json(&service),
         false => app.out.line(rust::text(&service).trim_end()),
-    }
-}
-
-/// Reads a description that `rpc describe --json` wrote.
-pub(crate) fn from_file(file: &Path, expected: Option<&str>) -> Result<ServiceInfo, Failure> {
-    let shown = file.display();
-    let is_stdin = file.as_os_str() == "-";
-    let text = match is_stdin {
-        true => io::read_to_string(io::stdin()),
-        false => fs::read_to_string(file),
-    };
-    let text =
-        text.map_err(|error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}")))?;
-    let service: ServiceInfo = serde_json::from_str(&text).map_err(|error| {
-        Failure::usage(format!(
-            "{shown} is not a description that `rpc describe --json` wrote: {error}"
-        ))
-    })?;
-    match expected {
-        Some(expected) if expected != service.name => Err(Failure::usage(format!(
-            "{shown} describes the service {}, not {expected}",
-            service.name
-        ))),
-        _ => Ok(service),
     }
 }
 

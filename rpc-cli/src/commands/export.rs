@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::server::BrokerAddress;
-use super::describe::from_file;
 use crate::app::App;
-use crate::failure::{Exit, Failure};
+use crate::description;
+use crate::failure::Failure;
+use crate::files;
 
 /// Writes the contract of a service as an AsyncAPI 3.0 document, or as JSON Schemas of its messages.
 #[derive(clap::Args, Debug)]
@@ -48,7 +49,7 @@ enum Format {
 
 pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     let (service, broker) = match (&args.schema, args.service) {
-        (Some(file), service) => (from_file(file, service.as_deref())?, None),
+        (Some(file), service) => (description::from_file(file, service.as_deref())?, None),
         (None, service) => {
             let description = app.client().await?.describe(service.unwrap_or_default());
             let description = description.within(app.global.within).await?;
@@ -75,20 +76,14 @@ fn is_directory(path: &Path) -> bool {
     path.is_dir() || path.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR)
 }
 
-fn write_all(directory: &Path, files: &[(String, Value)]) -> Result<(), Failure> {
-    fs::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
-    let mut files = files.iter();
-    files.try_for_each(|(name, document)| write(&directory.join(name), document))
+fn write_all(directory: &Path, documents: &[(String, Value)]) -> Result<(), Failure> {
+    fs::create_dir_all(directory).map_err(|error| files::unwritable(directory, &error))?;
+    let mut documents = documents.iter();
+    documents.try_for_each(|(name, document)| write(&directory.join(name), document))
 }
 
 fn write(file: &Path, document: &Value) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(document)?;
-    fs::write(file, text + "\n").map_err(|error| unwritable(file, &error))
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    let path = path.display();
-    Failure::new(Exit::Failed, format!("'{path}' cannot be written: {error}"))
+    files::write(file, &(serde_json::to_string_pretty(document)? + "\n"))
 }
 
 #[cfg(test)]
@@ -96,6 +91,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::failure::Exit;
 
     #[test]
     fn the_files_of_json_schema_are_one_for_each_message() {

@@ -8,7 +8,8 @@ use clap_mangen::Man;
 
 use crate::app::App;
 use crate::cli::Cli;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
+use crate::files;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -26,13 +27,7 @@ pub(crate) fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     match args.dir {
         Some(dir) => fs::create_dir_all(&dir)
             .and_then(|()| clap_mangen::generate_to(command, &dir))
-            .map_err(|error| {
-                let dir = dir.display();
-                Failure::new(
-                    Exit::Failed,
-                    format!("cannot write pages to {dir}: {error}"),
-                )
-            }),
+            .map_err(|error| files::unwritable(&dir, &error)),
         None => {
             let mut page = Vec::new();
             Man::new(command).render(&mut page)?;

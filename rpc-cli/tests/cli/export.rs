@@ -146,5 +146,5 @@ async fn failures_name_the_cause() {
         .run()
         .await
         .exits(1)
-        .says("'none/api.json' cannot be written");
+        .says("cannot write none/api.json");
 }

@@ -1,7 +1,6 @@
 //! Times of calls by percentile, drawn as SVG.
 
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 
 use plotters::prelude::{ChartBuilder, IntoDrawingArea, IntoFont, LineSeries, SVGBackend};
@@ -9,7 +8,8 @@ use plotters::style::{RGBColor, WHITE};
 
 use super::record::Record;
 use super::report::{Report, quantiles};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
+use crate::files;
 
 const SIZE: (u32, u32) = (900, 500);
 
@@ -17,12 +17,8 @@ const LINE: RGBColor = RGBColor(31, 99, 180);
 
 /// Draws the percentiles into a file. The horizontal axis has the same length for each further nine: 90 %, 99 %, 99.9 %.
 pub(super) fn write(file: &Path, report: &Report, record: &Record) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        let file = file.display();
-        Failure::new(Exit::Failed, format!("'{file}' cannot be written: {error}"))
-    };
-    let svg = draw(&report.title(), record).map_err(|error| failed(&error))?;
-    fs::write(file, svg).map_err(|error| failed(&error))
+    let svg = draw(&report.title(), record).map_err(|error| files::unwritable(file, &error))?;
+    files::write(file, &svg)
 }
 
 fn draw(title: &str, record: &Record) -> Result<String, Box<dyn Error>> {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use rpc_core::instances::{ArgumentInfo, MethodInfo, MethodKind, ServiceInfo, TypeInfo};
+use rpc_core::instances::{ArgumentInfo, MethodInfo, MethodKind, ServiceInfo};
+
+use crate::description::returned_type;
+use crate::output::visible;
 
 /// Longest line of a method's signature that stays one line.
 const WIDTH: usize = 100;
@@ -12,7 +15,7 @@ const WIDTH: usize = 100;
 /// Writes the trait.
 pub(super) fn text(service: &ServiceInfo) -> String {
     let mut text = String::new();
-    text += match service.methods.iter().any(has_stream) {
+    text += match service.methods.iter().any(|it| it.kind.has_stream()) {
         true => "use rpc_core::{Stream, rpc};\n\n",
         false => "use rpc_core::rpc;\n\n",
     };
@@ -40,19 +43,11 @@ pub(super) fn text(service: &ServiceInfo) -> String {
     text
 }
 
-fn has_stream(method: &MethodInfo) -> bool {
-    use MethodKind::{Bidirectional, ClientStreaming, ServerStreaming};
-    matches!(
-        method.kind,
-        ServerStreaming | ClientStreaming | Bidirectional
-    )
-}
-
 /// Writes a doc comment. Blank lines and lines that begin with a space keep their form.
 fn push_docs(text: &mut String, indent: &str, docs: Option<&str>) {
     for line in docs.unwrap_or_default().lines() {
         // A carriage return would end the comment's line for the compiler.
-        let line = crate::output::visible(line.trim_end());
+        let line = visible(line.trim_end());
         let space = if line.is_empty() { "" } else { " " };
         // Writing to a text cannot fail.
         let _ = writeln!(text, "{indent}///{space}{line}");
@@ -143,7 +138,7 @@ fn timeout_option(timeout: Duration) -> String {
 fn signature(method: &MethodInfo) -> String {
     let arguments: Vec<_> = method.arguments.iter().map(argument).collect();
     let start = format!("    async fn {}(", identifier(&method.name));
-    let end = match result(method) {
+    let end = match returned_type(method) {
         Some(result) => format!(") -> {result};\n"),
         None => ");\n".to_owned(),
     };
@@ -159,7 +154,7 @@ fn signature(method: &MethodInfo) -> String {
 
 fn argument(argument: &ArgumentInfo) -> String {
     let ident = identifier(&argument.name);
-    let ty = type_name(&argument.ty);
+    let ty = visible(&argument.ty.rust);
     if argument.stream {
         return format!("{ident}: impl Stream<Item = {ty}>");
     }
@@ -175,29 +170,6 @@ fn argument(argument: &ArgumentInfo) -> String {
         true => format!("{ident}: {ty}"),
         false => format!("#[serde({})] {ident}: {ty}", attributes.join(", ")),
     }
-}
-
-/// Returns the type that the method returns; `None` for `()`.
-fn result(method: &MethodInfo) -> Option<String> {
-    let value = type_name(&method.result);
-    let value = match &method.item_error {
-        Some(error) => format!("Result<{value}, {}>", type_name(error)),
-        None => value,
-    };
-    let value = match method.kind {
-        MethodKind::ServerStreaming | MethodKind::Bidirectional => {
-            format!("impl Stream<Item = {value}>")
-        }
-        _ => value,
-    };
-    match &method.error {
-        Some(error) => Some(format!("Result<{value}, {}>", type_name(error))),
-        None => (value != "()").then_some(value),
-    }
-}
-
-fn type_name(ty: &TypeInfo) -> String {
-    crate::output::visible(&ty.rust)
 }
 
 fn literal(text: &str) -> String {

@@ -32,7 +32,7 @@ pub(super) fn document(service: &ServiceInfo, broker: Option<&BrokerAddress>) ->
             messages.add_body(&name, method, body, &mut schemas);
         }
         operations.insert(name.clone(), operation(&name, method, &mut channels));
-        if is_stream(method.kind) {
+        if method.kind.has_stream() {
             let stream = stream_operation(&name, method, &mut channels);
             operations.insert(format!("{name}.stream"), stream);
         }
@@ -64,24 +64,6 @@ fn info(service: &ServiceInfo) -> Value {
         info["description"] = docs.as_str().into();
     }
     info
-}
-
-fn is_stream(kind: MethodKind) -> bool {
-    returns_items(kind) || takes_items(kind)
-}
-
-fn returns_items(kind: MethodKind) -> bool {
-    matches!(
-        kind,
-        MethodKind::ServerStreaming | MethodKind::Bidirectional
-    )
-}
-
-fn takes_items(kind: MethodKind) -> bool {
-    matches!(
-        kind,
-        MethodKind::ClientStreaming | MethodKind::Bidirectional
-    )
 }
 
 /// The channels of a document, with the messages that operations use.
@@ -227,7 +209,7 @@ fn operation(name: &str, method: &MethodInfo, channels: &mut Channels) -> Value 
         "title": method.name,
         "messages": requests,
         "bindings": { "amqp": amqp },
-        "x-rpc-kind": kind(method.kind),
+        "x-rpc-kind": method.kind.to_string(),
         "x-rpc-signature": payloads::signature(method),
         "x-rpc-idempotent": method.idempotent,
         "x-rpc-at-most-once": method.at_most_once,
@@ -266,17 +248,6 @@ fn stream_operation(name: &str, method: &MethodInfo, channels: &mut Channels) ->
         "messages": messages,
         "bindings": { "amqp": { "mandatory": true, "ack": true, "bindingVersion": "0.3.0" } },
     })
-}
-
-fn kind(kind: MethodKind) -> &'static str {
-    match kind {
-        MethodKind::Unary => "unary",
-        MethodKind::ServerStreaming => "server_streaming",
-        MethodKind::ClientStreaming => "client_streaming",
-        MethodKind::Bidirectional => "bidirectional",
-        MethodKind::Oneway => "oneway",
-        _ => "unknown",
-    }
 }
 
 /// Returns the order of messages in a stream, which AsyncAPI has no words for. The messages `credit` and `alive` may stand anywhere after

@@ -4,6 +4,7 @@ use rpc_core::instances::{MethodInfo, MethodKind, ServiceInfo};
 use serde_json::{Map, Value, json};
 
 use super::schemas::{Schemas, plain_name, unique};
+use crate::description::returned_type;
 
 /// The methods of a service, each with a name for documents and files.
 pub(super) fn named_methods(service: &ServiceInfo) -> Vec<(String, &MethodInfo)> {
@@ -61,15 +62,14 @@ impl Body {
 
 /// Returns the messages of a method.
 pub(super) fn bodies(method: &MethodInfo) -> Vec<Body> {
-    let takes_items = method.arguments.iter().any(|argument| argument.stream);
     let result = match method.kind {
         MethodKind::Oneway => None,
-        MethodKind::ServerStreaming | MethodKind::Bidirectional => Some(Body::Item),
+        kind if kind.returns_items() => Some(Body::Item),
         _ => Some(Body::Result),
     };
     let bodies = [
         Some(Body::Request),
-        takes_items.then_some(Body::CallerItem),
+        method.kind.takes_items().then_some(Body::CallerItem),
         result,
         method.error.is_some().then_some(Body::Error),
         method.item_error.is_some().then_some(Body::ItemError),
@@ -135,22 +135,9 @@ pub(super) fn signature(method: &MethodInfo) -> String {
         }
     });
     let arguments: Vec<_> = arguments.collect();
-    let fallible = |value: String, error: Option<&str>| match error {
-        Some(error) => format!("Result<{value}, {error}>"),
-        None => value,
-    };
-    let item_error = method.item_error.as_ref().map(|it| &*it.rust);
-    let error = method.error.as_ref().map(|it| &*it.rust);
-    let result = match method.kind {
-        MethodKind::ServerStreaming | MethodKind::Bidirectional => {
-            let item = fallible(method.result.rust.clone(), item_error);
-            format!("impl Stream<Item = {item}>")
-        }
-        _ => method.result.rust.clone(),
-    };
-    let result = match fallible(result, error) {
-        result if result == "()" => String::new(),
-        result => format!(" -> {result}"),
+    let result = match returned_type(method) {
+        None => String::new(),
+        Some(result) => format!(" -> {result}"),
     };
     format!("{}({}){result}", method.name, arguments.join(", "))
 }

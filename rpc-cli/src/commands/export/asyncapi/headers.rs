@@ -4,7 +4,6 @@ use rpc_core::instances::{MethodKind, ServiceInfo};
 use serde_json::{Map, Value, json};
 
 use super::super::schemas::Schemas;
-use super::is_stream;
 
 /// Returns the reference to a schema of headers.
 pub(super) fn reference(name: &str) -> Value {
@@ -17,7 +16,7 @@ pub(super) fn insert(service: &ServiceInfo, schemas: &mut Schemas) {
     let mut insert = |name: &str, schema| {
         schemas.insert(&format!("rpc.headers.{name}"), schema);
     };
-    if kinds().any(|kind| !is_stream(kind)) {
+    if kinds().any(|kind| !kind.has_stream()) {
         let batches = [(
             "rpc-batches",
             json!({ "type": "boolean", "description": "true if several replies may arrive in one message." }),
@@ -28,7 +27,7 @@ pub(super) fn insert(service: &ServiceInfo, schemas: &mut Schemas) {
         insert("reply", headers(reply(), &[]));
         insert("fault", headers(reply().chain(fault()), &[]));
     }
-    if kinds().any(is_stream) {
+    if kinds().any(MethodKind::has_stream) {
         let required = [
             "correlation_id",
             "reply_to",

@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 use super::super::payloads::{self, Body};
 use super::super::schemas::Schemas;
 use super::headers;
-use super::{is_stream, returns_items, takes_items};
 
 /// Formats of bodies, with the ends of the names of messages.
 const FORMATS: [(&str, &str); 2] = [("", "application/msgpack"), (".json", "application/json")];
@@ -73,11 +72,11 @@ pub(super) fn replies(name: &str, method: &MethodInfo) -> Vec<String> {
 /// Returns the names of the messages of a caller in an open stream.
 pub(super) fn of_caller(name: &str, method: &MethodInfo) -> Vec<String> {
     let mut names = Vec::new();
-    if takes_items(method.kind) {
+    if method.kind.takes_items() {
         names.extend(both(name, Body::CallerItem));
         names.push(control("end"));
     }
-    if returns_items(method.kind) {
+    if method.kind.returns_items() {
         names.push(control("credit"));
     }
     names.extend(["alive", "stop"].map(control));
@@ -107,7 +106,7 @@ impl Messages {
         for (name, description) in CONTROLS {
             let needed = match name {
                 "started" => kinds().any(|kind| kind == MethodKind::Bidirectional),
-                _ => kinds().any(is_stream),
+                _ => kinds().any(MethodKind::has_stream),
             };
             if needed {
                 messages.0.insert(
@@ -137,7 +136,7 @@ impl Messages {
         let schema = payloads::schema(method, body, schemas);
         let schema = schemas.insert(&format!("{name}.{}", body.suffix()), schema);
         let (message_type, headers) = match body {
-            Body::Request if is_stream(method.kind) => (&*method.name, "stream-request"),
+            Body::Request if method.kind.has_stream() => (&*method.name, "stream-request"),
             Body::Request => (&*method.name, "request"),
             Body::Result => ("result", "reply"),
             Body::Error => ("error", "reply"),
