@@ -19,6 +19,7 @@ use self::shown::shown;
 use self::word::{Content, Word};
 use crate::failure::Failure;
 use crate::output::visible;
+use crate::units::count;
 
 /// Help for the words that stand for arguments.
 pub(crate) const HELP: &str = "\
@@ -347,12 +348,5 @@ impl GivenContent {
                 shown(&Value::from(text.as_str()))
             }
         }
-    }
-}
-
-fn count(number: usize, thing: &str) -> String {
-    match number {
-        1 => format!("1 {thing}"),
-        number => format!("{number} {thing}s"),
     }
 }

@@ -1,9 +1,23 @@
 //! Times and numbers as people read them.
 
-use std::time::{Duration, SystemTime};
+use std::fmt::{Display, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Stands for a value that is not known.
 pub(crate) const UNKNOWN: &str = "-";
+
+/// Writes a value, or `-` if it is not known.
+pub(crate) fn known(value: Option<impl ToString>) -> String {
+    value.map_or(UNKNOWN.to_owned(), |value| value.to_string())
+}
+
+/// Writes a number of things: `1 letter`, `3 letters`.
+pub(crate) fn count(number: impl Display, thing: &str) -> String {
+    match number.to_string().as_str() {
+        "1" => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
 
 /// Writes a duration with three significant digits: `870 ns`, `1.25 ms`, `12.3 s`; `-` for zero.
 pub(crate) fn duration(time: Duration) -> String {
@@ -35,6 +49,24 @@ pub(crate) fn age(time: Duration) -> String {
 /// Writes the time since a moment. A moment in the future, by a clock that is ahead, counts as now.
 pub(crate) fn since(moment: SystemTime, now: SystemTime) -> String {
     age(now.duration_since(moment).unwrap_or_default())
+}
+
+/// Writes a moment in the form of RFC 3339, in UTC, with microseconds. `-` for years before 1970 and after 9999, which clocks of other programs may
+/// have.
+pub(crate) fn moment(time: SystemTime) -> String {
+    let mut text = String::new();
+    // The form panics before 1970.
+    let is_written =
+        time >= UNIX_EPOCH && write!(text, "{}", humantime::format_rfc3339_micros(time)).is_ok();
+    match is_written {
+        true => text,
+        false => UNKNOWN.to_owned(),
+    }
+}
+
+/// Returns a time in milliseconds, for JSON.
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
 }
 
 /// Writes a number of events per second with three significant digits; `-` if it is not known.
@@ -91,6 +123,27 @@ mod tests {
         }
         let now = SystemTime::UNIX_EPOCH;
         assert_eq!(since(now + Duration::from_secs(5), now), "0 s");
+    }
+
+    #[test]
+    fn moments_of_any_clock_are_written() {
+        let after = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        assert_eq!(
+            after(1_700_000_000).map(moment).as_deref(),
+            Some("2023-11-14T22:13:20.000000Z")
+        );
+        for time in [
+            after(1 << 40),
+            UNIX_EPOCH.checked_sub(Duration::from_secs(1)),
+        ] {
+            assert_eq!(time.map(moment).as_deref(), Some("-"));
+        }
+    }
+
+    #[test]
+    fn things_are_counted_in_words() {
+        assert_eq!(count(1, "letter"), "1 letter");
+        assert_eq!(count(0, "letter"), "0 letters");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::contexts::{Certificates, Context, Secret, Store};
 use crate::failure::{Exit, Failure};
 use crate::output::note;
-use crate::units::UNKNOWN;
+use crate::units::{UNKNOWN, known};
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "\
@@ -190,7 +190,7 @@ fn list(store: &Store, app: &mut App) -> Result<(), Failure> {
             if is_current { "*" } else { "" }.to_owned(),
             name.clone(),
             context.url.clone(),
-            context.user.clone().unwrap_or(UNKNOWN.to_owned()),
+            known(context.user.as_deref()),
             password_in_words(context).to_owned(),
         ]
     });

@@ -11,6 +11,10 @@ use crate::app::App;
 use crate::confirm;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
+use crate::units::count;
+
+/// Number of letters that are listed of each queue, without `--limit`.
+const LISTED: usize = 100;
 
 /// Most letters that a dry run reads from a queue.
 const MAX_DRY: usize = 1_000_000;
@@ -48,7 +52,7 @@ enum Action {
         /// Name of the service, if it does not come before `list`.
         service: Option<String>,
         /// Number of letters to list of each queue.
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = LISTED)]
         limit: usize,
     },
     /// Shows one dead letter: reason, counts, time, headers and arguments.
@@ -108,7 +112,7 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     } = args;
     let action = action.unwrap_or(Action::List {
         service: None,
-        limit: 100,
+        limit: LISTED,
     });
     let service = match &action {
         Action::List { service: after, .. } => service.or_else(|| after.clone()),
@@ -164,17 +168,7 @@ fn print(letters: &[DeadLetter], app: &mut App) -> Result<(), Failure> {
         note("no dead letters");
         return Ok(());
     }
-    let header = [
-        "id",
-        "age",
-        "reason",
-        "deaths",
-        "deliveries",
-        "method",
-        "queue",
-        "bytes",
-    ];
-    app.out.table(header, letters.iter().map(row))
+    app.out.table(shown::HEADER, letters.iter().map(row))
 }
 
 async fn show(queues: &[DeadLetters], id: &str, app: &mut App) -> Result<(), Failure> {
@@ -197,7 +191,7 @@ async fn dry_run(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
     }
     note(format_args!(
         "a dry run: {} selected, and nothing was changed",
-        count(selected.len())
+        count(selected.len(), "letter")
     ));
     print(&selected, app)?;
     let found = |id: &&String| selected.iter().any(|letter| letter.id == **id);
@@ -236,7 +230,9 @@ async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Resu
     }
     match app.out.is_json() {
         true => app.out.json(&results(&outcomes))?,
-        false => app.out.line(format_args!("{} retried", count(retried)))?,
+        false => app
+            .out
+            .line(format_args!("{} retried", count(retried, "letter")))?,
     }
     let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
     let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
@@ -248,7 +244,7 @@ async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Resu
         0 => Ok(()),
         _ => Err(Failure::new(
             Exit::Failed,
-            format!("{} not retried", count(failed)),
+            format!("{} not retried", count(failed, "letter")),
         )),
     }
 }
@@ -267,7 +263,9 @@ async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
     }
     match app.out.is_json() {
         true => app.out.json(&results(&outcomes))?,
-        false => app.out.line(format_args!("{} dropped", count(dropped)))?,
+        false => app
+            .out
+            .line(format_args!("{} dropped", count(dropped, "letter")))?,
     }
     let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
     let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
@@ -282,7 +280,7 @@ async fn confirm_drop(queues: &[DeadLetters], letters: &Letters) -> Result<(), F
     let queues: Vec<_> = queues.iter().map(DeadLetters::queue).collect();
     let number = match letters.all {
         true => "all letters".to_owned(),
-        false => count(letters.ids.len()),
+        false => count(letters.ids.len(), "letter"),
     };
     confirm::ask(&format!("Destroy {number} in {}?", queues.join(", "))).await
 }
@@ -315,11 +313,4 @@ fn not_found(ids: &[String]) -> Failure {
         Exit::Failed,
         format!("no dead letter has the id {ids}: `rpc dead SERVICE` lists them"),
     )
-}
-
-fn count(letters: usize) -> String {
-    match letters {
-        1 => "1 letter".to_owned(),
-        _ => format!("{letters} letters"),
-    }
 }

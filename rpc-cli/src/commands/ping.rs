@@ -139,7 +139,7 @@ fn print(answer: &InstanceInfo, round: u32, app: &mut App) -> Result<(), Failure
             "instance": id,
             "name": name,
             "version": version,
-            "round_trip_ms": rounds::millis(*round_trip),
+            "round_trip_ms": units::millis(*round_trip),
         }));
     }
     let (name, version) = (

@@ -1,7 +1,7 @@
 //! `rpc tail`: the calls of running servers, as they happen.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use rpc_core::instances::{
@@ -17,7 +17,7 @@ use crate::cli::duration;
 use crate::failure::{Exit, Failure};
 use crate::instances::instance_that_starts;
 use crate::output::{note, visible};
-use crate::units::{self, short_id};
+use crate::units::{self, count, short_id};
 
 /// Shows the requests and answers of running servers as they happen, one line for each.
 ///
@@ -148,15 +148,8 @@ async fn open(args: &Args, app: &App) -> Result<Tap, Failure> {
             visible(&error.to_string())
         ));
     }
-    let watched = tap.instances().len();
-    let instances = match watched {
-        1 => "instance",
-        _ => "instances",
-    };
-    note(format_args!(
-        "watching {watched} {instances} of {}",
-        args.service
-    ));
+    let watched = count(tap.instances().len(), "instance");
+    note(format_args!("watching {watched} of {}", args.service));
     Ok(tap)
 }
 
@@ -200,8 +193,8 @@ fn cut(text: &str, width: usize) -> &str {
 
 /// Returns the line of an event; `None` for one that standard error tells of.
 fn line(event: &TapEvent) -> Option<Line> {
-    let time = humantime::format_rfc3339_millis(event.time).to_string();
-    let time = time.get(11..23).unwrap_or(&time); // Without the date.
+    let time = units::moment(event.time);
+    let time = time.get(11..23).unwrap_or(&time); // Without the date, to the millisecond.
     let id = short_id(&event.instance);
     let (number, method) = match &event.call {
         Some(call) => (format!("#{}", call.number), call.method.as_deref()),
@@ -235,7 +228,7 @@ fn line(event: &TapEvent) -> Option<Line> {
         }
         TapEventKind::Skipped { events } => {
             style = style.dimmed();
-            let body = format!("{events} events left out");
+            let body = format!("{} left out", count(*events, "event"));
             (format!("{time} {id} …"), body)
         }
         _ => return None,
@@ -252,9 +245,9 @@ fn outcome(outcome: TapOutcome) -> &'static str {
 }
 
 fn text_of_answer(answer: &TapAnswer) -> String {
-    let items = answer
-        .items
-        .map(|TapItems { received, sent, .. }| format!("{received} items received, {sent} sent"));
+    let items = answer.items.map(|TapItems { received, sent, .. }| {
+        format!("{} received, {sent} sent", count(received, "item"))
+    });
     let fault = answer.fault.as_ref();
     let fault = fault.map(|TapFault { code, message, .. }| format!("{code}: {message}"));
     let body = answer.body.as_ref().map(text_of);
@@ -273,7 +266,7 @@ fn text_of(body: &TapBody) -> String {
         true => format!(": {}", String::from_utf8_lossy(&body.bytes)),
         false => String::new(),
     };
-    format!("({} bytes, {content_type}){beginning}", body.len)
+    format!("({}, {content_type}){beginning}", count(body.len, "byte"))
 }
 
 /// Returns a whole body as JSON; `None` if that is not possible.
@@ -395,7 +388,7 @@ impl<'a> Record<'a> {
             _ => Kind::Unknown,
         };
         Self {
-            time: rfc_3339(event.time),
+            time: units::moment(event.time),
             instance: &event.instance,
             service: &event.service,
             call: call.map(|call| call.number),
@@ -414,7 +407,7 @@ impl<'a> Kind<'a> {
             user_id: request.user_id.as_deref(),
             headers: &request.headers.values,
             arguments: Body::of(&request.body),
-            remaining_ms: request.remaining.map(millis),
+            remaining_ms: request.remaining.map(units::millis),
             redelivered: request.redelivered,
             to_all: request.to_all,
         }
@@ -427,7 +420,7 @@ impl<'a> Kind<'a> {
         };
         Self::Answer {
             outcome: outcome(answer.outcome),
-            duration_ms: millis(answer.duration),
+            duration_ms: units::millis(answer.duration),
             headers: &answer.headers.values,
             result: body(TapOutcome::Result),
             error: body(TapOutcome::Error),
@@ -435,14 +428,6 @@ impl<'a> Kind<'a> {
             items: answer.items,
         }
     }
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-fn rfc_3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
 }
 
 #[cfg(test)]

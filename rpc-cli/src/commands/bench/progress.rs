@@ -66,8 +66,8 @@ fn message(record: &Record) -> String {
         failures => format!(", {failures} without a result"),
     };
     format!(
-        "{} calls, {} per second, p99 {}{failures}",
-        record.calls(),
+        "{}, {} per second, p99 {}{failures}",
+        units::count(record.calls(), "call"),
         units::rate(Some(record.rate())),
         units::duration(record.percentile(99.0)),
     )

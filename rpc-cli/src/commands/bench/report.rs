@@ -72,15 +72,14 @@ impl Report {
     /// Returns the run in words.
     pub(super) fn title(&self) -> String {
         let load = match self.load {
-            Load::Closed { callers: 1 } => "1 caller".to_owned(),
-            Load::Closed { callers } => format!("{callers} callers"),
+            Load::Closed { callers } => units::count(callers, "caller"),
             Load::Open { per_second } => format!("{per_second} calls per second planned"),
         };
         let time = units::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
         format!(
-            "{}, {load}: {} calls in {time}, {} per second",
+            "{}, {load}: {} in {time}, {} per second",
             visible(&self.method),
-            self.calls,
+            units::count(self.calls, "call"),
             units::rate(Some(self.calls_per_second))
         )
     }

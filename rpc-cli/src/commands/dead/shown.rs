@@ -1,43 +1,49 @@
 //! Dead letters as text and as JSON.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rpc_core::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::{Output, visible};
-use crate::units::{UNKNOWN, since};
+use crate::units::{known, moment, since};
 
 /// Most bytes of a body that are shown if it is no JSON.
 const MAX_BYTES: usize = 4096;
 
+/// Header of [`row`].
+pub(super) const HEADER: [&str; 8] = [
+    "id",
+    "age",
+    "reason",
+    "deaths",
+    "deliveries",
+    "method",
+    "queue",
+    "bytes",
+];
+
 /// Returns the cells of a table.
 pub(super) fn row(letter: &DeadLetter) -> [String; 8] {
-    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| UNKNOWN.to_owned());
     let now = SystemTime::now();
-    let number = |number: Option<u32>| number.map_or(UNKNOWN.to_owned(), |it| it.to_string());
     [
         letter.id.clone(),
-        letter.died.map_or(UNKNOWN.to_owned(), |it| since(it, now)),
-        text(&letter.reason),
+        known(letter.died.map(|it| since(it, now))),
+        known(letter.reason.as_deref()),
         letter.deaths.to_string(),
-        number(letter.deliveries),
-        text(&letter.method),
-        text(&letter.queue),
+        known(letter.deliveries),
+        known(letter.method.as_deref()),
+        known(letter.queue.as_deref()),
         letter.body.len().to_string(),
     ]
 }
 
-/// Returns a letter as JSON. `arguments` are the decoded arguments; if they cannot be decoded, `body` has the bytes in hexadecimal digits.
+/// Returns a letter as JSON. Times have the form of RFC 3339. `arguments` are the decoded arguments; if they cannot be decoded, `body` has the bytes in hexadecimal digits.
 pub(super) fn details(letter: &DeadLetter) -> Value {
-    let seconds = |time: Option<SystemTime>| {
-        let time = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        time.map(|time| time.as_secs_f64())
-    };
     let mut shown = serde_json::to_value(letter).unwrap_or_default();
-    shown["died"] = json!(seconds(letter.died));
-    shown["deadline"] = json!(seconds(letter.deadline));
+    shown["died"] = json!(letter.died.map(moment));
+    shown["deadline"] = json!(letter.deadline.map(moment));
     if let Some(fields) = shown.as_object_mut() {
         fields.remove("body");
     }
@@ -53,19 +59,8 @@ pub(super) fn details(letter: &DeadLetter) -> Value {
 
 /// Prints a letter for people.
 pub(super) fn print(letter: &DeadLetter, out: &mut Output) -> Result<(), Failure> {
-    let row = row(letter);
-    let names = [
-        "id",
-        "age",
-        "reason",
-        "deaths",
-        "deliveries",
-        "method",
-        "from queue",
-        "bytes",
-    ];
-    for (name, value) in names.into_iter().zip(&row) {
-        out.line(format_args!("{name:<15}{}", visible(value)))?;
+    for (name, value) in HEADER.into_iter().zip(row(letter)) {
+        out.line(format_args!("{name:<15}{}", visible(&value)))?;
     }
     let details = details(letter);
     for (name, field) in [

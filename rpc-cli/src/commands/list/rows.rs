@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use rpc_core::instances::InstanceInfo;
 use serde::Serialize;
 
-use crate::units::{self, UNKNOWN};
+use crate::units;
 
 /// The instances of a service that read one queue.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -26,7 +26,6 @@ pub(super) struct ServiceRow {
 
 impl ServiceRow {
     pub(super) fn cells(&self) -> [String; 7] {
-        let number = |value: Option<u32>| value.map_or(UNKNOWN.to_owned(), |n| n.to_string());
         let versions: Vec<_> = self.versions.iter().map(String::as_str).collect();
         let contracts: Vec<_> = self
             .contracts
@@ -39,8 +38,8 @@ impl ServiceRow {
             self.instances.to_string(),
             contracts.join(", "),
             self.queue.clone(),
-            number(self.ready),
-            number(self.consumers),
+            units::known(self.ready),
+            units::known(self.consumers),
         ]
     }
 }

@@ -108,15 +108,10 @@ impl Answers {
         times.min = times.min.min(time);
         times.max = times.max.max(time);
         times.sum += time;
-        self.min_ms = millis(times.min);
-        self.avg_ms = millis(times.sum / self.answers);
-        self.max_ms = millis(times.max);
+        self.min_ms = units::millis(times.min);
+        self.avg_ms = units::millis(times.sum / self.answers);
+        self.max_ms = units::millis(times.max);
     }
-}
-
-/// Milliseconds, to the microsecond.
-pub(super) fn millis(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]

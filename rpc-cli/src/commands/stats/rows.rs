@@ -101,9 +101,7 @@ pub(super) fn oldest(stats: &[InstanceStats]) -> Vec<[String; 4]> {
             call.method.clone(),
             units::age(call.age),
             units::short_id(&instance.id),
-            call.correlation_id
-                .clone()
-                .unwrap_or(units::UNKNOWN.to_owned()),
+            units::known(call.correlation_id.as_deref()),
         ]
     });
     rows.collect()

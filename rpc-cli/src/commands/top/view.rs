@@ -126,9 +126,7 @@ fn service_row(service: &Service) -> Row<'static> {
         units::rate(rates.map(|rates| rates.calls)),
         units::rate(rates.map(|rates| rates.errors)),
         units::duration(*p99),
-        service
-            .depth
-            .map_or(units::UNKNOWN.to_owned(), |depth| depth.to_string()),
+        units::known(service.depth),
         (in_flight.saturating_add(*streams)).to_string(),
     ])
     .style(match has_errors {
