@@ -18,6 +18,8 @@ mod instances;
 mod output;
 mod rates;
 mod rust_type;
+#[cfg(test)]
+mod samples;
 mod target;
 mod units;
 

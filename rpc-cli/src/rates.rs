@@ -86,61 +86,30 @@ pub(crate) fn faults(method: &MethodStats) -> u64 {
     method.faults.values().sum()
 }
 
-/// Statistics for the tests of other files.
-#[cfg(test)]
-pub(crate) fn sample(id: &str, service: &str, calls: u64, panics: u64) -> InstanceStats {
-    let time = |micros: u32| serde_json::json!({ "secs": 0, "nanos": micros * 1000 });
-    let stats = serde_json::json!({
-        "id": id,
-        "name": "worker",
-        "service": service,
-        "since": { "secs_since_epoch": 100, "nanos_since_epoch": 0 },
-        "methods": [{
-            "name": "fib",
-            "calls": calls,
-            "results": calls - panics,
-            "errors": 0,
-            "faults": { "panicked": panics },
-            "in_flight": 1,
-            "streams": 0,
-            "mean": time(10),
-            "p50": time(20),
-            "p90": time(30),
-            "p99": time(40),
-            "max": time(50),
-        }],
-        "oldest": [{
-            "method": "fib",
-            "age": { "secs": 75, "nanos": 0 },
-            "correlation_id": "c-1",
-        }],
-    });
-    serde_json::from_value(stats).unwrap()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::stats;
 
     #[test]
     fn rates_are_the_differences_per_second() {
         let mut meter = Meter::default();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(meter.read(&sample("a", "Fib", 10, 0), start), [None]);
-        let rates = meter.read(&sample("a", "Fib", 30, 4), after(2));
+        assert_eq!(meter.read(&stats("a", "Fib", 10, 0), start), [None]);
+        let rates = meter.read(&stats("a", "Fib", 30, 4), after(2));
         let expected = Rates {
             calls: 10.0,
             errors: 2.0,
         };
         assert_eq!(rates, [Some(expected)]);
         // A server that starts again counts from zero, with another id.
-        assert_eq!(meter.read(&sample("b", "Fib", 5, 0), after(3)), [None]);
+        assert_eq!(meter.read(&stats("b", "Fib", 5, 0), after(3)), [None]);
         // An instance that did not answer in between.
-        let rates = meter.read(&sample("a", "Fib", 30, 4), after(10));
+        let rates = meter.read(&stats("a", "Fib", 30, 4), after(10));
         assert_eq!(rates, [Some(Rates::default())]);
         // Hostile counters that go back.
-        let rates = meter.read(&sample("a", "Fib", 0, 0), after(11));
+        let rates = meter.read(&stats("a", "Fib", 0, 0), after(11));
         assert_eq!(rates, [Some(Rates::default())]);
     }
 
@@ -148,7 +117,7 @@ mod tests {
     fn instances_that_are_gone_are_forgotten() {
         let mut meter = Meter::default();
         let start = Instant::now();
-        meter.read(&sample("a", "Fib", 10, 0), start);
+        meter.read(&stats("a", "Fib", 10, 0), start);
         meter.forget(start + KEPT / 2);
         assert_eq!(meter.readings.len(), 1);
         meter.forget(start + KEPT);

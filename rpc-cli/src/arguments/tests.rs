@@ -5,39 +5,26 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::failure::Exit;
+use crate::samples::{method, ty};
 
-/// Describes a method by the names and Rust types of its arguments. A name that ends in `?` is optional, one that begins with `*` a stream.
-fn method(arguments: &[(&str, &str)]) -> MethodInfo {
+/// Returns a method by the names and Rust types of its arguments. A name that ends in `?` is optional, one that begins with `*` a stream.
+fn taking(arguments: &[(&str, &str)]) -> MethodInfo {
     with_schemas(arguments.iter().map(|(name, rust)| (*name, *rust, None)))
 }
 
 fn with_schemas<'a>(
     arguments: impl IntoIterator<Item = (&'a str, &'a str, Option<Value>)>,
 ) -> MethodInfo {
-    let ty = |rust: &str, schema: Option<Value>| json!({ "rust": rust, "schema": schema.map(|it| it.to_string()) });
     let arguments = arguments.into_iter().map(|(name, rust, schema)| {
         let (name, optional) = (name.trim_end_matches('?'), name.ends_with('?'));
         let (name, stream) = (name.trim_start_matches('*'), name.starts_with('*'));
-        json!({ "name": name, "ty": ty(rust, schema), "optional": optional, "stream": stream })
+        let schema = schema.map(|schema| schema.to_string());
+        let ty = json!({ "rust": rust, "schema": schema });
+        json!({ "name": name, "ty": ty, "optional": optional, "stream": stream })
     });
     let arguments: Vec<_> = arguments.collect();
-    let info = json!({
-        "name": "put",
-        "docs": null,
-        "kind": "Unary",
-        "queue": null,
-        "arguments": arguments,
-        "result": ty("u64", None),
-        "error": null,
-        "item_error": null,
-        "idempotent": false,
-        "at_most_once": false,
-        "persistent": false,
-        "default": false,
-        "priority": null,
-        "timeout": null,
-    });
-    serde_json::from_value(info).expect("a description")
+    let changes = json!({ "arguments": arguments, "result": ty("u64") });
+    serde_json::from_value(method("put", changes)).expect("a description")
 }
 
 fn owned(words: &[&str]) -> Vec<String> {
@@ -66,7 +53,7 @@ fn refused(words: &[&str], method: Option<&MethodInfo>) -> String {
 
 #[test]
 fn the_type_of_an_argument_tells_texts_from_json() {
-    let method = method(&[("n", "u64"), ("name", "String")]);
+    let method = taking(&[("n", "u64"), ("name", "String")]);
     let expected = json!({ "n": 30, "name": "30" });
     for words in [
         &["30", "30"][..],
@@ -96,7 +83,7 @@ fn the_type_of_an_argument_tells_texts_from_json() {
 
 #[test]
 fn an_option_of_a_text_takes_null_and_texts_without_quotes() {
-    let method = method(&[("name", "Option<String>")]);
+    let method = taking(&[("name", "Option<String>")]);
     assert_eq!(
         parsed(&["name=null"], Some(&method)),
         json!({ "name": null })
@@ -111,7 +98,7 @@ fn an_option_of_a_text_takes_null_and_texts_without_quotes() {
 
 #[test]
 fn values_of_unknown_types_are_json_if_they_can_be() {
-    let method = method(&[("item", "Item")]);
+    let method = taking(&[("item", "Item")]);
     assert_eq!(parsed(&["item=30"], Some(&method)), json!({ "item": 30 }));
     assert_eq!(
         parsed(&["item=red"], Some(&method)),
@@ -141,7 +128,7 @@ fn without_a_description_arguments_are_an_object_or_an_array() {
 
 #[test]
 fn arguments_with_a_default_may_be_left_out() {
-    let method = method(&[("n", "u64"), ("limit?", "u32")]);
+    let method = taking(&[("n", "u64"), ("limit?", "u32")]);
     assert_eq!(parsed(&["1"], Some(&method)), json!({ "n": 1 }));
     assert_eq!(
         parsed(&["1", "2"], Some(&method)),
@@ -151,7 +138,7 @@ fn arguments_with_a_default_may_be_left_out() {
 
 #[test]
 fn all_problems_are_in_one_message() {
-    let method = method(&[("n", "u64"), ("name", "String"), ("limit?", "u8")]);
+    let method = taking(&[("n", "u64"), ("name", "String"), ("limit?", "u8")]);
     assert_eq!(
         refused(&["nmae=Zoë", "n=-1", "limit=300", "n=2"], Some(&method)),
         "the arguments do not fit put(n: u64, name: String, limit?: u8):\n  \
@@ -183,7 +170,7 @@ fn all_problems_are_in_one_message() {
 
 #[test]
 fn nested_standard_types_are_checked() {
-    let map = method(&[("pairs", "Vec<(String, Option<i8>)>")]);
+    let map = taking(&[("pairs", "Vec<(String, Option<i8>)>")]);
     let pairs = r#"pairs=[["a",1],["b",null]]"#;
     assert_eq!(
         parsed(&[pairs], Some(&map)),
@@ -196,7 +183,7 @@ fn nested_standard_types_are_checked() {
         ),
         "{message}"
     );
-    let nothing = method(&[
+    let nothing = taking(&[
         ("nothing", "()"),
         ("c", "char"),
         ("flag", "bool"),
@@ -220,7 +207,7 @@ fn nested_standard_types_are_checked() {
 /// A fraction is no integer for serde, and an integer of more than 64 bits would lose digits on its way through JSON.
 #[test]
 fn integers_are_exact() {
-    let method = method(&[("n", "u128")]);
+    let method = taking(&[("n", "u128")]);
     assert!(refused(&["1.0"], Some(&method)).contains("expected u128, an integer from 0"));
     assert!(refused(&["340282366920938463463374607431768211455"], Some(&method)).contains("u128"));
     assert_eq!(
@@ -296,7 +283,7 @@ fn a_standard_type_without_a_schema_beside_types_with_schemas_is_not_checked() {
 
 #[test]
 fn one_object_or_array_may_be_the_only_argument() {
-    let numbers = method(&[("numbers", "Vec<u64>")]);
+    let numbers = taking(&[("numbers", "Vec<u64>")]);
     for words in [
         &["[1,2]"][..],
         &["[[1,2]]"],
@@ -309,7 +296,7 @@ fn one_object_or_array_may_be_the_only_argument() {
             "{words:?}"
         );
     }
-    let item = method(&[("item", "Item"), ("limit?", "u8")]);
+    let item = taking(&[("item", "Item"), ("limit?", "u8")]);
     assert_eq!(
         parsed(&[r#"{"id":1}"#], Some(&item)),
         json!({ "item": { "id": 1 } })
@@ -319,13 +306,13 @@ fn one_object_or_array_may_be_the_only_argument() {
         message.contains("unknown argument 'itme': did you mean 'item'?"),
         "{message}"
     );
-    let two = method(&[("a", "Item"), ("b", "Item")]);
+    let two = taking(&[("a", "Item"), ("b", "Item")]);
     assert!(refused(&[r#"{"id":1}"#], Some(&two)).contains("unknown argument 'id'"));
 }
 
 #[test]
 fn a_stream_is_not_among_the_arguments() {
-    let method = method(&[("start", "u64"), ("*numbers", "u8")]);
+    let method = taking(&[("start", "u64"), ("*numbers", "u8")]);
     assert_eq!(parsed(&["1"], Some(&method)), json!({ "start": 1 }));
     let message = refused(&["1", "numbers=2"], Some(&method));
     assert!(message.contains("'numbers' is a stream"), "{message}");
@@ -340,11 +327,11 @@ fn a_stream_is_not_among_the_arguments() {
 
 #[test]
 fn values_in_messages_are_short_and_do_not_control_the_terminal() {
-    let method = method(&[("n", "u8\u{1b}[2J")]);
+    let method = taking(&[("n", "u8\u{1b}[2J")]);
     let long = format!("{{\"n\":\"\u{1b}{}\",\"m\":1}}", "x".repeat(1000));
     let message = refused(&["m=1"], Some(&method));
     assert!(!message.contains('\u{1b}'), "{message}");
-    let numbers = self::method(&[("n", "u8")]);
+    let numbers = taking(&[("n", "u8")]);
     let message = refused(&[&long.replace('\u{1b}', "\\u001b")], Some(&numbers));
     assert!(message.len() < 400, "{message}");
     assert!(!message.contains('\u{1b}'), "{message}");

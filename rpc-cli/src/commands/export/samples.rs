@@ -3,9 +3,7 @@
 use rpc_core::instances::ServiceInfo;
 use serde_json::{Value, json};
 
-fn ty(rust: &str) -> Value {
-    json!({ "rust": rust, "schema": null })
-}
+use crate::samples::{self, argument, ty};
 
 fn with_schema(rust: &str, schema: Value) -> Value {
     let mut schema = schema;
@@ -13,27 +11,16 @@ fn with_schema(rust: &str, schema: Value) -> Value {
     json!({ "rust": rust, "schema": schema.to_string() })
 }
 
-fn argument(name: &str, ty: Value) -> Value {
-    json!({ "name": name, "ty": ty, "optional": false, "stream": false })
-}
-
 fn method(name: &str, kind: &str, arguments: &[Value], result: Value, changes: Value) -> Value {
-    let mut method = json!({
-        "name": name,
-        "docs": format!("Runs {name}.\n\nSecond paragraph with `code`."),
-        "kind": kind,
-        "queue": null,
-        "arguments": arguments,
-        "result": result,
-        "error": null,
-        "item_error": null,
-        "idempotent": false,
-        "at_most_once": false,
-        "persistent": false,
-        "default": false,
-        "priority": null,
-        "timeout": null,
-    });
+    let mut method = samples::method(
+        name,
+        json!({
+            "docs": format!("Runs {name}.\n\nSecond paragraph with `code`."),
+            "kind": kind,
+            "arguments": arguments,
+            "result": result,
+        }),
+    );
     if let (Value::Object(method), Value::Object(changes)) = (&mut method, changes) {
         method.extend(changes);
     }
@@ -41,15 +28,11 @@ fn method(name: &str, kind: &str, arguments: &[Value], result: Value, changes: V
 }
 
 fn service(name: &str, methods: &[Value]) -> ServiceInfo {
-    let service = json!({
-        "name": name,
-        "version": "1.2.0",
-        "docs": "A service.\n\nWith docs.",
-        "queue": format!("rpc.{name}"),
-        "contract": "be130c8f-8aad-5d47-9aa9-38cf4dc7bb26",
-        "methods": methods,
-    });
-    serde_json::from_value(service).expect("a description")
+    let mut service = samples::service(name, &format!("rpc.{name}"), methods);
+    service.version = "1.2.0".to_owned();
+    service.docs = Some("A service.\n\nWith docs.".to_owned());
+    service.contract = "be130c8f-8aad-5d47-9aa9-38cf4dc7bb26".to_owned();
+    service
 }
 
 /// Schema of a recursive type, as schemars writes it for the type itself.

@@ -86,20 +86,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::samples;
 
     fn info(service: &str, version: &str, queues: &[&str]) -> InstanceInfo {
-        let info = json!({
-            "id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
-            "name": "worker",
-            "service": service,
-            "version": version,
-            "queues": queues,
-            "started": { "secs_since_epoch": 100, "nanos_since_epoch": 0 },
-            "crate_version": "0.1.0",
-            "protocol": 1,
-            "contract": format!("{version}-contract"),
-        });
-        serde_json::from_value(info).unwrap()
+        let contract = format!("{version}-contract");
+        let changes = json!({ "version": version, "queues": queues, "contract": contract });
+        samples::instance("6ba7b810-9dad-11d1-80b4-00c04fd430c8", service, changes)
     }
 
     #[test]

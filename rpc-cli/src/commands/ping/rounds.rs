@@ -119,21 +119,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::samples;
 
     fn answer(id: &str, micros: u64) -> InstanceInfo {
-        let info = json!({
-            "id": id,
-            "name": "worker",
-            "service": "Fib",
-            "version": "1",
-            "queues": [],
-            "started": { "secs_since_epoch": 100, "nanos_since_epoch": 0 },
-            "crate_version": "0.1.0",
-            "protocol": 1,
-            "contract": "hash",
-            "round_trip": { "secs": 0, "nanos": micros * 1000 },
-        });
-        serde_json::from_value(info).unwrap()
+        let round_trip = json!({ "secs": 0, "nanos": micros * 1000 });
+        samples::instance(id, "Fib", json!({ "round_trip": round_trip }))
     }
 
     #[test]

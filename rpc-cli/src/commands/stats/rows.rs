@@ -154,11 +154,11 @@ fn faults_in_words(method: &MethodStats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rates::sample;
+    use crate::samples::stats;
 
     #[test]
     fn lines_have_the_numbers_of_each_method() {
-        let stats = [sample("6ba7b810-9dad", "Fib", 7, 2)];
+        let stats = [stats("6ba7b810-9dad", "Fib", 7, 2)];
         let expected =
             "6ba7b810|worker|fib|7|0|2 (panicked)|1|0|10.0 µs|20.0 µs|30.0 µs|40.0 µs|50.0 µs";
         assert_eq!(methods(&stats)[0].join("|"), expected);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn several_faults_are_told_apart() {
-        let mut stats = sample("a", "Fib", 7, 2);
+        let mut stats = stats("a", "Fib", 7, 2);
         let faults = &mut stats.methods[0].faults;
         faults.insert("overloaded".to_owned(), 3);
         faults.insert("unknown".to_owned(), 0);
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn the_oldest_call_of_all_instances_comes_first() {
-        let mut younger = sample("b", "Fib", 1, 0);
+        let mut younger = stats("b", "Fib", 1, 0);
         younger.oldest[0].age /= 2;
         younger.oldest[0].correlation_id = None;
-        let rows = oldest(&[younger, sample("a", "Fib", 1, 0)]);
+        let rows = oldest(&[younger, stats("a", "Fib", 1, 0)]);
         let rows: Vec<_> = rows.iter().map(|row| row.join("|")).collect();
         assert_eq!(rows, ["fib|1 min 15 s|a|c-1", "fib|37 s|b|-"]);
     }

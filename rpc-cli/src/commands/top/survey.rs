@@ -228,21 +228,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::rates;
+    use crate::samples;
 
     fn info(id: &str, service: &str, queues: &[&str]) -> InstanceInfo {
-        let info = json!({
-            "id": id,
-            "name": "worker",
-            "service": service,
-            "version": id,
-            "queues": queues,
-            "started": { "secs_since_epoch": 100, "nanos_since_epoch": 0 },
-            "crate_version": "0.1.0",
-            "protocol": 1,
-            "contract": "hash",
-        });
-        serde_json::from_value(info).unwrap()
+        samples::instance(id, service, json!({ "version": id, "queues": queues }))
     }
 
     #[test]
@@ -254,10 +243,10 @@ mod tests {
             })]
         };
         let stats = vec![
-            (rates::sample("a", "Fib", 10, 1), rates(5.0)),
-            (rates::sample("b", "Fib", 20, 0), vec![None]),
-            (rates::sample("c", "Fib", 40, 0), rates(1.0)), // Did not answer the first question.
-            (rates::sample("a", "Shop", 7, 0), vec![None]),
+            (samples::stats("a", "Fib", 10, 1), rates(5.0)),
+            (samples::stats("b", "Fib", 20, 0), vec![None]),
+            (samples::stats("c", "Fib", 40, 0), rates(1.0)), // Did not answer the first question.
+            (samples::stats("a", "Shop", 7, 0), vec![None]),
         ];
         let infos = vec![
             info("a", "Fib", &["rpc.Fib"]),

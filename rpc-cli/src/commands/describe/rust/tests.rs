@@ -1,45 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-
-fn service(name: &str, queue: &str, methods: &[Value]) -> ServiceInfo {
-    let service = json!({
-        "name": name,
-        "version": "1.2",
-        "docs": null,
-        "queue": queue,
-        "contract": "hash",
-        "methods": methods,
-    });
-    serde_json::from_value(service).unwrap()
-}
-
-fn method(name: &str, changes: &Value) -> Value {
-    let mut method = json!({
-        "name": name,
-        "docs": null,
-        "kind": "Unary",
-        "queue": null,
-        "arguments": [],
-        "result": ty("()"),
-        "error": null,
-        "item_error": null,
-        "idempotent": false,
-        "at_most_once": false,
-        "persistent": false,
-        "default": false,
-        "priority": null,
-        "timeout": null,
-    });
-    for (key, value) in changes.as_object().unwrap() {
-        method[key] = value.clone();
-    }
-    method
-}
-
-fn ty(rust: &str) -> Value {
-    json!({ "rust": rust, "schema": null })
-}
+use crate::samples::{method, service, ty};
 
 fn argument(name: &str, rust: &str, optional: bool) -> Value {
     json!({ "name": name, "ty": ty(rust), "optional": optional, "stream": false })
@@ -57,7 +19,7 @@ fn an_option_stands_only_where_it_says_something() {
     let service = service(
         "Fib",
         "rpc.Fib",
-        &[method("fib", &json!({ "default": true }))],
+        &[method("fib", json!({ "default": true }))],
     );
     let expected = "use rpc_core::rpc;\n\n#[rpc(version = \"1.2\")]\npub trait Fib {\n    async fn fib();\n}\n";
     assert_eq!(rust(&service), expected);
@@ -79,8 +41,8 @@ fn all_options_are_told() {
         "Fib",
         "staging.rpc.Fib",
         &[
-            method("one", &options),
-            method("two", &json!({ "idempotent": true })),
+            method("one", options),
+            method("two", json!({ "idempotent": true })),
         ],
     );
     let text = rust(&service);
@@ -104,7 +66,7 @@ fn the_timeout_of_most_methods_is_that_of_the_trait() {
     let written = |timeouts: &[Option<u64>]| {
         let methods = timeouts.iter().map(|timeout| {
             let timeout = timeout.map(|secs| json!({ "secs": secs, "nanos": 0 }));
-            method("a", &json!({ "timeout": timeout }))
+            method("a", json!({ "timeout": timeout }))
         });
         rust(&service("Fib", "rpc.Fib", &methods.collect::<Vec<_>>()))
     };
@@ -137,9 +99,9 @@ fn names_that_rust_does_not_accept_are_renamed() {
         argument("1st", "String", false),
     ]});
     let methods = [
-        method("price.of", &arguments),
-        method("loop", &json!({})),
-        method("naïve", &json!({})),
+        method("price.of", arguments),
+        method("loop", json!({})),
+        method("naïve", json!({})),
     ];
     let text = rust(&service("web-shop", "rpc.web-shop", &methods));
     for expected in [
@@ -162,15 +124,15 @@ fn streams_and_errors_have_their_places() {
     let methods = [
         method(
             "a",
-            &json!({ "kind": "ServerStreaming", "result": ty("u64") }),
+            json!({ "kind": "ServerStreaming", "result": ty("u64") }),
         ),
         method(
             "b",
-            &json!({ "kind": "Bidirectional", "result": ty("u64"), "item_error": ty("Broken"), "error": ty("Refused"), "arguments": [numbers] }),
+            json!({ "kind": "Bidirectional", "result": ty("u64"), "item_error": ty("Broken"), "error": ty("Refused"), "arguments": [numbers] }),
         ),
         method(
             "c",
-            &json!({ "kind": "ClientStreaming", "arguments": [numbers], "error": ty("Refused") }),
+            json!({ "kind": "ClientStreaming", "arguments": [numbers], "error": ty("Refused") }),
         ),
     ];
     let text = rust(&service("Feed", "rpc.Feed", &methods));
@@ -187,11 +149,7 @@ fn streams_and_errors_have_their_places() {
 #[test]
 fn texts_of_strangers_cannot_leave_their_places() {
     let hostile = json!({ "docs": "a\r} fn b() {\u{1b}[2J", "queue": "a\")] fn c() {" });
-    let text = rust(&service(
-        "x\u{1b}[2J",
-        "rpc.x",
-        &[method("a(){}", &hostile)],
-    ));
+    let text = rust(&service("x\u{1b}[2J", "rpc.x", &[method("a(){}", hostile)]));
     assert!(!text.contains(['\u{1b}', '\r']), "{text:?}");
     let file = syn::parse_file(&text).unwrap();
     assert_eq!(file.items.len(), 2, "an import and a trait: {text}");
