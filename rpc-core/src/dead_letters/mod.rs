@@ -30,11 +30,12 @@
 //!
 //! AMQP has no way to look at a message in its queue: each look takes letters and gives them back. On a classic queue, this leaves only the mark
 //! that a letter was delivered before. RabbitMQ 4 does not count a letter of a quorum queue that is given back in the way of this module, so no
-//! number of looks makes the queue drop a letter for its `x-delivery-limit`. A look that dies with its process counts once. RabbitMQ 3 counts every
-//! look, and drops letters only from queues with an `x-delivery-limit`: do not set one for a dead-letter queue there.
+//! number of looks makes the queue drop a letter for its `x-delivery-limit`. A look that dies with its process, or whose future is dropped, may
+//! count once. RabbitMQ 3 counts every look, and drops letters only from queues with an `x-delivery-limit`: do not set one for a dead-letter queue
+//! there.
 //!
-//! The order of a quorum queue changes if only a part of its letters is taken and given back: they go behind the letters that were given back
-//! before.
+//! The order of a quorum queue changes if more than 32 of its letters are given back, or only a part of its letters: those go behind the letters
+//! that were given back before.
 //!
 //! While an operation runs, other programs do not see the letters that it holds: [`list`](DeadLetters::list) holds those that it returns, the others
 //! all letters up to the last selected one.
@@ -169,6 +170,11 @@ impl DeadLetters {
     /// connection, a letter is in the request queue or in the dead-letter queue, never in both and never in none. [`Retried`] lists the letters
     /// that were retried, and those that were not.
     ///
+    /// A transaction does not protect against the broker's own end: two queues are written independently of each other. If a node dies during a
+    /// commit, or a quorum queue elects a leader in this moment, the letters of the commit, at most 32, may be in both queues or in none. They are
+    /// `uncertain`, unless the commit was answered just before. The same holds if `quorum_commands_soft_limit`, a setting of RabbitMQ, was set below
+    /// its default of 32, and this program dies: letters may be in both queues.
+    ///
     /// RabbitMQ does not take a transaction back because a queue refuses a letter. The operation checks that the request queue exists before each
     /// transaction, and sends the first letter to each queue alone. If the queue refuses letters nevertheless, because it is full and rejects
     /// messages, or was deleted at this moment, they are put back into the dead-letter queue. Only a program that dies between the
@@ -211,7 +217,7 @@ impl DeadLetters {
         while !wanted.is_done() {
             match scan.next().await {
                 Ok(Some((id, delivery))) if wanted.take(&id) => {
-                    scan.channel.ack(&mut [delivery.tag]);
+                    scan.ack(&mut [delivery.tag]);
                     outcome.uncertain.push(id);
                 }
                 Ok(Some(_)) => continue,

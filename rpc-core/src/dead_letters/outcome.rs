@@ -13,7 +13,7 @@ pub struct Retried {
     /// Letters that are in the dead-letter queue still, or again.
     pub kept: Vec<KeptLetter>,
     /// Letters of `kept` that may be in their request queues, too: a queue refused some letters of one transaction, and the broker does not tell
-    /// which. There are at most 64.
+    /// which. There are at most 32.
     pub may_exist_twice: Vec<String>,
     /// Letters that are either in their request queues or in the dead-letter queue: the connection was lost before the broker answered. Another
     /// listing shows. Letters that were refused and could not be put back are among them, and are logged.

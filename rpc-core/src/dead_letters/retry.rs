@@ -11,15 +11,15 @@ use super::errors;
 use super::ids;
 use super::letter;
 use super::outcome::{KeptLetter, Retried};
-use super::scan::{STEP, Scan};
+use super::scan::{SETTLED_AT_ONCE, STEP, Scan};
 use super::selection::Wanted;
 use crate::connection::Connection;
 use crate::error::{ErrorKind, RpcError};
 use crate::transport::{Channel, ChannelMode, Message, TransportError};
 use crate::wire::{self, Death};
 
-/// Most letters of one transaction.
-const MAX_LETTERS: usize = 64;
+/// Most letters of one transaction. With more, a channel that ends after the commit would leave letters in both queues.
+const MAX_LETTERS: usize = SETTLED_AT_ONCE;
 
 /// Bytes of letters of one transaction. The last letter may exceed the limit.
 const MAX_BYTES: usize = 4 << 20;
@@ -185,7 +185,7 @@ impl Retry {
         }
         // After the publishes, so that a transaction that is cut short has no acknowledgement without its message.
         let mut tags: Vec<_> = letters.iter().map(|letter| letter.tag).collect();
-        self.scan.channel.ack(&mut tags);
+        self.scan.ack(&mut tags);
         let ids = |letters: Vec<Letter>| letters.into_iter().map(|letter| letter.id);
         match timeout(STEP, self.scan.channel.commit()).await {
             Ok(Ok(returned)) => {
