@@ -21,34 +21,25 @@ pub(crate) struct Cli {
 
 /// Options of all commands.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// URL of the broker, such as amqp://user:password@host:5672/vhost. Default: the variable RPC_URL; `rpc help` has the order.
-    #[arg(
-        long,
-        value_name = "URL",
-        global = true,
-        help_heading = "Global options"
-    )]
+    #[arg(long, value_name = "URL", global = true)]
     pub(crate) url: Option<String>,
 
     /// Uses the saved connection of this name. Default: the variable RPC_CONTEXT.
-    #[arg(
-        long,
-        value_name = "NAME",
-        global = true,
-        help_heading = "Global options"
-    )]
+    #[arg(long, value_name = "NAME", global = true)]
     pub(crate) context: Option<String>,
 
     #[command(flatten)]
     pub(crate) certificates: Certificates,
 
     /// Prints JSON instead of text for people.
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(long, global = true)]
     pub(crate) json: bool,
 
     /// Time for which answers of running servers are gathered.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, global = true)]
     pub(crate) within: Duration,
 }
 
@@ -66,19 +57,20 @@ pub(crate) enum Command {
     Stats(commands::stats::Args),
     /// Shows all services of the broker, live.
     Top(commands::top::Args),
-    /// Saves connections, and chooses one.
-    Context(commands::context::Args),
-    /// Prints a script with which a shell completes commands and options.
-    Completions(commands::completions::Args),
-    /// Prints the manual page.
-    Man(commands::man::Args),
+    /// Shows the requests and answers of running servers as they happen.
+    Tail(commands::tail::Args),
+    /// Lists requests that were given up, runs them again, or destroys them.
+    Dead(commands::dead::Args),
     /// Calls a method many times, and measures the answers.
     Bench(commands::bench::Args),
     /// Writes the contract of a service as an AsyncAPI document or as JSON Schemas.
     Export(commands::export::Args),
-    /// Lists requests that were given up, runs them again, or destroys them.
-    Dead(commands::dead::Args),
-    Tail(commands::tail::Args),
+    /// Saves connections, and chooses one.
+    Context(commands::context::Args),
+    /// Prints a script with which a shell completes commands and options.
+    Completions(commands::completions::Args),
+    /// Prints the manual page, or writes all pages.
+    Man(commands::man::Args),
     /// Prints the exit codes.
     #[command(long_about = EXIT_CODES)]
     ExitCodes,

@@ -13,9 +13,9 @@ use crate::files;
 
 /// Text of the help: the choice of the broker.
 pub(crate) const PRECEDENCE: &str = "\
-The broker is that of the first of these that is set: --url, --context, the variables RPC_URL, RPC_CONTEXT and AMQP_URL, and the context of
-`rpc context use`. Other users of the machine may see the arguments of a program, so keep passwords out of --url: save them with
-`rpc context add`, or set RPC_URL.";
+The broker is that of the first of these that is set: --url, --context, the variables RPC_URL, RPC_CONTEXT and AMQP_URL, and the context \
+of `rpc context use`. Other users of the machine may see the arguments of a program, so keep passwords out of --url: save them with `rpc \
+context add`, or set RPC_URL.";
 
 /// The name of the connections that the program opens.
 const NAME: &str = "rpc";

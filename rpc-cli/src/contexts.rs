@@ -40,36 +40,20 @@ pub(crate) struct Context {
 
 /// Files of certificates for `amqps` URLs, as PEM.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Certificates {
     /// File of the authorities that are trusted beside those of the system (PEM).
-    #[arg(
-        long,
-        value_name = "FILE",
-        global = true,
-        help_heading = "Global options"
-    )]
+    #[arg(long, value_name = "FILE", global = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
 
     /// File of the client's certificate (PEM).
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "key",
-        global = true,
-        help_heading = "Global options"
-    )]
+    #[arg(long, value_name = "FILE", requires = "key", global = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cert: Option<PathBuf>,
 
     /// File of the private key of the client's certificate (PEM, without a passphrase).
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "cert",
-        global = true,
-        help_heading = "Global options"
-    )]
+    #[arg(long, value_name = "FILE", requires = "cert", global = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<PathBuf>,
 }

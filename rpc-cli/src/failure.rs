@@ -12,8 +12,8 @@ pub(crate) const EXIT_CODES: &str = "\
 The exit code tells the outcome of a command:
 
    0  success
-   1  a failure outside of the broker: a file cannot be written, …
-   2  wrong usage: an unknown option, or arguments that do not fit the method; nothing was sent
+   1  another failure: a file that cannot be written, a dead letter that is not there, …
+   2  wrong usage: an unknown option, or arguments or items that do not fit the method
    3  the service answered with its own error
    4  a fault: the server, a layer or the broker refused the call, or the handler failed
    5  timeout: no answer in time
@@ -25,7 +25,7 @@ The exit code tells the outcome of a command:
 
 A closed pipe, as in `rpc list | head -1`, is a success.";
 
-/// Outcome of a command that did not succeed.
+/// Exit codes of commands that end early, or with a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {

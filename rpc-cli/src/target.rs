@@ -21,12 +21,12 @@ pub(crate) struct MethodArgs {
     /// Name of the method.
     pub(crate) method: String,
 
-    /// Reads the contract from a file that `rpc describe --json` wrote. Asks no server.
+    /// Reads the description from a file that `rpc describe --json` wrote, or from standard input if FILE is -. Asks no server.
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
 
     /// Sends the request to this queue. Default: the queue that the running servers read, else rpc.<SERVICE>.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 
     /// Sends a plain request, without the name of the method, to a server that does not use this library. Asks no server for its contract.

@@ -20,7 +20,7 @@ use crate::target::{MethodArgs, Target};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Results go to standard output as JSON, and everything else to standard error. A stream is one line of JSON for each item; the items that a
+Results go to standard output as JSON, and everything else to standard error. A stream is one line of JSON for each item; the items that a \
 method takes are read from standard input as JSON, one after the other. The exit code tells the outcome: see `rpc help exit-codes`.
 
   rpc call Fib fib 30

@@ -13,7 +13,7 @@ use crate::units::{UNKNOWN, known};
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "\
-The connections are in the file `rpc/contexts.json` of the user's configuration folder, XDG_CONFIG_HOME or ~/.config. Only its owner may
+The connections are in the file `rpc/contexts.json` of the user's configuration folder, XDG_CONFIG_HOME or ~/.config. Only its owner may \
 read it. No command prints a password.")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -45,7 +45,7 @@ enum Action {
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "\
-Other users of the machine may see the arguments of a program while it runs, and a shell may keep them, so prefer --password-stdin or
+Other users of the machine may see the arguments of a program while it runs, and a shell may keep them, so prefer --password-stdin or \
 --password-command to a password in URL. The options --ca, --cert and --key are saved too.
 
   rpc context add prod amqps://ada@rabbit.example/%2f --password-command 'pass show prod' --use

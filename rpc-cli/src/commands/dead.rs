@@ -29,15 +29,15 @@ const MAX_DRY: usize = 1_000_000;
   rpc dead Fib drop --all            destroys all, after a question
   rpc dead --queue jobs.given-up     the same for a queue of any name
 
-The dead-letter queue of a service is <QUEUE>.dead for each of its request queues. Running servers tell the request queues; without one, it is
-rpc.<SERVICE>. A server with another dead-letter queue needs --queue."
+The dead-letter queue of a service is <QUEUE>.dead for each of its request queues. Running servers tell the request queues; without one, \
+it is rpc.<SERVICE>. A server with another dead-letter queue needs --queue."
 )]
 pub(crate) struct Args {
     /// Name of the service. Comes before the action.
     #[arg(required_unless_present = "queue")]
     service: Option<String>,
 
-    /// Name of the dead-letter queue.
+    /// Works on this dead-letter queue. Default: those of the service.
     #[arg(long, global = true, value_name = "NAME")]
     queue: Option<String>,
 

@@ -15,8 +15,8 @@ use crate::output::note;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Prints the contract as a trait that #[rpc] accepts; its types are named, not defined. With --json, prints the whole description, with the JSON
-Schemas of the types if the servers have them. --schema reads such a file:
+Prints the contract as a trait that #[rpc] accepts; its types are named, not defined. With --json, prints the whole description, with the \
+JSON Schemas of the types if the servers have them. --schema reads such a file:
 
   rpc describe Fib --json > fib.json
   rpc describe --schema fib.json")]
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID", conflicts_with = "schema")]
     instance: Option<String>,
 
-    /// Reads the description from a file, or from standard input if FILE is -. Asks no server.
+    /// Reads the description from a file that `rpc describe --json` wrote, or from standard input if FILE is -. Asks no server.
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
 }

@@ -19,8 +19,11 @@ use crate::description;
 use crate::failure::Failure;
 use crate::files;
 
-/// Writes the contract of a service as an AsyncAPI 3.0 document, or as JSON Schemas of its messages.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "\
+  rpc export Fib --format asyncapi
+  rpc export Fib --format json-schema --output schemas/
+  rpc describe Fib --json | rpc export --schema - --format asyncapi")]
 pub(crate) struct Args {
     /// Name of the service. With --schema, it may be left out.
     #[arg(required_unless_present = "schema")]

@@ -16,9 +16,9 @@ use crate::output::note;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Without SERVICE, prints a line for each service and queue: the versions and the number of the running instances that read the queue, the
-messages that wait in the queue, and its consumers. Instances of one service on several queues are different deployments, or the service has
-queues for some of its methods.
+Without SERVICE, prints a line for each service and queue: the versions and the number of the running instances that read the queue, the \
+messages that wait in the queue, and its consumers. Instances of one service on several queues are different deployments, or the service \
+has queues for some of its methods.
 
 With SERVICE or --instances, prints a line for each instance. Instances that differ in CONTRACT differ in their methods or types.")]
 pub(crate) struct Args {

@@ -21,19 +21,19 @@ use crate::failure::{EXIT_CODES, Failure};
 /// Runs a command.
 pub(crate) async fn run(command: Command, app: &mut App) -> Result<(), Failure> {
     match command {
-        Command::Bench(args) => bench::run(args, app).await,
-        Command::Export(args) => export::run(args, app).await,
         Command::List(args) => list::run(args, app).await,
         Command::Describe(args) => describe::run(args, app).await,
-        Command::Dead(args) => dead::run(args, app).await,
         Command::Call(args) => call::run(args, app).await,
         Command::Ping(args) => ping::run(args, app).await,
         Command::Stats(args) => stats::run(args, app).await,
         Command::Top(args) => top::run(args, app).await,
+        Command::Tail(args) => tail::run(args, app).await,
+        Command::Dead(args) => dead::run(args, app).await,
+        Command::Bench(args) => bench::run(args, app).await,
+        Command::Export(args) => export::run(args, app).await,
         Command::Context(args) => context::run(args, app),
         Command::Completions(args) => completions::run(&args, app),
         Command::Man(args) => man::run(args, app),
-        Command::Tail(args) => tail::run(args, app).await,
         Command::ExitCodes => app.out.line(EXIT_CODES),
     }
 }

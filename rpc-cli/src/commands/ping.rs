@@ -18,11 +18,11 @@ use crate::units;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Asks the running instances of a service for a sign of life, which no method of the service takes part in. Prints a line for each answer, and a
-summary after several rounds.
+Asks the running instances of a service for a sign of life, which no method of the service takes part in. Prints a line for each answer, \
+and a summary after several rounds.
 
-Exits with 0 if enough instances answered in every round, otherwise with 6: at least one, the one of --instance, or the number of --expect.
-Without --expect, a round takes the whole time of --within. A probe of Kubernetes:
+Exits with 0 if enough instances answered in every round, otherwise with 6: at least one, the one of --instance, or the number of \
+--expect. Without --expect, a round takes the whole time of --within. A probe of Kubernetes:
 
   exec:
     command: [rpc, ping, Fib, --expect, '1', --quiet]")]

@@ -18,11 +18,11 @@ use crate::rates::{Meter, Rates};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Prints a line for each method of each instance, then the oldest calls in flight. Instances count from their start, and asking resets nothing.
-ERRORS are the service's own, FAULTS are calls that the library answered, such as those of handlers that panicked.
+Prints a line for each method of each instance, then the oldest calls in flight. Instances count from their start, and asking resets \
+nothing. ERRORS are the service's own, FAULTS are calls that the library answered, such as those of handlers that panicked.
 
-With --watch, prints the numbers again and again, with the rates since the round before; on a terminal in the same place. With --json, each
-round is one line.")]
+With --watch, prints the numbers again and again, with the rates since the round before; on a terminal in the same place. With --json, \
+each round is one line.")]
 pub(crate) struct Args {
     /// Name of the service.
     service: String,

@@ -19,16 +19,20 @@ use crate::instances::instance_that_starts;
 use crate::output::{note, visible};
 use crate::units::{self, count, short_id};
 
-/// Shows the requests and answers of running servers as they happen, one line for each.
-///
-/// Watching takes nothing from anyone. The servers must allow it with `ServerBuilder::tap(true)`. The instances that run at the start are watched;
-/// those that start later are not. Times are in UTC, by the clock of the instance. Events that exceed the limits of a server are left out and counted.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Prints a line for each request and each answer. Watching changes nothing for callers and servers. The servers must allow it with \
+`ServerBuilder::tap(true)`. The instances that run at the start are watched, and not those that start later. Times are in UTC, by the \
+clock of the instance. Events that exceed the limits of a server are left out and counted.
+
+  rpc tail Fib
+  rpc tail Shop --method order --outcome error
+  rpc tail Shop --header tenant=a --json")]
 pub(crate) struct Args {
     /// Name of the service.
     service: String,
 
-    /// Shows the calls of this method only.
+    /// Shows only the calls of this method.
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
 
@@ -40,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     outcome: Option<Outcome>,
 
-    /// Shows the calls of this instance only: an id, or the unique beginning of one.
+    /// Shows only the calls of the instance with this id, or this beginning of an id.
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
 

@@ -22,6 +22,7 @@ async fn the_help_tells_the_exit_codes() {
     assert!(help.stdout.contains(printed.stdout.trim()), "{help}");
     printed.snapshot("help/exit-codes");
     let help = run(&["help"], home.path()).await.exits(0).quietly();
+    help.snapshot("help/rpc");
     let words: Vec<_> = help.stdout.split_whitespace().collect();
     let order = "--url, --context, the variables RPC_URL, RPC_CONTEXT and AMQP_URL";
     assert!(words.join(" ").contains(order), "{help}");

@@ -18,8 +18,8 @@ Keys:
   ?                 shows this help
   q                 quits
 
-CALLS/S and ERRORS/S are the rates since the look before; ERRORS are the service's own errors and faults. P99 is the highest of all methods and
-instances since their start. DEPTH is the number of messages that wait in the queues of the service.";
+CALLS/S and ERRORS/S are the rates since the look before; ERRORS are the service's own errors and faults. P99 is the highest of all \
+methods and instances since their start. DEPTH is the number of messages that wait in the queues of the service.";
 
 /// Next step after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
