@@ -48,7 +48,7 @@ fn scalar(json: &str) -> Result<HeaderValue, String> {
 }
 
 /// Returns headers as a JSON object.
-pub(crate) fn to_json(headers: &Headers) -> Value {
+fn to_json(headers: &Headers) -> Value {
     let fields = headers
         .iter()
         .map(|(name, value)| (name.to_owned(), value_to_json(value)));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rpc_core::instances::MethodKind;
-use rpc_core::{CallError, ContentType, Encoded, UntypedClient};
+use rpc_core::{Call, CallError, ContentType, Encoded, UntypedClient};
 use tokio::time::Instant;
 
 use self::load::{End, Pace};
@@ -29,10 +29,10 @@ use crate::output::note;
 use crate::target::{MethodArgs, Target};
 
 /// Time of a run without `--duration` and `--count`.
-const USUAL_DURATION: Duration = Duration::from_secs(10);
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
 /// Time before a run with a duration, unless `--warm-up` says otherwise.
-const USUAL_WARM_UP: Duration = Duration::from_secs(1);
+const DEFAULT_WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -116,17 +116,17 @@ impl Args {
     /// Returns the longest time of the run.
     fn limit(&self) -> Option<Duration> {
         match (self.duration, self.count) {
-            (None, None) => Some(USUAL_DURATION),
+            (None, None) => Some(DEFAULT_DURATION),
             (duration, _) => duration,
         }
     }
 
     fn warm_up(&self) -> Duration {
-        let usual = match self.count {
+        let default = match self.count {
             Some(_) => Duration::ZERO,
-            None => USUAL_WARM_UP,
+            None => DEFAULT_WARM_UP,
         };
-        self.warm_up.unwrap_or(usual)
+        self.warm_up.unwrap_or(default)
     }
 }
 
@@ -140,25 +140,23 @@ struct Repeated {
 }
 
 impl Repeated {
+    fn timed<R>(&self, call: Call<R>) -> Call<R> {
+        match self.timeout {
+            Some(timeout) => call.timeout(timeout),
+            None => call,
+        }
+    }
+
     async fn call(&self) -> Outcome {
         let arguments = self.arguments.clone();
         if self.is_oneway {
-            let call = self.client.oneway(&self.method, arguments);
-            let call = match self.timeout {
-                Some(timeout) => call.timeout(timeout),
-                None => call,
-            };
+            let call = self.timed(self.client.oneway(&self.method, arguments));
             return match call.await {
                 Ok(()) => Outcome::Result,
                 Err(error) => Outcome::Failed(error),
             };
         }
-        let call = self.client.call(&self.method, arguments);
-        let call = match self.timeout {
-            Some(timeout) => call.timeout(timeout),
-            None => call,
-        };
-        match call.await {
+        match self.timed(self.client.call(&self.method, arguments)).await {
             Ok(_) => Outcome::Result,
             Err(CallError::App(error)) => Outcome::Error(error),
             Err(CallError::Rpc(error)) => Outcome::Failed(error),

@@ -27,7 +27,7 @@ clock of the instance. Events that exceed the limits of a server are left out an
 
   rpc tail Fib
   rpc tail Shop --method order --outcome error
-  rpc tail Shop --header tenant=a --json")]
+  rpc tail Shop --header tenant=a --take 10")]
 pub(crate) struct Args {
     /// Name of the service.
     service: String,
@@ -48,13 +48,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
 
-    /// Time for which calls are watched. A server ends after 10 minutes, whatever is set here.
-    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = duration)]
-    time: Duration,
+    /// Time for which calls are watched. A server shows them for 10 minutes at most.
+    #[arg(long, short, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    duration: Duration,
 
-    /// Ends after this number of events.
+    /// Ends after N events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    count: Option<u64>,
+    take: Option<u64>,
 }
 
 /// An outcome as a user types it.
@@ -77,7 +77,7 @@ impl From<Outcome> for TapOutcome {
 
 pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
     let mut tap = open(&args, app).await?;
-    let mut left = args.count.unwrap_or(u64::MAX);
+    let mut left = args.take.unwrap_or(u64::MAX);
     let mut last_error = None;
     while let Some(event) = tap.next().await {
         let is_event = match &event.kind {
@@ -128,7 +128,10 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
 async fn open(args: &Args, app: &App) -> Result<Tap, Failure> {
     let client = app.client().await?;
     let within = app.global.within;
-    let mut query = client.tap(&args.service).within(within).duration(args.time);
+    let mut query = client
+        .tap(&args.service)
+        .within(within)
+        .duration(args.duration);
     if let Some(method) = &args.method {
         query = query.method(method);
     }

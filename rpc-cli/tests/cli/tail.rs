@@ -47,7 +47,7 @@ async fn calls_are_lines_with_arguments_results_and_outcomes() {
     let stage = Stage::new().await;
     let server = stage.watched_shop().await;
     let shop = stage.caller().await;
-    let mut tail = stage.tail(&["--count", "6"]).await;
+    let mut tail = stage.tail(&["--take", "6"]).await;
     shop.price(7, Some(3)).await.unwrap();
     shop.order(order(13)).await.unwrap_err();
     shop.burn().await.unwrap_err();
@@ -78,7 +78,7 @@ async fn programs_read_one_object_in_each_line() {
     let stage = Stage::new().await;
     let server = stage.watched_shop().await;
     let shop = stage.caller().await;
-    let mut tail = stage.tail(&["--json", "--count", "2"]).await;
+    let mut tail = stage.tail(&["--json", "--take", "2"]).await;
     let call = shop.price(7, None).header("tenant", "a");
     call.header("token", "s3cret").await.unwrap();
     let (request, answer) = (json_line(&mut tail).await, json_line(&mut tail).await);
@@ -115,7 +115,7 @@ async fn calls_are_selected_by_method_header_outcome_and_instance() {
     let server = stage.watched_shop().await;
     let shop = stage.caller().await;
     let id = &server.instance_id()[..8];
-    let first = ["--json", "--count", "1"];
+    let first = ["--json", "--take", "1"];
     let of_order = ["--method", "order", "--instance", id];
     let tail = async |arguments: &[&str]| stage.tail(&[&first, arguments].concat()).await;
     let (mut methods, mut headers, mut values, mut outcomes) = tokio::join!(
@@ -146,7 +146,7 @@ async fn the_end_comes_with_the_time_a_signal_a_closed_pipe_or_the_server() {
     let server = stage.watched_shop().await;
     let shop = stage.caller().await;
     let (timed, interrupted, piped, last) = tokio::join!(
-        stage.tail(&["--for", "300ms"]),
+        stage.tail(&["--duration", "300ms"]),
         stage.tail(&[]),
         stage.tail(&[]),
         stage.tail(&[]),
@@ -185,7 +185,7 @@ async fn a_server_that_shows_no_calls_is_said_to_and_how_to_allow_it() {
     for usage in [
         &["tail"][..],
         &["tail", "Shop", "--outcome", "well"],
-        &["tail", "Shop", "--count", "0"],
+        &["tail", "Shop", "--take", "0"],
     ] {
         stage.rpc(usage).run().await.exits(2);
     }
@@ -196,7 +196,7 @@ async fn lines_fit_into_the_terminal() {
     let stage = Stage::new().await;
     let _server = stage.watched_shop().await;
     let shop = stage.caller().await;
-    let mut terminal = stage.terminal(&["tail", "Shop", "--count", "2"], Size::USUAL);
+    let mut terminal = stage.terminal(&["tail", "Shop", "--take", "2"], Size::USUAL);
     terminal.wait_for("watching 1 instance").await;
     shop.note("x".repeat(1000)).await.unwrap();
     let screen = terminal.wait_for("note result").await;
