@@ -297,28 +297,53 @@ async fn open(
     Ok(reader)
 }
 
+/// The instance that events come from.
+#[derive(Clone)]
+struct Source {
+    instance: String,
+    service: String,
+}
+
+impl Source {
+    /// Returns an event that the client adds.
+    fn own(&self, kind: TapEventKind) -> TapEvent {
+        TapEvent {
+            instance: self.instance.clone(),
+            service: self.service.clone(),
+            time: SystemTime::now(),
+            call: None,
+            kind,
+        }
+    }
+
+    /// Reads an event. An instance cannot speak for another one, and cannot say that the client has ended.
+    fn event(&self, item: &[u8]) -> TapEvent {
+        let event = codec::decode::<TapEvent>(item, QUESTION_CONTENT_TYPE);
+        match event {
+            Ok(event) if !matches!(event.kind, TapEventKind::Ended { .. }) => TapEvent {
+                instance: self.instance.clone(),
+                service: self.service.clone(),
+                ..event
+            },
+            // A later version of the instance may have further kinds of events.
+            _ => self.own(TapEventKind::Skipped { events: 1 }),
+        }
+    }
+}
+
 /// Reads the events of an instance, and adds the last one.
 fn events_of(instance: &InstanceInfo, items: ItemStream) -> BoxStream<'static, TapEvent> {
-    let (id, service) = (instance.id.clone(), instance.service.clone());
-    let own = move |kind| TapEvent {
-        instance: id.clone(),
-        service: service.clone(),
-        time: SystemTime::now(),
-        call: None,
-        kind,
+    let source = Source {
+        instance: instance.id.clone(),
+        service: instance.service.clone(),
     };
     let events = stream::unfold(Some(items), move |items| {
-        let own = own.clone();
+        let source = source.clone();
         async move {
             let mut items = items?;
-            let ended = |error| own(TapEventKind::Ended { error });
+            let ended = |error| source.own(TapEventKind::Ended { error });
             Some(match items.next().await {
-                Some(Ok(item)) => {
-                    // A later version of the instance may have further kinds of events.
-                    let event = codec::decode(&item, QUESTION_CONTENT_TYPE)
-                        .unwrap_or_else(|_| own(TapEventKind::Skipped { events: 1 }));
-                    (event, Some(items))
-                }
+                Some(Ok(item)) => (source.event(&item), Some(items)),
                 Some(Err(StreamError::Rpc(error))) => (ended(Some(error.to_string())), None),
                 Some(Err(StreamError::Own(_))) => {
                     let reason = "the events ended with an error of a service";
@@ -396,5 +421,43 @@ impl fmt::Debug for Tap {
             .field("instances", &self.instances)
             .field("refused", &self.refused)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_speaks_for_itself_only() {
+        let source = Source {
+            instance: "one".to_owned(),
+            service: "Fib".to_owned(),
+        };
+        let forged = |kind| {
+            let event = TapEvent {
+                instance: "other".to_owned(),
+                service: "Bank".to_owned(),
+                time: SystemTime::UNIX_EPOCH,
+                call: None,
+                kind,
+            };
+            codec::encode(&event, QUESTION_CONTENT_TYPE).unwrap()
+        };
+        let skipped = |events| TapEventKind::Skipped { events };
+        let ended = TapEventKind::Ended { error: None };
+        for (item, kind) in [
+            (
+                forged(TapEventKind::StreamOpened),
+                TapEventKind::StreamOpened,
+            ),
+            (forged(skipped(7)), skipped(7)),
+            (forged(ended), skipped(1)),
+            (b"\xc1".as_slice().into(), skipped(1)),
+        ] {
+            let event = source.event(&item);
+            assert_eq!((&*event.instance, &*event.service), ("one", "Fib"));
+            assert_eq!(event.kind, kind);
+        }
     }
 }
