@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use rpc_core::{ErrorKind, OpenError, RpcError};
 
+use crate::output::visible_lines;
+
 /// Text of `rpc help exit-codes`.
 pub(crate) const EXIT_CODES: &str = "\
 The exit code tells the outcome of a command:
@@ -101,7 +103,7 @@ impl Failure {
             let _ = writeln!(
                 anstream::stderr(),
                 "{style}error:{style:#} {}",
-                self.message
+                visible_lines(&self.message)
             );
         }
         ExitCode::from(self.exit as u8)

@@ -1,5 +1,6 @@
 //! Standard output: text and tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
@@ -39,13 +40,18 @@ impl Output {
     /// Writes a value as JSON, for people to read as well.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)?;
-        self.line(text)
+        self.line(escaped(&text))
     }
 
     /// Writes a value as one line of JSON.
     pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value)?;
-        self.line(text)
+        self.json_text(&text)
+    }
+
+    /// Writes a value that is JSON already as one line.
+    pub(crate) fn json_text(&mut self, json: &str) -> Result<(), Failure> {
+        self.line(one_line(&escaped(json)))
     }
 
     /// Writes a table.
@@ -112,10 +118,38 @@ pub(crate) fn table<const N: usize>(
     lines.collect()
 }
 
-/// Writes a remark for people to standard error.
+/// Writes a remark for people to standard error. Control characters are made visible, except for ends of lines.
 pub(crate) fn note(text: impl fmt::Display) {
+    let text = text.to_string();
     // There is no place left to report a standard error that is closed.
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let _ = writeln!(anstream::stderr(), "{}", visible_lines(&text));
+}
+
+/// Makes control characters visible in a text that may have several lines.
+pub(crate) fn visible_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(visible).collect();
+    lines.join("\n")
+}
+
+/// Escapes the control characters that JSON allows in texts: a terminal obeys some of them.
+fn escaped(json: &str) -> Cow<'_, str> {
+    let is_control = |c: char| ('\u{7f}'..='\u{9f}').contains(&c);
+    if !json.contains(is_control) {
+        return json.into();
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_control(c) {
+            true => escaped += &format!("\\u{:04x}", u32::from(c)),
+            false => escaped.push(c),
+        }
+    }
+    escaped.into()
+}
+
+/// Returns JSON without ends of lines between its parts. Texts have none.
+pub(crate) fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
 }
 
 /// Makes control characters visible. Names and docs come from strangers, and a terminal obeys control characters.
@@ -158,5 +192,15 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_a_terminal() {
         assert_eq!(visible("a\u{1b}[2Jä\u{9b}\r\n"), r"a\u{1b}[2Jä\u{9b}\r\n");
+        assert_eq!(visible_lines("a\r\nb\u{1b}"), "a\\r\nb\\u{1b}");
+    }
+
+    #[test]
+    fn json_of_strangers_is_one_line_without_control_characters() {
+        let json = "{\n\t\"a\": \"\u{9b}2J\u{7f}ä\\n\" }\r\n";
+        let written = one_line(&escaped(json));
+        assert_eq!(written, "{ \t\"a\": \"\\u009b2J\\u007fä\\n\" }  ");
+        let value = |json| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(value(&written), value(json));
     }
 }

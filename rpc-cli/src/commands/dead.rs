@@ -10,7 +10,7 @@ use self::shown::{details, row};
 use crate::app::App;
 use crate::confirm;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{note, visible};
 use crate::units::count;
 
 /// Number of letters that are listed of each queue, without `--limit`.
@@ -282,7 +282,8 @@ async fn confirm_drop(queues: &[DeadLetters], letters: &Letters) -> Result<(), F
         true => "all letters".to_owned(),
         false => count(letters.ids.len(), "letter"),
     };
-    confirm::ask(&format!("Destroy {number} in {}?", queues.join(", "))).await
+    let queues = visible(&queues.join(", "));
+    confirm::ask(&format!("Destroy {number} in {queues}?")).await
 }
 
 fn results<T: serde::Serialize>(outcomes: &[(&str, T)]) -> Value {

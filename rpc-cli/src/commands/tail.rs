@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
                 if let Some(error) = error {
                     note(format_args!(
                         "the instance {} is watched no longer: {}",
-                        event.instance,
+                        visible(&event.instance),
                         visible(error)
                     ));
                 }
@@ -440,6 +440,14 @@ impl<'a> Kind<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_the_form_lacks_become_the_nearest_ones() {
+        let second = Duration::from_secs(1);
+        assert_eq!(rfc_3339(UNIX_EPOCH - second), "1970-01-01T00:00:00.000000Z");
+        let far = UNIX_EPOCH + Duration::from_secs(1 << 60);
+        assert_eq!(rfc_3339(far), "9999-12-31T23:59:59.000000Z");
+    }
 
     #[test]
     fn lines_are_cut_by_columns() {

@@ -1,6 +1,6 @@
 //! `rpc tail`.
 
-use rpc_core::{Server, ServerHandle};
+use rpc_core::{Encoded, Server, ServerHandle, UntypedClient};
 use serde_json::{Value, json};
 
 use crate::program::Running;
@@ -107,6 +107,32 @@ async fn programs_read_one_object_in_each_line() {
     );
     assert_eq!(answer["result"], 7);
     assert!(answer["duration_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn bodies_of_strangers_stay_in_their_line() {
+    let stage = Stage::new().await;
+    let _server = stage.watched_shop().await;
+    let shop = UntypedClient::new(stage.connect("stranger").await.client(), "Shop");
+    let pretty = "{\r\n  \"article\": 7,\n  \"\u{9b}2J\u{7f}\": \"\\n\"\n}";
+    let arguments = Encoded::from_json(pretty).unwrap();
+    let mut json = stage.tail(&["--json", "--count", "2"]).await;
+    let mut text = stage.tail(&["--count", "2"]).await;
+    shop.call("price", arguments).await.unwrap();
+    let line = json.line().await.unwrap();
+    let request: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        request["arguments"],
+        json!({"article": 7, "\u{9b}2J\u{7f}": "\n"})
+    );
+    let shown = text.line().await.unwrap();
+    assert!(shown.contains(r#""\u{9b}2J\u{7f}""#), "{shown}");
+    for line in [line, shown] {
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    json_line(&mut json).await;
+    json.end().await.exits(0);
+    text.end().await.exits(0);
 }
 
 #[tokio::test]

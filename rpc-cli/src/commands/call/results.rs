@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::failed_call;
 use crate::failure::Failure;
 use crate::header;
-use crate::output::{Output, note};
+use crate::output::{Output, note, one_line};
 
 /// Output of a call with a stream.
 type StreamReply = Result<Streaming<Encoded, CallError<Encoded>>, CallError<Encoded>>;
@@ -35,7 +35,7 @@ impl Results<'_> {
         let json = value.to_json()?;
         let is_for_people = !self.out.is_json() && std::io::stdout().is_terminal();
         match is_for_people && !self.is_raw {
-            true => self.out.line(indented(&json)?),
+            true => self.indented(&json),
             false => self.line(&json),
         }
     }
@@ -77,9 +77,8 @@ impl Results<'_> {
                 }
             };
             let instance = text_value(&instance)?;
-            self.out.line(format_args!(
-                "{{\"instance\":{instance},\"{name}\":{value}}}"
-            ))?;
+            self.out
+                .json_text(&format!("{{\"instance\":{instance},\"{name}\":{value}}}"))?;
         }
         failure.map_or(Ok(()), Err)
     }
@@ -90,7 +89,16 @@ impl Results<'_> {
         {
             return self.out.line(text);
         }
-        self.out.line(one_line(json)?)
+        self.out.json_text(json)
+    }
+
+    /// Writes JSON with a line for each part. A number keeps its digits.
+    fn indented(&mut self, json: &str) -> Result<(), Failure> {
+        let value: &RawValue = serde_json::from_str(json)?;
+        match value.get().starts_with(['{', '[']) {
+            true => self.out.json(&serde_json::from_str::<Value>(json)?),
+            false => self.out.json_text(json),
+        }
     }
 
     fn headers(&self, headers: &Headers) {
@@ -103,32 +111,11 @@ impl Results<'_> {
 }
 
 fn json_value(value: &Encoded) -> Result<String, Failure> {
-    one_line(&value.to_json()?)
+    Ok(one_line(&value.to_json()?))
 }
 
 fn text_value(text: &str) -> Result<String, Failure> {
     Ok(serde_json::to_string(text)?)
-}
-
-/// Returns JSON without line breaks between its parts. Texts have none.
-fn one_line(json: &str) -> Result<String, Failure> {
-    match json.contains(['\n', '\r']) {
-        false => Ok(json.to_owned()),
-        true => Ok(serde_json::to_string(&serde_json::from_str::<Value>(
-            json,
-        )?)?),
-    }
-}
-
-/// Returns JSON with a line for each part. A number keeps its digits.
-fn indented(json: &str) -> Result<String, Failure> {
-    let value: &RawValue = serde_json::from_str(json)?;
-    match value.get().starts_with(['{', '[']) {
-        true => Ok(serde_json::to_string_pretty(
-            &serde_json::from_str::<Value>(json)?,
-        )?),
-        false => Ok(json.to_owned()),
-    }
 }
 
 /// Returns the service's own error as a line of text.

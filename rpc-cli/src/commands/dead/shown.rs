@@ -1,5 +1,6 @@
 //! Dead letters as text and as JSON.
 
+use std::fmt::Write;
 use std::time::SystemTime;
 
 use rpc_core::dead_letters::DeadLetter;
@@ -41,7 +42,10 @@ pub(super) fn row(letter: &DeadLetter) -> [String; 8] {
 
 /// Returns a letter as JSON. Times have the form of RFC 3339. `arguments` are the decoded arguments; if they cannot be decoded, `body` has the bytes in hexadecimal digits.
 pub(super) fn details(letter: &DeadLetter) -> Value {
-    let mut shown = serde_json::to_value(letter).unwrap_or_default();
+    // A body of many bytes would become as many values.
+    let mut head = letter.clone();
+    head.body = Default::default();
+    let mut shown = serde_json::to_value(head).unwrap_or_default();
     shown["died"] = json!(letter.died.map(moment));
     shown["deadline"] = json!(letter.deadline.map(moment));
     if let Some(fields) = shown.as_object_mut() {
@@ -105,5 +109,9 @@ fn arguments(letter: &DeadLetter) -> Result<Value, String> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(digits, "{byte:02x}"); // A write to a text does not fail.
+    }
+    digits
 }
