@@ -11,7 +11,7 @@ use crate::failure::EXIT_CODES;
 
 /// Looks at the services on a RabbitMQ broker, and calls them.
 #[derive(Debug, Parser)]
-#[command(name = "rpc", version, about, propagate_version = true, after_help = PRECEDENCE)]
+#[command(name = "rpc", version, propagate_version = true, after_help = PRECEDENCE)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
