@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpc_core::{Client, Connection};
+use rpc_core::{Client, Connection, ConnectionState};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::cli::Global;
 use crate::connect::{self, connect};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// Longest time for which the end of the program waits for the broker.
@@ -63,6 +63,18 @@ impl Broker {
     /// Returns the URL of the broker, which may hold a password.
     pub(crate) fn url(&self) -> Result<String, Failure> {
         connect::url(&self.global)
+    }
+
+    /// Returns the failure of a command, which is one of the broker if there was no answer because the connection is down.
+    pub(crate) fn explained(&self, failure: Failure) -> Failure {
+        let state = self.connection.get().map(|it| it.state().current());
+        match (failure.exit(), state) {
+            (Exit::Timeout, Some(ConnectionState::Reconnecting { error })) => Failure::new(
+                Exit::NoBroker,
+                format!("{failure}: the connection to the broker is down: {error}"),
+            ),
+            _ => failure,
+        }
     }
 
     /// Closes the connection, if there is one, after the messages that are on their way.

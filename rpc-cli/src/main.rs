@@ -59,6 +59,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             failure = interrupted(), if !ends_itself => Err(failure),
         }
     };
+    let result = result.map_err(|failure| broker.explained(failure));
     broker.close().await;
     result
 }

@@ -60,7 +60,8 @@ enum Action {
         /// Id of the letter, from the list.
         id: String,
     },
-    /// Sends dead letters to their request queues again, in transactions: nothing is lost or doubled if this program dies.
+    /// Sends dead letters to their request queues again, in transactions: nothing is lost or doubled if this program dies. A request queue that is
+    /// full and refuses letters is an exception: if the program dies then, the refused letters are lost. So is a node of the broker that dies.
     Retry {
         #[command(flatten)]
         letters: Letters,

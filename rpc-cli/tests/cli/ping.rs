@@ -1,5 +1,10 @@
 //! `rpc ping`.
 
+use rpc_core::{Connection, Server};
+use rpc_tests::broker::Node;
+
+use crate::program::Rpc;
+use crate::sample::{Clocks, ShopDispatcher};
 use crate::stage::Stage;
 
 #[tokio::test]
@@ -116,4 +121,21 @@ async fn instances_and_services_that_are_not_there_are_unroutable() {
             .await;
         usage.exits(2);
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_ends_is_the_reason_for_missing_answers() {
+    let node = Node::start().await;
+    let connection = Connection::open(&node.url()).await.unwrap();
+    let server = Server::builder(&connection).service(ShopDispatcher::new(Clocks));
+    let _server = server.build().start().await.unwrap();
+    let home = tempfile::tempdir().unwrap();
+    // The node ends between two rounds.
+    let ping = ["ping", "Shop", "--expect", "1", "--count", "9", "-i", "2s"];
+    let ping = Rpc::new(&ping, home.path()).env("RPC_URL", &node.url());
+    let mut running = ping.start();
+    running.line().await.unwrap();
+    node.kill().await;
+    let ended = running.end().await.exits(7);
+    ended.says("the connection to the broker is down");
 }
