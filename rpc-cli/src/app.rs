@@ -80,7 +80,7 @@ impl Broker {
     /// Closes the connection, if there is one, after the messages that are on their way.
     pub(crate) async fn close(&self) {
         if let Some(connection) = self.connection.get() {
-            // A broker that does not answer does not keep the program.
+            // A broker that does not answer does not delay the end of the program.
             let _ = timeout(CLOSE_LIMIT, connection.close()).await;
         }
     }

@@ -152,7 +152,7 @@ pub(crate) fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-/// Makes control characters visible. Names and docs come from strangers, and a terminal obeys control characters.
+/// Makes control characters visible. Names and docs come from other programs, and a terminal obeys control characters.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,6 +1,6 @@
 //! `rpc top`: all services of a broker, live in a terminal.
 //!
-//! `survey` asks the servers, `state` has the user's choices and follows the keys, `view` draws both. None of them knows of the others' work.
+//! `survey` asks the servers, `state` has the user's choices and follows the keys, `view` draws both.
 
 mod state;
 mod survey;

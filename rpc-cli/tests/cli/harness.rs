@@ -1,4 +1,4 @@
-//! The tests' own surroundings.
+//! Stages, terminals and snapshots of the tests.
 
 use crate::sample::{Calculator, FibDispatcher, later};
 use crate::snapshot::steady;

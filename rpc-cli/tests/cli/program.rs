@@ -185,7 +185,7 @@ impl Running {
         }
     }
 
-    /// Closes the program's input, and waits for its end. Returns the output that no one has read.
+    /// Closes the program's input, and waits for its end. Returns the rest of the output.
     pub(crate) async fn end(mut self) -> Outcome {
         drop(self.stdin.take());
         let (mut stdout, mut stderr) = (String::new(), String::new());

@@ -11,7 +11,7 @@ use crate::program::Rpc;
 use crate::sample::{Clocks, ShopDispatcher};
 use crate::terminal::{Size, Terminal};
 
-/// The surroundings of a test: a virtual host that is empty, and a home folder. Other tests see neither, so that names of services and
+/// The environment of a test: a virtual host that is empty, and a home folder. Other tests see neither, so that names of services and
 /// queues need not be unique.
 #[derive(Debug)]
 pub(crate) struct Stage {

@@ -194,7 +194,7 @@ async fn the_end_comes_with_the_time_a_signal_a_closed_pipe_or_the_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_shows_no_calls_is_said_to_and_how_to_allow_it() {
+async fn the_remedy_for_a_server_that_shows_no_calls_is_named() {
     let stage = Stage::new().await;
     let _shop = stage.shop("shop-1").await;
     let outcome = stage.rpc(&["tail", "Shop"]).run().await.exits(8);

@@ -159,7 +159,7 @@ async fn a_signal_gives_the_terminal_back() {
 }
 
 #[tokio::test]
-async fn colours_are_for_those_who_want_them() {
+async fn no_color_removes_the_colours() {
     let stage = Stage::new().await;
     let user = stage
         .user("^rpc[.]reply", "^amq[.]direct$", "^rpc[.]reply")
