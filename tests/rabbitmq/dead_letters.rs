@@ -17,20 +17,20 @@ use rpc_tests::program::Program;
 use rpc_tests::{eventually, unique_queue};
 
 /// A request queue and its dead-letter queue of one type.
-struct Graveyard {
+struct Queues {
     channel: lapin::Channel,
     queue: String,
     dead: String,
 }
 
-impl Graveyard {
+impl Queues {
     async fn new(node: &Node, kind: &str) -> Self {
         let channel = node.connect().await.create_channel().await.unwrap();
         channel
             .confirm_select(ConfirmSelectOptions::default())
             .await
             .unwrap();
-        let queue = unique_queue("graveyard");
+        let queue = unique_queue("requests");
         let dead = format!("{queue}.dead");
         for name in [&queue, &dead] {
             let mut arguments = FieldTable::default();
@@ -52,7 +52,7 @@ impl Graveyard {
     }
 
     /// Writes letters with numbers as bodies.
-    async fn bury(&self, numbers: std::ops::Range<u32>) {
+    async fn add(&self, numbers: std::ops::Range<u32>) {
         let mut headers = FieldTable::default();
         let reason = AMQPValue::LongString("delivery-limit".into());
         headers.insert("rpc-death-reason".into(), reason);
@@ -108,10 +108,10 @@ async fn looks_at_a_quorum_queue_lose_no_letter() {
     // More than RabbitMQ sends to a quorum queue before the queue has answered.
     const LETTERS: u32 = 200;
     let node = shared_node().await;
-    let graveyard = Graveyard::new(node, "quorum").await;
-    graveyard.bury(0..LETTERS).await;
+    let queues = Queues::new(node, "quorum").await;
+    queues.add(0..LETTERS).await;
     let connection = Connection::open(&node.url()).await.unwrap();
-    let dead = connection.dead_letters(&graveyard.dead);
+    let dead = connection.dead_letters(&queues.dead);
     let ids = async || {
         let letters = dead.list(1000).await.unwrap();
         letters
@@ -132,7 +132,7 @@ async fn looks_at_a_quorum_queue_lose_no_letter() {
     };
     let expected: Vec<_> = (0..LETTERS).map(|number| (number, looks)).collect();
     // The queue chooses a new order.
-    let mut left = graveyard.drain(&graveyard.dead).await;
+    let mut left = queues.drain(&queues.dead).await;
     left.sort_unstable();
     assert_eq!(left, expected);
 }
@@ -140,10 +140,10 @@ async fn looks_at_a_quorum_queue_lose_no_letter() {
 #[tokio::test]
 async fn other_operations_do_not_count_the_letters_that_stay() {
     let node = shared_node().await;
-    let graveyard = Graveyard::new(node, "quorum").await;
-    graveyard.bury(0..5).await;
+    let queues = Queues::new(node, "quorum").await;
+    queues.add(0..5).await;
     let connection = Connection::open(&node.url()).await.unwrap();
-    let dead = connection.dead_letters(&graveyard.dead);
+    let dead = connection.dead_letters(&queues.dead);
     let letters = dead.list(100).await.unwrap();
     let id = |place: usize| letters[place].id.clone();
     assert!(dead.find(&id(4)).await.unwrap().is_some());
@@ -151,13 +151,13 @@ async fn other_operations_do_not_count_the_letters_that_stay() {
     assert_eq!(dead.discard([id(3)]).await.unwrap().discarded, [id(3)]);
     // A look that is dropped.
     let _ = tokio::time::timeout(Duration::ZERO, dead.list(100)).await;
-    assert_eq!(graveyard.drain(&graveyard.queue).await, [(1, 0)]);
+    assert_eq!(queues.drain(&queues.queue).await, [(1, 0)]);
     let left = eventually("the letters are back", async || {
-        let status = connection.queue_status(&graveyard.dead).await.unwrap();
+        let status = connection.queue_status(&queues.dead).await.unwrap();
         (status.unwrap().messages == 3).then_some(())
     });
     left.await;
-    let left = graveyard.drain(&graveyard.dead).await;
+    let left = queues.drain(&queues.dead).await;
     let mut numbers: Vec<_> = left.iter().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 2, 4]);
@@ -213,8 +213,8 @@ async fn a_retry_of_scattered_letters_loses_and_doubles_none() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     for goal in [None, Some(100), Some(300)] {
-        let graveyard = Graveyard::new(node, "quorum").await;
-        graveyard.bury(0..LETTERS).await;
+        let queues = Queues::new(node, "quorum").await;
+        queues.add(0..LETTERS).await;
         let count = async |queue: &str| {
             let status = connection.queue_status(queue).await.unwrap();
             status.unwrap().messages
@@ -222,32 +222,32 @@ async fn a_retry_of_scattered_letters_loses_and_doubles_none() {
         match goal {
             // To its end.
             None => {
-                let dead = connection.dead_letters(&graveyard.dead);
+                let dead = connection.dead_letters(&queues.dead);
                 // A slow broker does not list all.
                 let ids = every_second(&dead).await;
                 let outcome = dead.retry(ids.clone()).await.unwrap();
                 assert_eq!(outcome.retried.len(), ids.len());
-                assert_eq!(count(&graveyard.queue).await as usize, ids.len());
+                assert_eq!(count(&queues.queue).await as usize, ids.len());
             }
             // Until a kill.
             Some(goal) => {
                 let test = "a_retry_of_scattered_letters_loses_and_doubles_none";
-                let mut operator = operator(node, &graveyard.dead, test).await;
+                let mut operator = operator(node, &queues.dead, test).await;
                 eventually("some letters are retried", async || {
-                    (count(&graveyard.queue).await >= goal).then_some(())
+                    (count(&queues.queue).await >= goal).then_some(())
                 })
                 .await;
                 operator.kill().await;
             }
         }
         eventually("no letter is in the hands of an operator", async || {
-            let (dead, retried) = (count(&graveyard.dead).await, count(&graveyard.queue).await);
+            let (dead, retried) = (count(&queues.dead).await, count(&queues.queue).await);
             println!("{dead} dead, {retried} retried");
             (dead + retried == LETTERS).then_some(())
         })
         .await;
-        let mut numbers = graveyard.drain(&graveyard.queue).await;
-        numbers.extend(graveyard.drain(&graveyard.dead).await);
+        let mut numbers = queues.drain(&queues.queue).await;
+        numbers.extend(queues.drain(&queues.dead).await);
         let different: HashSet<_> = numbers.iter().map(|(number, _)| *number).collect();
         assert_eq!((numbers.len(), different.len()), (1200, 1200), "{goal:?}");
     }
@@ -262,16 +262,16 @@ async fn a_killed_retry_loses_and_doubles_no_letter() {
     let node = shared_node().await;
     let connection = Connection::open(&node.url()).await.unwrap();
     for kind in ["classic", "quorum"] {
-        let graveyard = Graveyard::new(node, kind).await;
-        graveyard.bury(0..LETTERS).await;
+        let queues = Queues::new(node, kind).await;
+        queues.add(0..LETTERS).await;
         let retried = async || {
-            let status = connection.queue_status(&graveyard.queue).await.unwrap();
+            let status = connection.queue_status(&queues.queue).await.unwrap();
             status.unwrap().messages
         };
         let mut kills = 0;
         for goal in [1, 500, 1500] {
             let test = "a_killed_retry_loses_and_doubles_no_letter";
-            let mut operator = operator(node, &graveyard.dead, test).await;
+            let mut operator = operator(node, &queues.dead, test).await;
             eventually("some letters are retried", async || {
                 (retried().await >= goal).then_some(())
             })
@@ -282,30 +282,30 @@ async fn a_killed_retry_loses_and_doubles_no_letter() {
         assert!(kills > 0, "each retry was complete before its kill");
         // The broker has noticed the ends of the connections, and all letters are in a queue.
         eventually("no letter is in the hands of an operator", async || {
-            let status = connection.queue_status(&graveyard.dead).await.unwrap();
+            let status = connection.queue_status(&queues.dead).await.unwrap();
             let dead = status.unwrap().messages;
             println!("{kind}: {dead} dead, {} retried", retried().await);
             (dead + retried().await == LETTERS).then_some(())
         })
         .await;
         let outcome = connection
-            .dead_letters(&graveyard.dead)
+            .dead_letters(&queues.dead)
             .retry(Selection::All)
             .await
             .unwrap();
         assert!(outcome.interrupted.is_none() && outcome.kept.is_empty());
-        let numbers = graveyard.drain(&graveyard.queue).await;
+        let numbers = queues.drain(&queues.queue).await;
         let different: HashSet<_> = numbers.iter().map(|(number, _)| *number).collect();
         assert_eq!((numbers.len(), different.len()), (3000, 3000), "{kind}");
-        assert!(graveyard.drain(&graveyard.dead).await.is_empty());
+        assert!(queues.drain(&queues.dead).await.is_empty());
     }
 }
 
 #[tokio::test]
 async fn missing_permissions_of_operators_are_named() {
     let node = Node::start().await;
-    let graveyard = Graveyard::new(&node, "classic").await;
-    graveyard.bury(0..3).await;
+    let queues = Queues::new(&node, "classic").await;
+    queues.add(0..3).await;
     node.ctl(&["add_user", "limited", "secret"]).await;
     let connect = async |permissions: [&str; 3]| {
         let [configure, write, read] = permissions;
@@ -315,16 +315,12 @@ async fn missing_permissions_of_operators_are_named() {
         Connection::open(&url).await.unwrap()
     };
     let blind = connect(["^$", ".*", "^$"]).await;
-    let error = blind
-        .dead_letters(&graveyard.dead)
-        .list(9)
-        .await
-        .unwrap_err();
+    let error = blind.dead_letters(&queues.dead).list(9).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("grant"), "{error}");
 
     let reader = connect(["^$", "^$", ".*"]).await;
-    let dead = reader.dead_letters(&graveyard.dead);
+    let dead = reader.dead_letters(&queues.dead);
     assert_eq!(dead.list(9).await.unwrap().len(), 3);
     let error = dead.retry(Selection::All).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
@@ -334,10 +330,10 @@ async fn missing_permissions_of_operators_are_named() {
         (waiting.len() == 3).then_some(())
     })
     .await;
-    assert!(graveyard.drain(&graveyard.queue).await.is_empty());
+    assert!(queues.drain(&queues.queue).await.is_empty());
 
     let operator = connect(["^$", "^amq.default$", ".*"]).await;
-    let dead = operator.dead_letters(&graveyard.dead);
+    let dead = operator.dead_letters(&queues.dead);
     let outcome = dead.retry(Selection::All).await.unwrap();
     assert_eq!(outcome.retried.len(), 3);
 }
@@ -346,14 +342,14 @@ async fn missing_permissions_of_operators_are_named() {
 async fn a_lost_connection_in_a_retry_loses_and_doubles_no_letter() {
     const LETTERS: u32 = 2000;
     let node = Node::start().await;
-    let graveyard = Graveyard::new(&node, "quorum").await;
-    graveyard.bury(0..LETTERS).await;
+    let queues = Queues::new(&node, "quorum").await;
+    queues.add(0..LETTERS).await;
     let connection = Connection::open(&node.url()).await.unwrap();
-    let dead = connection.dead_letters(&graveyard.dead);
+    let dead = connection.dead_letters(&queues.dead);
     let watching = Connection::open(&node.url()).await.unwrap();
     let retrying = tokio::spawn(async move { dead.retry(Selection::All).await });
     eventually("some letters are retried", async || {
-        let status = watching.queue_status(&graveyard.queue).await.unwrap();
+        let status = watching.queue_status(&queues.queue).await.unwrap();
         (status.unwrap().messages > 0).then_some(())
     })
     .await;
@@ -365,12 +361,12 @@ async fn a_lost_connection_in_a_retry_loses_and_doubles_no_letter() {
         outcome.retried.len(),
         outcome.interrupted
     );
-    let graveyard = Graveyard {
+    let queues = Queues {
         channel: node.connect().await.create_channel().await.unwrap(),
-        ..graveyard
+        ..queues
     };
-    let mut numbers = graveyard.drain(&graveyard.queue).await;
-    numbers.extend(graveyard.drain(&graveyard.dead).await);
+    let mut numbers = queues.drain(&queues.queue).await;
+    numbers.extend(queues.drain(&queues.dead).await);
     let different: HashSet<_> = numbers.iter().map(|(number, _)| *number).collect();
     assert_eq!((numbers.len(), different.len()), (2000, 2000));
 }

@@ -12,14 +12,14 @@ use super::{Probe, SampleClient, SampleDispatcher, client, serve, start};
 use crate::broker;
 
 /// A request queue without a server, its dead-letter queue, and a writer of letters.
-struct Graveyard {
+struct Queues {
     connection: Connection,
     queue: String,
     dead: DeadLetters,
     peer: Peer,
 }
 
-impl Graveyard {
+impl Queues {
     async fn new() -> Self {
         Self::with(QueueOptions::classic()).await
     }
@@ -27,7 +27,7 @@ impl Graveyard {
     /// Declares the request queue with options.
     async fn with(options: QueueOptions) -> Self {
         let connection = broker().await.connect().await;
-        let queue = unique_queue("graveyard");
+        let queue = unique_queue("requests");
         let dead_letters = format!("{queue}.dead");
         declare(&connection, &queue, options).await;
         declare(&connection, &dead_letters, QueueOptions::classic()).await;
@@ -41,11 +41,11 @@ impl Graveyard {
     }
 
     /// Writes a letter as a server does.
-    async fn bury(&self, number: u64) {
-        self.bury_from(number, Some(&self.queue)).await;
+    async fn add(&self, number: u64) {
+        self.add_from(number, Some(&self.queue)).await;
     }
 
-    async fn bury_from(&self, number: u64, queue: Option<&str>) {
+    async fn add_from(&self, number: u64, queue: Option<&str>) {
         let mut headers = Headers::new();
         headers.insert("rpc-death-reason", "delivery-limit");
         headers.insert("rpc-death-time", HeaderValue::Timestamp(1_700_000_000));
@@ -140,17 +140,12 @@ async fn a_request_that_a_server_gave_up_is_listed_and_runs_again() {
 async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
     let dead_letters = unique_queue("expired");
     let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
-    let graveyard = Graveyard::with(options.clone()).await;
-    declare(
-        &graveyard.connection,
-        &dead_letters,
-        QueueOptions::classic(),
-    )
-    .await;
-    let sample = SampleClient::new(client(&graveyard.connection)).with_queue(&graveyard.queue);
+    let queues = Queues::with(options.clone()).await;
+    declare(&queues.connection, &dead_letters, QueueOptions::classic()).await;
+    let sample = SampleClient::new(client(&queues.connection)).with_queue(&queues.queue);
     let call = sample.number(7).timeout(Duration::from_millis(100));
     assert!(call.await.unwrap_err().is_timeout());
-    let dead = graveyard.connection.dead_letters(&dead_letters);
+    let dead = queues.connection.dead_letters(&dead_letters);
     let letter = eventually("the request expires", async || {
         // The embedded broker expires messages of a queue when another arrives.
         sample.note("one more".to_owned()).await.unwrap();
@@ -158,7 +153,7 @@ async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
     })
     .await;
     assert_eq!(letter.reason.as_deref(), Some("expired"));
-    assert_eq!(letter.queue.as_ref(), Some(&graveyard.queue));
+    assert_eq!(letter.queue.as_ref(), Some(&queues.queue));
     assert_eq!((letter.deaths, letter.deliveries), (1, None));
     assert!(letter.deadline.unwrap() < SystemTime::now());
     let outcome = dead.retry(Selection::All).await.unwrap();
@@ -166,9 +161,9 @@ async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
 
     let probe = Probe::default();
     let dispatcher = SampleDispatcher::new(probe.clone())
-        .with_queue(&graveyard.queue)
+        .with_queue(&queues.queue)
         .with_queue_options(options);
-    let _server = start(&graveyard.connection, dispatcher).await;
+    let _server = start(&queues.connection, dispatcher).await;
     eventually("the request runs", async || {
         (probe.numbers() == [7]).then_some(())
     })
@@ -177,53 +172,50 @@ async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
 
 #[tokio::test]
 async fn a_list_gives_the_oldest_letters_and_leaves_all() {
-    let graveyard = Graveyard::new().await;
-    assert!(graveyard.ids().await.is_empty());
+    let queues = Queues::new().await;
+    assert!(queues.ids().await.is_empty());
     for number in 0..5 {
-        graveyard.bury(number).await;
+        queues.add(number).await;
     }
-    let all = graveyard.ids().await;
+    let all = queues.ids().await;
     for _ in 0..3 {
-        let oldest = graveyard.dead.list(2).await.unwrap();
+        let oldest = queues.dead.list(2).await.unwrap();
         let bodies: Vec<_> = oldest.iter().map(|letter| &letter.body[..]).collect();
         assert_eq!(bodies, [br#"{"n":0}"#, br#"{"n":1}"#]);
-        assert_eq!(graveyard.ids().await, all);
+        assert_eq!(queues.ids().await, all);
     }
-    assert_eq!(graveyard.counts().await, (0, 5));
-    assert!(graveyard.dead.list(0).await.unwrap().is_empty());
+    assert_eq!(queues.counts().await, (0, 5));
+    assert!(queues.dead.list(0).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn selected_letters_are_discarded_or_retried_and_others_stay() {
-    let graveyard = Graveyard::new().await;
+    let queues = Queues::new().await;
     for number in 0..5 {
-        graveyard.bury(number).await;
+        queues.add(number).await;
     }
-    let ids = graveyard.ids().await;
+    let ids = queues.ids().await;
     let selected = [&ids[1], &ids[3], "missing"].map(String::from);
-    let outcome = graveyard.dead.discard(selected).await.unwrap();
+    let outcome = queues.dead.discard(selected).await.unwrap();
     assert_eq!(outcome.discarded, [ids[1].clone(), ids[3].clone()]);
     assert_eq!(outcome.not_found, ["missing"]);
     assert_eq!(
-        graveyard.ids().await,
+        queues.ids().await,
         [0, 2, 4].map(|place| ids[place].clone())
     );
 
     let selected = [ids[4].clone(), ids[3].clone()];
-    let outcome = graveyard.dead.retry(selected).await.unwrap();
+    let outcome = queues.dead.retry(selected).await.unwrap();
     assert_eq!(outcome.retried, [ids[4].clone()]);
     assert_eq!(outcome.not_found, [ids[3].clone()]);
-    assert_eq!(
-        graveyard.ids().await,
-        [0, 2].map(|place| ids[place].clone())
-    );
-    assert_eq!(graveyard.counts().await, (1, 2));
+    assert_eq!(queues.ids().await, [0, 2].map(|place| ids[place].clone()));
+    assert_eq!(queues.counts().await, (1, 2));
 
-    let outcome = graveyard.dead.discard(Selection::All).await.unwrap();
+    let outcome = queues.dead.discard(Selection::All).await.unwrap();
     assert_eq!(outcome.discarded.len(), 2);
-    assert_eq!(graveyard.counts().await, (1, 0));
+    assert_eq!(queues.counts().await, (1, 0));
     let probe = Probe::default();
-    let _server = serve(&graveyard.connection, &graveyard.queue, &probe, |s| s).await;
+    let _server = serve(&queues.connection, &queues.queue, &probe, |s| s).await;
     eventually("the retried request runs", async || {
         (probe.numbers() == [4]).then_some(())
     })
@@ -232,11 +224,11 @@ async fn selected_letters_are_discarded_or_retried_and_others_stay() {
 
 #[tokio::test]
 async fn equal_letters_are_numbered_from_the_oldest() {
-    let graveyard = Graveyard::new().await;
+    let queues = Queues::new().await;
     for number in [1, 1, 2, 1] {
-        graveyard.bury(number).await;
+        queues.add(number).await;
     }
-    let ids = graveyard.ids().await;
+    let ids = queues.ids().await;
     let id = &ids[0];
     let expected = [
         id.clone(),
@@ -245,24 +237,24 @@ async fn equal_letters_are_numbered_from_the_oldest() {
         format!("{id}-3"),
     ];
     assert_eq!(ids, expected);
-    let outcome = graveyard.dead.discard([format!("{id}-2")]).await.unwrap();
+    let outcome = queues.dead.discard([format!("{id}-2")]).await.unwrap();
     assert_eq!(outcome.discarded, [format!("{id}-2")]);
     let expected = [id.clone(), ids[2].clone(), format!("{id}-2")];
-    assert_eq!(graveyard.ids().await, expected);
+    assert_eq!(queues.ids().await, expected);
 }
 
 #[tokio::test]
 async fn a_letter_that_cannot_be_retried_stays_with_a_reason() {
-    let graveyard = Graveyard::new().await;
+    let queues = Queues::new().await;
     let missing = unique_queue("missing");
-    let own = graveyard.dead.queue().to_owned();
+    let own = queues.dead.queue().to_owned();
     let long = "q".repeat(300);
     for queue in [Some(missing.as_str()), None, Some(&own), Some(&long)] {
-        graveyard.bury_from(1, queue).await;
+        queues.add_from(1, queue).await;
     }
-    graveyard.bury(5).await;
-    let ids = graveyard.ids().await;
-    let outcome = graveyard.dead.retry(Selection::All).await.unwrap();
+    queues.add(5).await;
+    let ids = queues.ids().await;
+    let outcome = queues.dead.retry(Selection::All).await.unwrap();
     assert_eq!(outcome.retried, ids[4..]);
     assert!(outcome.may_exist_twice.is_empty() && outcome.interrupted.is_none());
     let mut kept: Vec<_> = outcome.kept.iter().map(|letter| &letter.id).collect();
@@ -278,30 +270,30 @@ async fn a_letter_that_cannot_be_retried_stays_with_a_reason() {
     assert!(reason(&ids[1]).contains("does not name"));
     assert!(reason(&ids[2]).contains("dead-letter queue"));
     assert!(reason(&ids[3]).contains("255"), "{}", reason(&ids[3]));
-    assert_eq!(graveyard.counts().await, (1, 4));
+    assert_eq!(queues.counts().await, (1, 4));
 }
 
 #[tokio::test]
 async fn letters_that_a_full_queue_refuses_are_put_back() {
-    let graveyard = Graveyard::with(QueueOptions::classic().max_length(1)).await;
+    let queues = Queues::with(QueueOptions::classic().max_length(1)).await;
     for number in 0..4 {
-        graveyard.bury(number).await;
+        queues.add(number).await;
     }
     // The first transaction has one letter, the second has two.
-    let outcome = graveyard.dead.retry(Selection::All).await.unwrap();
+    let outcome = queues.dead.retry(Selection::All).await.unwrap();
     assert_eq!(outcome.retried.len(), 1);
     assert_eq!((outcome.kept.len(), outcome.may_exist_twice.len()), (2, 2));
     let error = outcome.interrupted.unwrap();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
     eventually("the broker takes the letters back", async || {
-        (graveyard.counts().await == (1, 3)).then_some(())
+        (queues.counts().await == (1, 3)).then_some(())
     })
     .await;
-    let outcome = graveyard.dead.retry(Selection::All).await.unwrap();
+    let outcome = queues.dead.retry(Selection::All).await.unwrap();
     assert_eq!((outcome.retried.len(), outcome.kept.len()), (0, 1));
     assert!(outcome.may_exist_twice.is_empty());
     eventually("the broker takes the letter back", async || {
-        (graveyard.counts().await == (1, 3)).then_some(())
+        (queues.counts().await == (1, 3)).then_some(())
     })
     .await;
 }
@@ -309,21 +301,21 @@ async fn letters_that_a_full_queue_refuses_are_put_back() {
 #[tokio::test]
 async fn two_operators_retry_each_letter_once() {
     const LETTERS: u64 = 300;
-    let graveyard = Graveyard::new().await;
+    let queues = Queues::new().await;
     for number in 0..LETTERS {
-        graveyard.bury(number).await;
+        queues.add(number).await;
     }
     let (one, other) = join(
-        graveyard.dead.retry(Selection::All),
-        graveyard.dead.retry(Selection::All),
+        queues.dead.retry(Selection::All),
+        queues.dead.retry(Selection::All),
     )
     .await;
     let (one, other) = (one.unwrap(), other.unwrap());
     let retried = one.retried.len() + other.retried.len();
     assert_eq!(retried, usize::try_from(LETTERS).unwrap());
-    assert_eq!(graveyard.counts().await, (300, 0));
+    assert_eq!(queues.counts().await, (300, 0));
     let probe = Probe::default();
-    let _server = serve(&graveyard.connection, &graveyard.queue, &probe, |s| s).await;
+    let _server = serve(&queues.connection, &queues.queue, &probe, |s| s).await;
     eventually("all requests run", async || {
         (probe.numbers().len() == 300).then_some(())
     })
@@ -336,23 +328,23 @@ async fn two_operators_retry_each_letter_once() {
 #[tokio::test]
 async fn dropped_operations_lose_and_double_nothing() {
     const LETTERS: u32 = 300;
-    let graveyard = Graveyard::new().await;
+    let queues = Queues::new().await;
     for number in 0..LETTERS {
-        graveyard.bury(number.into()).await;
+        queues.add(number.into()).await;
     }
     for millis in [0, 1, 3, 10, 30] {
         let pause = Duration::from_millis(millis);
-        let _ = tokio::time::timeout(pause, graveyard.dead.list(1000)).await;
-        let _ = tokio::time::timeout(pause, graveyard.dead.retry(Selection::All)).await;
+        let _ = tokio::time::timeout(pause, queues.dead.list(1000)).await;
+        let _ = tokio::time::timeout(pause, queues.dead.retry(Selection::All)).await;
     }
     eventually("all letters are in a queue", async || {
-        let (waiting, dead) = graveyard.counts().await;
+        let (waiting, dead) = queues.counts().await;
         (waiting + dead == LETTERS).then_some(())
     })
     .await;
-    let outcome = graveyard.dead.retry(Selection::All).await.unwrap();
+    let outcome = queues.dead.retry(Selection::All).await.unwrap();
     assert!(outcome.interrupted.is_none());
-    assert_eq!(graveyard.counts().await, (LETTERS, 0));
+    assert_eq!(queues.counts().await, (LETTERS, 0));
 }
 
 #[tokio::test]
@@ -375,9 +367,9 @@ async fn a_queue_that_does_not_exist_has_no_dead_letters() {
 
 #[tokio::test]
 async fn serialized_letters_hide_secret_headers() {
-    let graveyard = Graveyard::new().await;
-    graveyard.bury(1).await;
-    let letter = graveyard.dead.list(1).await.unwrap().pop().unwrap();
+    let queues = Queues::new().await;
+    queues.add(1).await;
+    let letter = queues.dead.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.headers.get_as("token"), Some("sesame"));
     let json = serde_json::to_value(&letter).unwrap();
     assert_eq!(json["headers"], serde_json::json!({ "token": "<hidden>" }));
