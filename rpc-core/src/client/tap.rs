@@ -35,8 +35,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 const MAX_ASKED: usize = 16;
 
 impl Client {
-    /// Watches the calls that running instances of a service handle: their requests and their answers, as they happen. Watching takes nothing
-    /// from anyone. The instances must allow it: [`ServerBuilder::tap`](crate::ServerBuilder::tap).
+    /// Watches the calls that running instances of a service handle: their requests and their answers, as they happen. Watching does
+    /// not change the calls. The instances must allow it: [`ServerBuilder::tap`](crate::ServerBuilder::tap).
     ///
     /// All instances that run at this moment are watched; those that start later are not. [`TapQuery`] selects calls, and describes the limits,
     /// the errors and cancellation.

@@ -30,7 +30,7 @@
 //!
 //! AMQP has no way to look at a message in its queue: each look takes letters and gives them back. On a classic queue, this leaves only the mark
 //! that a letter was delivered before. RabbitMQ 4 does not count a letter of a quorum queue that is given back in the way of this module, so no
-//! number of looks makes the queue drop a letter for its `x-delivery-limit`. A look that dies with its process, or whose future is dropped, may
+//! number of looks makes the queue drop a letter for its `x-delivery-limit`. A look whose process dies, or whose future is dropped, may
 //! count once. RabbitMQ 3 counts every look, and drops letters only from queues with an `x-delivery-limit`: do not set one for a dead-letter queue
 //! there.
 //!
@@ -167,8 +167,7 @@ impl DeadLetters {
 
     /// Sends letters to their request queues again, where servers run them as they run replayed requests (see the guide's page on
     /// [delivery](crate::guide::delivery)). Each letter is published and acknowledged in one AMQP transaction: if this program dies or loses its
-    /// connection, a letter is in the request queue or in the dead-letter queue, never in both and never in none. [`Retried`] lists the letters
-    /// that were retried, and those that were not.
+    /// connection, each letter is in exactly one of the two queues. [`Retried`] lists the letters that were retried, and those that were not.
     ///
     /// A transaction does not protect against the broker's own end: two queues are written independently of each other. If a node dies during a
     /// commit, or a quorum queue elects a leader in this moment, the letters of the commit, at most 32, may be in both queues or in none. They are

@@ -231,7 +231,7 @@ impl Retry {
     /// Records the letters of a transaction. Those that the broker returned are put back: their queue has just been deleted.
     async fn routed(&mut self, request_queue: &str, letters: Vec<Letter>, returned: Vec<Message>) {
         let mut returned: Vec<_> = returned.iter().map(ids::hash).collect();
-        // If contents changed on the way, all letters count as returned: rather twice than lost.
+        // If contents changed on the way, all letters count as returned: a letter in both queues is better than a lost one.
         let published: Vec<_> = letters.iter().map(|l| ids::hash(&l.retried)).collect();
         let is_known = returned.iter().all(|hash| published.contains(hash));
         for (letter, hash) in letters.into_iter().zip(published) {

@@ -10,7 +10,7 @@ use crate::codec::{ContentType, Encoded};
 /// Default of the time for which calls are watched.
 pub(crate) const DEFAULT_DURATION: Duration = Duration::from_secs(60);
 
-/// Something that an instance does, or tells its watcher. See [`Client::tap`](crate::Client::tap).
+/// One event: a step of a call of an instance, or news about the watching itself. See [`Client::tap`](crate::Client::tap).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TapEvent {

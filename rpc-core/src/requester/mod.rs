@@ -125,7 +125,7 @@ impl Requester {
 
     /// Waits until the servers have been told of the calls that were dropped, for a time limit at most.
     pub(crate) async fn tell_of_dropped_calls(&self) {
-        // A broker that does not answer does not keep the program.
+        // A broker that does not answer does not delay the end of the program.
         let _ = timeout(TELLING_LIMIT, self.canceller.told()).await;
     }
 

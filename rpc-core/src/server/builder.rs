@@ -387,8 +387,7 @@ impl ServerBuilder {
     /// Shows the calls of this instance to programs that ask for them with [`Client::tap`](crate::Client::tap) or `rpc tail`: each request with its
     /// headers and arguments, and each answer with its result or error.
     ///
-    /// A watched server takes nothing from anyone: calls, their order, their acknowledgements and their answers stay the same, and no call waits
-    /// for a watcher. An instance shows at most 1,000 events and 1 MiB in a second, to at most 8 watchers, for at most 10 minutes each, the first
+    /// Watching changes nothing: calls, their order, their acknowledgements and their answers stay the same, and no call waits for a watcher. An instance shows at most 1,000 events and 1 MiB in a second, to at most 8 watchers, for at most 10 minutes each, the first
     /// 16 KiB of a body, and 16 KiB of headers. Events beyond the limits are left out and counted.
     ///
     /// **Arguments, results and headers become visible to every program that may publish to the exchange `amq.direct` and to the default exchange**,

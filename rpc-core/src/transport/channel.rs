@@ -160,7 +160,7 @@ pub(crate) trait Channel: Debug + Send + Sync {
     /// Ends a transaction of a [`ChannelMode::Transaction`] channel. Returns the messages that were mandatory and that no queue took.
     ///
     /// RabbitMQ carries out the acknowledgements of a transaction even if it returns messages, or if a queue refuses one: then the error is
-    /// [`TransportError::Refused`], and the channel is closed. Any other error leaves the outcome unknown, but never in between.
+    /// [`TransportError::Refused`], and the channel is closed. After any other error, either all or nothing has happened.
     fn commit(&self) -> BoxFuture<'_, Result<Vec<Message>, TransportError>>;
 
     /// Returns all unsettled deliveries to their queues, in their old order, without counting as failed deliveries where the broker knows the
