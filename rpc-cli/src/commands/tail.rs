@@ -1,23 +1,21 @@
 //! `rpc tail`: the calls of running servers, as they happen.
 
-use std::collections::BTreeMap;
+mod line;
+mod record;
+
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
-use rpc_core::instances::{
-    TapAnswer, TapBody, TapEvent, TapEventKind, TapFault, TapItems, TapOutcome, TapRequest,
-};
+use rpc_core::instances::{TapBody, TapEventKind, TapOutcome};
 use rpc_core::{ConnectionState, ContentType, Tap};
-use serde::Serialize;
-use serde_json::value::RawValue;
-use unicode_width::UnicodeWidthChar;
 
+use self::line::{line, width};
+use self::record::Record;
 use crate::app::App;
 use crate::cli::duration;
 use crate::failure::{Exit, Failure};
 use crate::instances::instance_that_starts;
 use crate::output::{note, visible};
-use crate::units::{self, count, short_id};
+use crate::units::count;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -160,120 +158,12 @@ async fn open(args: &Args, app: &App) -> Result<Tap, Failure> {
     Ok(tap)
 }
 
-/// Columns of the terminal; `None` if the output is no terminal, whose lines are not cut.
-fn width() -> Option<usize> {
-    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(std::io::stdout())?;
-    Some(columns.into())
-}
-
-/// A line for people: the part that is always shown, and the part that may be cut.
-struct Line {
-    head: String,
-    body: String,
-    style: Style,
-}
-
-impl Line {
-    /// Returns the line, cut to a number of columns.
-    fn shown(&self, width: Option<usize>) -> String {
-        let text = format!("{}  {}", visible(&self.head), visible(&self.body));
-        let text = match width {
-            None => text.trim_end(),
-            Some(width) => cut(text.trim_end(), width),
-        };
-        let style = self.style;
-        format!("{style}{text}{style:#}")
-    }
-}
-
-/// Returns the beginning of a text that fits into a number of columns.
-fn cut(text: &str, width: usize) -> &str {
-    let mut columns = 0;
-    for (at, character) in text.char_indices() {
-        columns += character.width().unwrap_or(0);
-        if columns > width {
-            return &text[..at];
-        }
-    }
-    text
-}
-
-/// Returns the line of an event; `None` for one that standard error tells of.
-fn line(event: &TapEvent) -> Option<Line> {
-    let time = units::moment(event.time);
-    let time = time.get(11..23).unwrap_or(&time); // Without the date, to the millisecond.
-    let id = short_id(&event.instance);
-    let (number, method) = match &event.call {
-        Some(call) => (format!("#{}", call.number), call.method.as_deref()),
-        None => (String::new(), None),
-    };
-    let begin = |arrow, method: Option<&str>| {
-        format!("{time} {id} {arrow} {number} {}", method.unwrap_or("-"))
-    };
-    let mut style = Style::new();
-    let (head, body) = match &event.kind {
-        TapEventKind::Request(request) => {
-            let method = method.or(request.method.as_deref());
-            let redelivered = match request.redelivered {
-                true => " redelivered",
-                false => "",
-            };
-            let head = begin('→', method) + redelivered;
-            (head, text_of(&request.body))
-        }
-        TapEventKind::StreamOpened => (begin('↔', method), "stream opened".to_owned()),
-        TapEventKind::Answer(answer) => {
-            let outcome = outcome(answer.outcome);
-            style = match answer.outcome {
-                TapOutcome::Error => AnsiColor::Yellow.on_default(),
-                TapOutcome::Fault => AnsiColor::Red.on_default(),
-                _ => style,
-            };
-            let lasted = units::duration(answer.duration);
-            let head = format!("{} {outcome} {lasted}", begin('←', method));
-            (head, text_of_answer(answer))
-        }
-        TapEventKind::Skipped { events } => {
-            style = style.dimmed();
-            let body = format!("{} left out", count(*events, "event"));
-            (format!("{time} {id} …"), body)
-        }
-        _ => return None,
-    };
-    Some(Line { head, body, style })
-}
-
 fn outcome(outcome: TapOutcome) -> &'static str {
     match outcome {
         TapOutcome::Result => "result",
         TapOutcome::Error => "error",
         _ => "fault",
     }
-}
-
-fn text_of_answer(answer: &TapAnswer) -> String {
-    let items = answer.items.map(|TapItems { received, sent, .. }| {
-        format!("{} received, {sent} sent", count(received, "item"))
-    });
-    let fault = answer.fault.as_ref();
-    let fault = fault.map(|TapFault { code, message, .. }| format!("{code}: {message}"));
-    let body = answer.body.as_ref().map(text_of);
-    let parts = [items, fault, body];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
-}
-
-/// Returns a body as JSON, or a description of one that cannot be read.
-fn text_of(body: &TapBody) -> String {
-    if let Some(json) = json_of(body) {
-        return json;
-    }
-    let content_type = body.content_type.as_deref();
-    let content_type = content_type.unwrap_or("no content type");
-    let beginning = match is_text(body) {
-        true => format!(": {}", String::from_utf8_lossy(&body.bytes)),
-        false => String::new(),
-    };
-    format!("({}, {content_type}){beginning}", count(body.len, "byte"))
 }
 
 /// Returns a whole body as JSON; `None` if that is not possible.
@@ -289,164 +179,5 @@ fn is_text(body: &TapBody) -> bool {
             let content_type = body.content_type.as_deref().unwrap_or("text/plain");
             content_type.starts_with("text/") || content_type.contains("json")
         }
-    }
-}
-
-/// An event as JSON.
-#[derive(Serialize)]
-struct Record<'a> {
-    /// Time in the form of RFC 3339.
-    time: String,
-    instance: &'a str,
-    service: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<&'a str>,
-    #[serde(flatten)]
-    kind: Kind<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum Kind<'a> {
-    Request {
-        queue: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        app_id: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        user_id: Option<&'a str>,
-        headers: &'a BTreeMap<String, String>,
-        arguments: Body,
-        /// Milliseconds until the caller's deadline.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        remaining_ms: Option<f64>,
-        redelivered: bool,
-        to_all: bool,
-    },
-    StreamOpened,
-    Answer {
-        outcome: &'static str,
-        duration_ms: f64,
-        headers: &'a BTreeMap<String, String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        result: Option<Body>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        error: Option<Body>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        fault: Option<&'a TapFault>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        items: Option<TapItems>,
-    },
-    Skipped {
-        events: u64,
-    },
-    Ended {
-        error: Option<&'a str>,
-    },
-    Unknown,
-}
-
-/// A body: its JSON, or a description of one that is cut or cannot be read.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Body {
-    Json(Box<RawValue>),
-    Other {
-        content_type: Option<String>,
-        /// Length in bytes.
-        len: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        beginning: Option<String>,
-    },
-}
-
-impl Body {
-    fn of(body: &TapBody) -> Self {
-        let json = json_of(body).and_then(|json| RawValue::from_string(json).ok());
-        match json {
-            Some(json) => Self::Json(json),
-            None => Self::Other {
-                content_type: body.content_type.clone(),
-                len: body.len,
-                beginning: is_text(body).then(|| String::from_utf8_lossy(&body.bytes).into_owned()),
-            },
-        }
-    }
-}
-
-impl<'a> Record<'a> {
-    fn of(event: &'a TapEvent) -> Self {
-        let call = event.call.as_ref();
-        let mut method = call.and_then(|call| call.method.as_deref());
-        let kind = match &event.kind {
-            TapEventKind::Request(request) => {
-                method = method.or(request.method.as_deref());
-                Kind::of_request(request)
-            }
-            TapEventKind::StreamOpened => Kind::StreamOpened,
-            TapEventKind::Answer(answer) => Kind::of_answer(answer),
-            TapEventKind::Skipped { events } => Kind::Skipped { events: *events },
-            TapEventKind::Ended { error } => Kind::Ended {
-                error: error.as_deref(),
-            },
-            _ => Kind::Unknown,
-        };
-        Self {
-            time: units::moment(event.time),
-            instance: &event.instance,
-            service: &event.service,
-            call: call.map(|call| call.number),
-            method,
-            correlation_id: call.and_then(|call| call.correlation_id.as_deref()),
-            kind,
-        }
-    }
-}
-
-impl<'a> Kind<'a> {
-    fn of_request(request: &'a TapRequest) -> Self {
-        Self::Request {
-            queue: &request.queue,
-            app_id: request.app_id.as_deref(),
-            user_id: request.user_id.as_deref(),
-            headers: &request.headers.values,
-            arguments: Body::of(&request.body),
-            remaining_ms: request.remaining.map(units::millis),
-            redelivered: request.redelivered,
-            to_all: request.to_all,
-        }
-    }
-
-    fn of_answer(answer: &'a TapAnswer) -> Self {
-        let body = |outcome| {
-            let body = answer.body.as_ref().filter(|_| answer.outcome == outcome);
-            body.map(Body::of)
-        };
-        Self::Answer {
-            outcome: outcome(answer.outcome),
-            duration_ms: units::millis(answer.duration),
-            headers: &answer.headers.values,
-            result: body(TapOutcome::Result),
-            error: body(TapOutcome::Error),
-            fault: answer.fault.as_ref(),
-            items: answer.items,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_cut_by_columns() {
-        assert_eq!(cut("abc", 3), "abc");
-        assert_eq!(cut("abcd", 3), "abc");
-        // Two columns each.
-        assert_eq!(cut("日本語", 5), "日本");
-        assert_eq!(cut("→x", 1), "→");
     }
 }
