@@ -116,8 +116,8 @@ async fn bodies_of_strangers_stay_in_their_line() {
     let shop = UntypedClient::new(stage.connect("stranger").await.client(), "Shop");
     let pretty = "{\r\n  \"article\": 7,\n  \"\u{9b}2J\u{7f}\": \"\\n\"\n}";
     let arguments = Encoded::from_json(pretty).unwrap();
-    let mut json = stage.tail(&["--json", "--count", "2"]).await;
-    let mut text = stage.tail(&["--count", "2"]).await;
+    let mut json = stage.tail(&["--json", "--take", "2"]).await;
+    let mut text = stage.tail(&["--take", "2"]).await;
     shop.call("price", arguments).await.unwrap();
     let line = json.line().await.unwrap();
     let request: Value = serde_json::from_str(&line).unwrap();
@@ -148,7 +148,7 @@ async fn calls_are_selected_by_method_header_outcome_and_instance() {
         tail(&of_order),
         tail(&["--header", "tenant"]),
         tail(&["--header", "tenant=b"]),
-        stage.tail(&["--json", "--count", "2", "--outcome", "error"]),
+        stage.tail(&["--json", "--take", "2", "--outcome", "error"]),
     );
     shop.price(1, None).await.unwrap();
     shop.price(2, None).header("tenant", "a").await.unwrap();
