@@ -128,7 +128,7 @@ impl Incident {
                 self.stuck.shutdown().await;
                 self.until_queue("rpc.Orders", 0).await;
             }
-            "rpc tail Orders --outcome fault --count 2" => {
+            "rpc tail Orders --outcome fault --take 2" => {
                 let orders = self.orders.clone();
                 self.customers.spawn(async move {
                     loop {
