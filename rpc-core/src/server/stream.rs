@@ -36,7 +36,7 @@ use crate::wire::{Accepted, Amount, Frame, History, StreamLabel, started};
 
 /// Longest silence of a caller, whatever the request says. Callers give a sign of life each minute at least, so a caller that is silent for
 /// longer is gone, and its stream holds a place of `max_streams`.
-pub(super) const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
+const MAX_SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Time for which a handler that receives items may go on after an error has ended them.
 const GRACE: Duration = Duration::from_secs(1);

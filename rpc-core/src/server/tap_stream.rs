@@ -14,7 +14,7 @@ use tracing::debug;
 use super::instance::Instance;
 use super::outbox::{Outbox, OutgoingReply};
 use super::private_queue::REMEDY;
-use super::stream::{MAX_SILENCE, lost, server_is_stopping};
+use super::stream::{lost, server_is_stopping};
 use super::tap::{MAX_WATCHERS, Watching};
 use crate::batching::ReplyForm;
 use crate::codec::{self, ContentType};
@@ -30,6 +30,10 @@ use crate::wire::{self, Accepted, Amount, Frame, StreamLabel};
 
 /// Longest time for which calls are watched.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 60);
+
+/// Longest silence of a watcher, whatever the question says. Watchers give a sign of life each minute at least. One that is silent for longer is
+/// gone, and holds one of the few places.
+const MAX_SILENCE: Duration = Duration::from_secs(3 * 60);
 
 /// The time between two messages about events that were left out.
 const SKIPPED_PERIOD: Duration = Duration::from_secs(1);
