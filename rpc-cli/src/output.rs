@@ -156,12 +156,17 @@ pub(crate) fn one_line(json: &str) -> String {
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() {
+        match c.is_control() || is_direction(c) {
             true => shown.extend(c.escape_default()),
             false => shown.push(c),
         }
     }
     shown
+}
+
+/// Returns `true` for marks of the direction of writing, which can show a text in another order than it has.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Debug for Output {
@@ -192,6 +197,7 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_a_terminal() {
         assert_eq!(visible("a\u{1b}[2Jä\u{9b}\r\n"), r"a\u{1b}[2Jä\u{9b}\r\n");
+        assert_eq!(visible("a\u{202e}b"), r"a\u{202e}b");
         assert_eq!(visible_lines("a\r\nb\u{1b}"), "a\\r\nb\\u{1b}");
     }
 

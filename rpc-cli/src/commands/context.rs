@@ -52,6 +52,7 @@ Other users of the machine may see the arguments of a program while it runs, and
   rpc context add test amqp://ada@localhost --password-stdin < password.txt")]
 struct Add {
     /// Name of the connection.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
 
     /// URL of the broker, such as amqps://user@host:5671/vhost.

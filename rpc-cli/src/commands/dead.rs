@@ -207,8 +207,16 @@ async fn dry_run(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
 
 async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
     let mut outcomes = Vec::new();
+    let mut failure = None;
     for dead in queues {
-        outcomes.push((dead.queue(), dead.retry(letters.selection()).await?));
+        match dead.retry(letters.selection()).await {
+            Ok(outcome) => outcomes.push((dead.queue(), outcome)),
+            // The outcomes of the queues before are printed first.
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
     }
     let sum = |number: fn(&Retried) -> usize| -> usize {
         outcomes.iter().map(|(_, it)| number(it)).sum()
@@ -237,7 +245,7 @@ async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Resu
     }
     let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
     let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
-    if let Some(error) = interrupted {
+    if let Some(error) = interrupted.or(failure) {
         return Err(error.into());
     }
     all_found(&missing)?;
@@ -252,8 +260,16 @@ async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Resu
 
 async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
     let mut outcomes: Vec<(&str, Discarded)> = Vec::new();
+    let mut failure = None;
     for dead in queues {
-        outcomes.push((dead.queue(), dead.discard(letters.selection()).await?));
+        match dead.discard(letters.selection()).await {
+            Ok(outcome) => outcomes.push((dead.queue(), outcome)),
+            // The outcomes of the queues before are printed first.
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
     }
     let dropped: usize = outcomes.iter().map(|(_, it)| it.discarded.len()).sum();
     let uncertain = outcomes.iter().flat_map(|(_, it)| &it.uncertain);
@@ -270,7 +286,7 @@ async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
     }
     let missing = missing(letters, outcomes.iter().map(|(_, it)| &it.not_found));
     let interrupted = outcomes.into_iter().find_map(|(_, it)| it.interrupted);
-    match interrupted {
+    match interrupted.or(failure) {
         Some(error) => Err(error.into()),
         None => all_found(&missing),
     }
