@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::nesting;
-use crate::codec::{self, ContentType};
+use crate::codec::{self, ContentType, Encoded};
 
 /// The maximum nesting of a body.
 const MAX_DEPTH: usize = 128;
@@ -98,7 +99,17 @@ pub fn codec_json(body: &[u8]) {
     values(body, ContentType::Json);
 }
 
+/// Converts a value of any type to JSON, and the JSON to MessagePack.
+fn convert(body: &[u8], content_type: ContentType) {
+    let value = Encoded::new(content_type, Bytes::copy_from_slice(body));
+    if let Ok(json) = value.to_json() {
+        let json = Encoded::from_json(json).expect("it was just written");
+        let _ = json.body_as(ContentType::MessagePack);
+    }
+}
+
 fn values(body: &[u8], content_type: ContentType) {
+    convert(body, content_type);
     macro_rules! each {
         ($($type:ty),* $(,)?) => {
             $(value::<$type>(body, content_type);)*
@@ -245,7 +256,7 @@ fn list<A: Serialize + DeserializeOwned>(body: &[u8], content_type: ContentType,
     assert_eq!(message_pack(&again), encoded, "{names:?} as an array");
 }
 
-fn message_pack<A: Serialize>(arguments: &A) -> bytes::Bytes {
+fn message_pack<A: Serialize>(arguments: &A) -> Bytes {
     codec::encode(arguments, ContentType::MessagePack)
         .expect("arguments of all these types can be encoded")
 }

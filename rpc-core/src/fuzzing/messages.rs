@@ -11,8 +11,8 @@ use crate::telemetry;
 use crate::transport::amqp::fuzzing as amqp;
 use crate::transport::{Content, Message};
 use crate::wire::{
-    CancelNotice, DeliveryFacts, Execution, History, dead_letter, is_expired, redirected,
-    reply_from_result, request_from_message, result_from_reply,
+    CancelNotice, Death, DeliveryFacts, Execution, History, dead_letter, is_expired, put_back,
+    redirected, reply_from_result, request_from_message, result_from_reply, retried,
 };
 
 /// The maximum number of calls in a batch, as in PROTOCOL.md.
@@ -123,6 +123,8 @@ pub fn properties(data: &[u8]) {
     if let Some(message) = amqp::message(data) {
         let _ = CancelNotice::from_message(&message);
         let _ = result_from_reply(message.clone());
+        let death = Death::of(&message);
+        let _ = put_back(retried(message.clone(), &death));
         process(message);
     }
 }
