@@ -150,9 +150,10 @@ async fn leaves_it_alone(setup: &Setup, client: Client) {
 
 #[tokio::test]
 async fn calls_that_were_dropped_before_their_connection_was_closed_are_cancelled() {
-    let setup = broker().await.sample().await;
+    let broker = broker().await;
+    let setup = broker.sample().await;
     for call in 1..=5 {
-        let connection = broker().await.connect().await;
+        let connection = broker.connect().await;
         let sample = SampleClient::new(client(&connection)).with_queue(&setup.queue);
         drop_a_held_call(&sample, &setup.probe).await;
         connection.close().await;
