@@ -208,6 +208,11 @@ impl Retry {
             Ok(Err(forbidden @ TransportError::Forbidden(_))) => {
                 Err(errors::not_retried(&request_queue, forbidden))
             }
+            // The broker closes a channel because of a message that it does not permit. The close may be known only as such.
+            Ok(Err(TransportError::Lost(cause))) if self.scan.is_connected().await => {
+                let forbidden = TransportError::Forbidden(cause);
+                Err(errors::not_retried(&request_queue, forbidden))
+            }
             Ok(Err(error)) => {
                 self.outcome.uncertain.extend(ids(letters));
                 Err(errors::not_retried(&request_queue, error))

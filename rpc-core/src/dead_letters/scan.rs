@@ -82,6 +82,12 @@ impl Scan {
         self.held -= tags.len() as u32;
     }
 
+    /// Returns `true` if the connection works, whatever has become of the channel.
+    pub(super) async fn is_connected(&self) -> bool {
+        let opening = self.link.open_channel(ChannelMode::Plain);
+        matches!(timeout(STEP, opening).await, Ok(Ok(_)))
+    }
+
     /// Gives back the letters that are not settled, and waits until the queue has them.
     pub(super) async fn finish(self) -> Result<(), TransportError> {
         let (link, channel) = (self.link.clone(), self.channel.clone());
