@@ -439,8 +439,8 @@ impl DescriptionQuery {
         self
     }
 
-    /// Asks for the contract that the instance with this id serves, see [`InstanceInfo::id`](crate::instances::InstanceInfo::id). Default: the
-    /// contract that most instances serve.
+    /// Asks for the contract that the instance with this id serves. An [`InstanceInfo`] has the id. Default: the contract
+    /// that most instances serve.
     pub fn instance(mut self, id: impl Into<String>) -> Self {
         self.0.instance = Some(id.into());
         self

@@ -25,6 +25,8 @@ use crate::service::RpcService;
 /// A client of a [description](Self::described) knows the queues, the kinds and the options of the methods, such as `idempotent` and `timeout`. A
 /// client without one sends every request to one queue, and knows no option.
 ///
+/// Arguments are checked by the server alone: it refuses a request that lacks one, and ignores unknown ones.
+///
 /// A request is sent in the format of its arguments, whatever the format of the client is. A [plain](crate::ClientBuilder::plain) client sends JSON
 /// as it is, so the argument of a method with one argument is the bare value: `30`.
 ///

@@ -109,6 +109,19 @@ fn undecodable(cause: &BoxError) -> RpcError {
     RpcError::new(ErrorKind::BadReply, reason)
 }
 
+impl fmt::Display for Encoded {
+    /// Writes the value as JSON, as the text of a service's own error. A value that JSON cannot express is written as its length and format.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_json() {
+            Ok(json) => f.write_str(&json),
+            Err(_) => write!(f, "({} bytes of {})", self.body.len(), self.content_type),
+        }
+    }
+}
+
+/// An encoded value may be the service's own error in a [`CallError`](crate::CallError).
+impl std::error::Error for Encoded {}
+
 impl fmt::Debug for Encoded {
     /// Leaves out the value, which may be large or secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,6 +154,8 @@ mod tests {
         assert_eq!(json_of(&BTreeMap::from([(7, 0.1)])), r#"{"7":0.1}"#);
         assert_eq!(json_of(&serde_bytes::Bytes::new(b"\x01\xff")), "[1,255]");
         assert_eq!(json_of(&i64::MIN), i64::MIN.to_string());
+        let nan = Encoded::encode(ContentType::MessagePack, &f64::NAN).expect("a number");
+        assert_eq!(nan.to_string(), "(9 bytes of application/msgpack)");
     }
 
     #[test]
