@@ -141,6 +141,8 @@ impl From<OpenError> for Failure {
         let message = match (&error, error.source()) {
             // The reason is that of the password command, which the library does not know.
             (OpenError::CredentialsUnavailable { .. }, Some(reason)) => reason.to_string(),
+            // Such as "connection refused" or an unknown host.
+            (OpenError::Unreachable { .. }, Some(reason)) => format!("{error} ({reason})"),
             _ => error.to_string(),
         };
         Self::new(exit, message)

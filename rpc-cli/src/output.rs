@@ -108,7 +108,8 @@ pub(crate) fn table<const N: usize>(
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
+        // Cells that are broken into lines are hard to read, and programs such as `grep` see half of them.
+        .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.map(str::to_uppercase))
         .add_rows(rows.into_iter().map(|row| row.map(|cell| visible(&cell))));
     for column in table.column_iter_mut() {

@@ -144,9 +144,25 @@ async fn ask(
                 "no instance of {} describes itself, so the arguments are not checked: {error}",
                 args.service
             ));
+            note_without_server(args, app).await;
             Ok(None)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells that no server reads the queue of the requests, so that a call waits for one.
+async fn note_without_server(args: &MethodArgs, app: &App) {
+    let queue = args.queue.clone();
+    let queue = queue.unwrap_or_else(|| format!("rpc.{}", args.service));
+    // A user without the permission to look at the queue gets no remark.
+    if let Ok(connection) = app.broker.connection().await
+        && let Ok(Some(status)) = connection.queue_status(&queue).await
+        && status.consumers == 0
+    {
+        note(format_args!(
+            "no server reads the queue {queue}: a request waits there for a server until its timeout"
+        ));
     }
 }
 

@@ -56,17 +56,26 @@ enum Action {
         limit: usize,
     },
     /// Shows one dead letter: reason, counts, time, headers and arguments.
+    #[command(override_usage = "rpc dead <SERVICE> show <ID>")]
     Show {
         /// Id of the letter, from the list.
         id: String,
     },
     /// Sends dead letters to their request queues again, in transactions: nothing is lost or doubled if this program dies. A request queue that is
     /// full and refuses letters is an exception: if the program dies then, the refused letters are lost. So is a node of the broker that dies.
+    ///
+    /// A letter with the reason `delivery-limit` was given up because servers died while they ran it. It may end the servers that run it again.
+    #[command(
+        override_usage = "rpc dead <SERVICE> retry <ID>...\n       rpc dead <SERVICE> retry --all"
+    )]
     Retry {
         #[command(flatten)]
         letters: Letters,
     },
     /// Destroys dead letters, after a question.
+    #[command(
+        override_usage = "rpc dead <SERVICE> drop <ID>...\n       rpc dead <SERVICE> drop --all"
+    )]
     Drop {
         #[command(flatten)]
         letters: Letters,

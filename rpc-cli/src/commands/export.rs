@@ -21,16 +21,16 @@ use crate::files;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-  rpc export Fib --format asyncapi
+  rpc export Fib
   rpc export Fib --format json-schema --output schemas/
-  rpc describe Fib --json | rpc export --schema - --format asyncapi")]
+  rpc describe Fib --json | rpc export --schema -")]
 pub(crate) struct Args {
     /// Name of the service. With --schema, it may be left out.
     #[arg(required_unless_present = "schema")]
     service: Option<String>,
 
     /// Format of the document. Both are JSON, which is YAML too.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value = "asyncapi")]
     format: Format,
 
     /// Reads the description from a file that `rpc describe --json` wrote, or from standard input if FILE is -. Asks no server.

@@ -201,8 +201,8 @@ async fn wrong_words_and_missing_queues_have_their_exit_codes() {
     let dead = DeadLetterQueue::new().await;
     let stage = &dead.stage;
     dead.add(7..8).await;
-    let none = stage.rpc(&["dead", "Fib"]).run().await.exits(0);
-    none.says("no dead-letter queue");
+    let unknown = stage.rpc(&["dead", "Fib"]).run().await.exits(6);
+    unknown.says("there is no service Fib");
     let missing = stage.rpc(&["dead", "--queue", "missing"]).run().await;
     missing.exits(6).says("missing");
     for words in [
@@ -237,6 +237,18 @@ async fn wrong_words_and_missing_queues_have_their_exit_codes() {
     let kept = kept.exits(1).says("'rpc.Gone' does not exist");
     kept.prints("1 letter retried").says("1 letter not retried");
     assert_eq!(dead.counts().await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_exist_has_no_dead_letters() {
+    let stage = Stage::new().await;
+    let list = stage.rpc(&["dead", "Missing"]).run().await.exits(6);
+    assert_eq!(list.stdout, "");
+    list.says("there is no service Missing");
+    let _shop = stage.shop("shop-1").await;
+    let list = stage.rpc(&["dead", "Shop"]).run().await.exits(0);
+    assert_eq!(list.stdout, "");
+    list.says("no dead-letter queue");
 }
 
 #[tokio::test]

@@ -22,11 +22,22 @@ pub(super) async fn find(
         return Ok(vec![connection.dead_letters(queue)]);
     };
     let mut queues = BTreeSet::new();
+    let mut is_known = false;
     for queue in request_queues(&service, app).await? {
+        is_known |= connection.queue_status(&queue).await?.is_some();
         let queue = format!("{queue}.dead");
         if connection.queue_status(&queue).await?.is_some() {
             queues.insert(queue);
         }
+    }
+    if queues.is_empty() && !is_known {
+        return Err(Failure::new(
+            Exit::Unroutable,
+            format!(
+                "there is no service {service}: no instance answers, and there is neither a queue rpc.{service} nor one of its dead letters; \
+                 --queue names another dead-letter queue"
+            ),
+        ));
     }
     if queues.is_empty() {
         note(format_args!(
