@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use unicode_width::UnicodeWidthChar;
 
 use crate::failure::Failure;
 
@@ -75,8 +76,8 @@ impl Output {
         match stdout.is_terminal() {
             true => {
                 // A terminal without a size gets all lines.
-                if let Ok((_, height)) = crossterm::terminal::size() {
-                    cut(&mut lines, usize::from(height));
+                if let Ok((width, height)) = crossterm::terminal::size() {
+                    cut(&mut lines, width.into(), height.into());
                 }
                 // Without colours, `self.stdout` removes all sequences. It keeps no text back, so the order is kept.
                 write!(stdout.lock(), "{CLEAR}")?;
@@ -90,14 +91,31 @@ impl Output {
     }
 }
 
-/// Leaves lines out that have no room in a terminal. The cursor takes the last line.
-fn cut(lines: &mut Vec<String>, height: usize) {
+/// Leaves out the parts of lines, and the lines, that have no room in a terminal. The cursor takes the last line. A size of 0 is not known.
+fn cut(lines: &mut Vec<String>, width: usize, height: usize) {
+    if width > 0 {
+        for line in &mut *lines {
+            line.truncate(fitting(line, width).len());
+        }
+    }
     let room = height.saturating_sub(1);
     if room > 0 && lines.len() > room {
         let left_out = lines.len() - room + 1;
         lines.truncate(room - 1);
         lines.push(format!("… {left_out} more lines"));
     }
+}
+
+/// Returns the beginning of a text that fits into a number of columns.
+pub(crate) fn fitting(text: &str, columns: usize) -> &str {
+    let mut taken = 0;
+    for (at, character) in text.char_indices() {
+        taken += character.width().unwrap_or(0);
+        if taken > columns {
+            return &text[..at];
+        }
+    }
+    text
 }
 
 /// Returns the lines of a table.
@@ -186,13 +204,22 @@ mod tests {
     fn lines_without_room_are_counted() {
         let after = |count: usize, height| {
             let mut lines = vec!["line".to_owned(); count];
-            cut(&mut lines, height);
+            cut(&mut lines, 0, height);
             (lines.len(), lines.pop().unwrap_or_default())
         };
         assert_eq!(after(4, 5), (4, "line".to_owned()));
         assert_eq!(after(5, 5), (4, "… 2 more lines".to_owned()));
         assert_eq!(after(9, 2), (1, "… 9 more lines".to_owned()));
         assert_eq!(after(2, 1), (2, "line".to_owned()));
+    }
+
+    #[test]
+    fn lines_are_cut_by_columns() {
+        assert_eq!(fitting("abc", 3), "abc");
+        assert_eq!(fitting("abcd", 3), "abc");
+        // Two columns each.
+        assert_eq!(fitting("日本語", 5), "日本");
+        assert_eq!(fitting("→x", 1), "→");
     }
 
     #[test]

@@ -135,6 +135,19 @@ async fn a_watch_redraws_the_terminal() {
     terminal.resize(small);
     let is_cut = |screen: &str| screen.starts_with("Fib") && screen.contains("… 2 more lines");
     terminal.wait("lines that have no room", is_cut).await;
+    let narrow = Size {
+        rows: 20,
+        columns: 40,
+    };
+    terminal.resize(narrow);
+    // Lines that the terminal has broken are one line here.
+    let fits = |screen: &str| {
+        let fits = screen.lines().all(|line| line.chars().count() <= 40);
+        fits && screen.contains("INSTANCE")
+    };
+    terminal
+        .wait("lines that fit into the terminal", fits)
+        .await;
     terminal.type_keys("\x03");
     assert_eq!(terminal.end().await, 130);
 }

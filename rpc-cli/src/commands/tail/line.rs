@@ -4,10 +4,9 @@ use anstyle::{AnsiColor, Style};
 use rpc_core::instances::{
     TapAnswer, TapBody, TapEvent, TapEventKind, TapFault, TapItems, TapOutcome,
 };
-use unicode_width::UnicodeWidthChar;
 
 use super::{is_text, json_of, outcome};
-use crate::output::visible;
+use crate::output::{fitting, visible};
 use crate::units::{self, count, short_id};
 
 /// Columns of the terminal; `None` if the output is no terminal, whose lines are not cut.
@@ -29,23 +28,11 @@ impl Line {
         let text = format!("{}  {}", visible(&self.head), visible(&self.body));
         let text = match width {
             None => text.trim_end(),
-            Some(width) => cut(text.trim_end(), width),
+            Some(width) => fitting(text.trim_end(), width),
         };
         let style = self.style;
         format!("{style}{text}{style:#}")
     }
-}
-
-/// Returns the beginning of a text that fits into a number of columns.
-fn cut(text: &str, width: usize) -> &str {
-    let mut columns = 0;
-    for (at, character) in text.char_indices() {
-        columns += character.width().unwrap_or(0);
-        if columns > width {
-            return &text[..at];
-        }
-    }
-    text
 }
 
 /// Returns the line of an event; `None` for one that standard error tells of.
@@ -116,18 +103,4 @@ fn text_of(body: &TapBody) -> String {
         false => String::new(),
     };
     format!("({}, {content_type}){beginning}", count(body.len, "byte"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_cut_by_columns() {
-        assert_eq!(cut("abc", 3), "abc");
-        assert_eq!(cut("abcd", 3), "abc");
-        // Two columns each.
-        assert_eq!(cut("日本語", 5), "日本");
-        assert_eq!(cut("→x", 1), "→");
-    }
 }
