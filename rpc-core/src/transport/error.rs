@@ -21,10 +21,6 @@ pub(crate) enum TransportError {
     Refused(Arc<BoxError>),
     /// The broker refused an operation and closed the channel, because the user lacks a permission.
     #[error("{0}")]
-    #[cfg_attr(
-        not(feature = "amqp"),
-        expect(dead_code, reason = "the embedded broker forbids nothing")
-    )]
     Forbidden(Arc<BoxError>),
     /// The broker refused an operation and closed the channel, because a queue does not exist or is unavailable: its node may be
     /// down.
