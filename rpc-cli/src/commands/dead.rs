@@ -3,7 +3,8 @@
 mod queues;
 mod shown;
 
-use rpc_core::dead_letters::{DeadLetter, DeadLetters, Discarded, Retried, Selection};
+use rpc_core::RpcError;
+use rpc_core::dead_letters::{DeadLetter, DeadLetters, Retried, Selection};
 use serde_json::{Value, json};
 
 use self::shown::{details, row};
@@ -215,18 +216,8 @@ async fn dry_run(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Re
 }
 
 async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
-    let mut outcomes = Vec::new();
-    let mut failure = None;
-    for dead in queues {
-        match dead.retry(letters.selection()).await {
-            Ok(outcome) => outcomes.push((dead.queue(), outcome)),
-            // The outcomes of the queues before are printed first.
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
-        }
-    }
+    let retrying = async |dead: &DeadLetters| dead.retry(letters.selection()).await;
+    let (outcomes, failure) = each(queues, retrying).await;
     let sum = |number: fn(&Retried) -> usize| -> usize {
         outcomes.iter().map(|(_, it)| number(it)).sum()
     };
@@ -268,18 +259,8 @@ async fn retry(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Resu
 }
 
 async fn discard(queues: &[DeadLetters], letters: &Letters, app: &mut App) -> Result<(), Failure> {
-    let mut outcomes: Vec<(&str, Discarded)> = Vec::new();
-    let mut failure = None;
-    for dead in queues {
-        match dead.discard(letters.selection()).await {
-            Ok(outcome) => outcomes.push((dead.queue(), outcome)),
-            // The outcomes of the queues before are printed first.
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
-        }
-    }
+    let discarding = async |dead: &DeadLetters| dead.discard(letters.selection()).await;
+    let (outcomes, failure) = each(queues, discarding).await;
     let dropped: usize = outcomes.iter().map(|(_, it)| it.discarded.len()).sum();
     let uncertain = outcomes.iter().flat_map(|(_, it)| &it.uncertain);
     for id in uncertain {
@@ -310,6 +291,21 @@ async fn confirm_drop(queues: &[DeadLetters], letters: &Letters) -> Result<(), F
     };
     let queues = visible(&queues.join(", "));
     confirm::ask(&format!("Destroy {number} in {queues}?")).await
+}
+
+/// Works on one queue after another, up to the first error. Returns the outcomes by queue, which are to be printed before the error.
+async fn each<T>(
+    queues: &[DeadLetters],
+    work: impl AsyncFn(&DeadLetters) -> Result<T, RpcError>,
+) -> (Vec<(&str, T)>, Option<RpcError>) {
+    let mut outcomes = Vec::new();
+    for dead in queues {
+        match work(dead).await {
+            Ok(outcome) => outcomes.push((dead.queue(), outcome)),
+            Err(error) => return (outcomes, Some(error)),
+        }
+    }
+    (outcomes, None)
 }
 
 fn results<T: serde::Serialize>(outcomes: &[(&str, T)]) -> Value {
