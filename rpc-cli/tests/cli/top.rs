@@ -149,6 +149,25 @@ async fn a_terminal_may_change_its_size_and_be_tiny() {
 }
 
 #[tokio::test]
+async fn a_key_that_comes_together_with_a_change_of_size_is_not_lost() {
+    let stage = Stage::new().await;
+    let mut terminal = stage.terminal(&TOP, Size::USUAL);
+    terminal.wait_for("no server answers").await;
+    // The stopped program finds both when it goes on.
+    terminal.signal("STOP").await;
+    terminal.resize(Size {
+        rows: 20,
+        columns: 80,
+    });
+    terminal.type_keys("?");
+    terminal.signal("CONT").await;
+    terminal.wait_for("pauses, and goes on").await;
+    terminal.type_keys("q");
+    assert_eq!(terminal.end().await, 0);
+    assert_given_back(&terminal);
+}
+
+#[tokio::test]
 async fn a_signal_gives_the_terminal_back() {
     let stage = Stage::new().await;
     let mut terminal = stage.terminal(&TOP, Size::USUAL);
