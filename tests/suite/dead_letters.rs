@@ -171,6 +171,40 @@ async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
 }
 
 #[tokio::test]
+async fn a_request_that_expires_before_its_last_attempt_is_listed_and_runs_again() {
+    let dead_letters = unique_queue("expired");
+    let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
+    let queues = Queues::with(options.clone()).await;
+    let probe = Probe::default();
+    let dispatcher = || {
+        let dispatcher = SampleDispatcher::new(probe.clone()).with_queue(&queues.queue);
+        dispatcher.with_queue_options(options.clone())
+    };
+    // The server declares the queue for last attempts.
+    let server = start(&queues.connection, dispatcher()).await;
+    server.shutdown().await.unwrap();
+    let retries = format!("{}.retry", queues.queue);
+    let sample = SampleClient::new(client(&queues.connection)).with_queue(&retries);
+    let call = sample.number(7).timeout(Duration::from_millis(100));
+    assert!(call.await.unwrap_err().is_timeout());
+    let dead = queues.connection.dead_letters(&dead_letters);
+    let letter = eventually("the request expires", async || {
+        // The embedded broker expires messages of a queue when another arrives.
+        sample.note("one more".to_owned()).await.unwrap();
+        dead.list(1).await.unwrap().pop()
+    })
+    .await;
+    assert_eq!(letter.reason.as_deref(), Some("expired"));
+    assert_eq!(letter.queue, Some(retries));
+    dead.retry([letter.id]).await.unwrap();
+    let _server = start(&queues.connection, dispatcher()).await;
+    eventually("the request runs", async || {
+        (probe.numbers() == [7]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_list_gives_the_oldest_letters_and_leaves_all() {
     let queues = Queues::new().await;
     assert!(queues.ids().await.is_empty());

@@ -128,6 +128,7 @@ impl QueueOptions {
         Self {
             kind: self.kind,
             expires: self.expires,
+            dead_letter_queue: self.dead_letter_queue.clone(),
             ..Self::default()
         }
     }
@@ -183,7 +184,8 @@ impl QueueOptions {
     /// [`ServerBuilder::delivery_limit`](crate::ServerBuilder::delivery_limit)). Servers declare the dead-letter queue as a durable
     /// classic queue unless it exists. Default: expired requests are dropped, the others go to `<queue>.dead`.
     ///
-    /// Every request whose deadline passes while it waits in the queue leaves a message in the dead-letter queue.
+    /// Every request whose deadline passes while it waits in the queue, or in `<queue>.retry`, leaves a message in the dead-letter queue.
+    /// A `<queue>.retry` that existed before without this option drops such requests.
     pub fn dead_letter_queue(mut self, queue: impl Into<String>) -> Self {
         self.dead_letter_queue = Some(queue.into());
         self
