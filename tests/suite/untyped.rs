@@ -199,6 +199,9 @@ async fn errors_of_the_service_and_faults_are_told_apart() {
     assert_eq!(text(with_header.await), "-7");
     let error = fault(ledger.call("add", json(r#"{"a":"x"}"#)).await);
     assert_eq!(error.kind(), ErrorKind::BadRequest);
+    let error = fault(ledger.call("add", json("30")).await).to_string();
+    let expected = "expected a map or an array of the arguments of `add`";
+    assert!(error.contains(expected), "{error}");
     let error = fault(
         ledger
             .call("add", Encoded::new(ContentType::Json, "{"))

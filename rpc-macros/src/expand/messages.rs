@@ -84,6 +84,7 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
     let ident = arguments_ident(method);
     let krate = &service.krate;
     let serde_path = quote!(#krate::__private::serde).to_string();
+    let expected = format!("a map or an array of the arguments of `{}`", method.name);
     let mut own_parameters = Vec::new();
     let fields: Vec<_> = method
         .sent()
@@ -118,7 +119,7 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
     quote! {
         #(#hidden)*
         #[::core::prelude::v1::derive(__rpc::__private::serde::Serialize, __rpc::__private::serde::Deserialize)]
-        #[serde(crate = #serde_path)]
+        #[serde(crate = #serde_path, expecting = #expected)]
         #bound
         struct #ident<#(#trait_parameters,)* #(#own_parameters),*> #clause {
             #(#fields,)*
