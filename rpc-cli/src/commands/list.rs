@@ -55,6 +55,7 @@ pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
 
 fn list_instances(instances: Vec<InstanceInfo>, app: &mut App) -> Result<(), Failure> {
     if app.out.is_json() {
+        let instances: Vec<_> = instances.iter().map(rows::instance_json).collect();
         return app.out.json(&instances);
     }
     let now = SystemTime::now();

@@ -53,6 +53,7 @@ async fn once(client: &Client, service: &str, app: &mut App) -> Result<(), Failu
         return Err(no_instance(service));
     }
     if app.out.is_json() {
+        let stats: Vec<_> = stats.iter().map(rows::json).collect();
         return app.out.json(&stats);
     }
     app.out.table(rows::HEADER, rows::methods(&stats))?;
@@ -116,9 +117,8 @@ async fn ask(
 fn show(service: &str, round: &Round, app: &mut App) -> Result<(), Failure> {
     if app.out.is_json() {
         let instances = round.stats.iter().zip(&round.rates);
-        let instances = instances.map(|(stats, rates)| rows::with_rates(stats, rates));
-        let instances = instances.collect::<Result<Vec<_>, _>>()?;
-        return app.out.json_line(&instances);
+        let instances = instances.map(|(stats, rates)| rows::json_with_rates(stats, rates));
+        return app.out.json_line(&instances.collect::<Vec<_>>());
     }
     app.out.redraw(screen(service, round))
 }

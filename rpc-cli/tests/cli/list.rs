@@ -39,7 +39,10 @@ async fn instances_of_a_service_are_listed() {
     let all = stage.rpc(&["list", "--instances"]).run().await;
     all.exits(0).quietly().snapshot("list/instances");
     let json = stage.rpc(&["list", "Shop", "--json"]).run().await.exits(0);
-    assert_eq!(json.json()[0]["id"], shop.instance_id());
+    let json = &json.json()[0];
+    assert_eq!(json["id"], shop.instance_id());
+    assert!(json["started"].as_str().unwrap().ends_with('Z'), "{json}");
+    assert!(json["round_trip_ms"].as_f64().unwrap() > 0.0, "{json}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use rpc_core::instances::InstanceInfo;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::units;
 
@@ -81,10 +82,24 @@ pub(super) fn instance(instance: &InstanceInfo, now: SystemTime) -> [String; 7] 
     ]
 }
 
+/// Returns an instance as JSON.
+pub(super) fn instance_json(instance: &InstanceInfo) -> Value {
+    json!({
+        "id": instance.id,
+        "name": instance.name,
+        "service": instance.service,
+        "version": instance.version,
+        "queues": instance.queues,
+        "started": units::moment(instance.started),
+        "crate_version": instance.crate_version,
+        "protocol": instance.protocol,
+        "contract": instance.contract,
+        "round_trip_ms": units::millis(instance.round_trip),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::samples;
 

@@ -107,18 +107,50 @@ pub(super) fn oldest(stats: &[InstanceStats]) -> Vec<[String; 4]> {
     rows.collect()
 }
 
-/// Statistics as JSON, with the rates of each method; `null` if they are not known.
-pub(super) fn with_rates(
-    stats: &InstanceStats,
-    rates: &[Option<Rates>],
-) -> Result<Value, serde_json::Error> {
-    let mut value = serde_json::to_value(stats)?;
+/// Returns the statistics of an instance as JSON.
+pub(super) fn json(stats: &InstanceStats) -> Value {
+    let methods = stats.methods.iter().map(|method| {
+        json!({
+            "name": method.name,
+            "calls": method.calls,
+            "results": method.results,
+            "errors": method.errors,
+            "faults": method.faults,
+            "in_flight": method.in_flight,
+            "streams": method.streams,
+            "mean_ms": units::millis(method.mean),
+            "p50_ms": units::millis(method.p50),
+            "p90_ms": units::millis(method.p90),
+            "p99_ms": units::millis(method.p99),
+            "max_ms": units::millis(method.max),
+        })
+    });
+    let oldest = stats.oldest.iter().map(|call| {
+        json!({
+            "method": call.method,
+            "age_ms": units::millis(call.age),
+            "correlation_id": call.correlation_id,
+        })
+    });
+    json!({
+        "id": stats.id,
+        "name": stats.name,
+        "service": stats.service,
+        "since": units::moment(stats.since),
+        "methods": methods.collect::<Vec<_>>(),
+        "oldest": oldest.collect::<Vec<_>>(),
+    })
+}
+
+/// Returns the statistics of an instance as JSON, with the rates of each method; `null` if they are not known.
+pub(super) fn json_with_rates(stats: &InstanceStats, rates: &[Option<Rates>]) -> Value {
+    let mut value = json(stats);
     let methods = value["methods"].as_array_mut();
     for (method, rates) in methods.into_iter().flatten().zip(rates) {
         method["calls_per_second"] = json!(rates.map(|rates| rates.calls));
         method["errors_per_second"] = json!(rates.map(|rates| rates.errors));
     }
-    Ok(value)
+    value
 }
 
 fn of_all(stats: &[InstanceStats]) -> impl Iterator<Item = (&InstanceStats, &MethodStats)> {
@@ -169,10 +201,18 @@ mod tests {
         let rows = methods_with_rates(&stats, &[vec![Some(rates)]]);
         let expected = "6ba7b810|worker|fib|1.50|0|7|0|2 (panicked)|1|0|20.0 µs|40.0 µs|50.0 µs";
         assert_eq!(rows[0].join("|"), expected);
-        let json = with_rates(&stats[0], &[Some(rates)]).unwrap();
+        let json = json_with_rates(&stats[0], &[Some(rates)]);
         assert_eq!(json["methods"][0]["calls_per_second"], 1.5);
-        let json = with_rates(&stats[0], &[None]).unwrap();
+        let json = json_with_rates(&stats[0], &[None]);
         assert_eq!(json["methods"][0]["calls_per_second"], Value::Null);
+    }
+
+    #[test]
+    fn json_has_times_that_programs_read() {
+        let json = json(&stats("a", "Fib", 7, 2));
+        assert_eq!(json["since"], "1970-01-01T00:01:40.000000Z");
+        assert_eq!(json["methods"][0]["p99_ms"], 0.04);
+        assert_eq!(json["oldest"][0]["age_ms"], 75_000.0);
     }
 
     #[test]
