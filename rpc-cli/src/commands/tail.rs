@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rpc_core::instances::{TapBody, TapEventKind, TapOutcome};
 use rpc_core::{ConnectionState, ContentType, Tap};
+use tokio::time::timeout;
 
 use self::line::{line, width};
 use self::record::Record;
@@ -16,6 +17,9 @@ use crate::failure::{Exit, Failure};
 use crate::instances::instance_that_starts;
 use crate::output::{note, visible};
 use crate::units::count;
+
+/// Time for the last events of instances to arrive.
+const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -74,7 +78,17 @@ impl From<Outcome> for TapOutcome {
 }
 
 pub(crate) async fn run(args: Args, app: &mut App) -> Result<(), Failure> {
-    let mut tap = open(&args, app).await?;
+    let tap = open(&args, app).await?;
+    let limit = args.duration.saturating_add(GRACE);
+    if let Ok(end) = timeout(limit, show(tap, &args, app)).await {
+        return end;
+    }
+    note("an instance did not end in time: it may hang, and its last calls may be missing");
+    Ok(())
+}
+
+/// Prints the events until all instances have ended, or until there are enough.
+async fn show(mut tap: Tap, args: &Args, app: &mut App) -> Result<(), Failure> {
     let mut left = args.take.unwrap_or(u64::MAX);
     let mut last_error = None;
     while let Some(event) = tap.next().await {

@@ -1,6 +1,7 @@
 //! `rpc tail`.
 
-use rpc_core::{Encoded, Server, ServerHandle, UntypedClient};
+use rpc_core::{Connection, Encoded, Server, ServerHandle, UntypedClient};
+use rpc_tests::broker::{Direction, Proxy, shared_node};
 use serde_json::{Value, json};
 
 use crate::program::Running;
@@ -11,9 +12,7 @@ use crate::terminal::Size;
 impl Stage {
     /// Starts an instance of the sample service that allows to watch its calls.
     async fn watched_shop(&self) -> ServerHandle {
-        let connection = self.connect("shop-1").await;
-        let server = Server::builder(&connection).service(ShopDispatcher::new(Clocks));
-        server.tap(true).build().start().await.unwrap()
+        watched_shop_on(&self.connect("shop-1").await).await
     }
 
     /// Starts `rpc tail Shop` with further arguments, and waits until the service is watched.
@@ -27,6 +26,11 @@ impl Stage {
     async fn caller(&self) -> ShopClient {
         ShopClient::new(self.connect("caller").await.client())
     }
+}
+
+async fn watched_shop_on(connection: &Connection) -> ServerHandle {
+    let server = Server::builder(connection).service(ShopDispatcher::new(Clocks));
+    server.tap(true).build().start().await.unwrap()
 }
 
 /// The next line, as JSON.
@@ -188,6 +192,23 @@ async fn the_end_comes_with_the_time_a_signal_a_closed_pipe_or_the_server() {
     let outcome = last.end().await.exits(6);
     assert!(
         outcome.stderr.contains("the server is stopping"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[tokio::test]
+async fn an_instance_that_hangs_does_not_extend_the_time() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(shared_node().await.port()).await;
+    let url = proxy.url().replace("%2f", stage.vhost());
+    let connection = Connection::builder(&url).name("shop-1").open();
+    let _server = watched_shop_on(&connection.await.unwrap()).await;
+    let tail = stage.tail(&["--duration", "1s"]).await;
+    proxy.blackhole(Direction::ToBroker);
+    let outcome = tail.end().await.exits(0);
+    assert!(
+        outcome.stderr.contains("an instance did not end in time"),
         "{}",
         outcome.stderr
     );
