@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use terminal_size::{Height, Width};
 use unicode_width::UnicodeWidthChar;
 
 use crate::failure::Failure;
@@ -76,8 +77,8 @@ impl Output {
         match stdout.is_terminal() {
             true => {
                 // A terminal without a size gets all lines.
-                if let Ok((width, height)) = crossterm::terminal::size() {
-                    cut(&mut lines, width.into(), height.into());
+                if let Some((width, height)) = terminal_size() {
+                    cut(&mut lines, width, height);
                 }
                 // Without colours, `self.stdout` removes all sequences. It keeps no text back, so the order is kept.
                 write!(stdout.lock(), "{CLEAR}")?;
@@ -91,12 +92,16 @@ impl Output {
     }
 }
 
-/// Leaves out the parts of lines, and the lines, that have no room in a terminal. The cursor takes the last line. A size of 0 is not known.
+/// Returns the columns and rows of the terminal; `None` if standard output is no terminal, or one without a size.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let (Width(columns), Height(rows)) = terminal_size::terminal_size_of(io::stdout())?;
+    Some((columns.into(), rows.into()))
+}
+
+/// Leaves out the parts of lines, and the lines, that have no room in a terminal. The cursor takes the last line.
 fn cut(lines: &mut Vec<String>, width: usize, height: usize) {
-    if width > 0 {
-        for line in &mut *lines {
-            line.truncate(fitting(line, width).len());
-        }
+    for line in &mut *lines {
+        line.truncate(fitting(line, width).len());
     }
     let room = height.saturating_sub(1);
     if room > 0 && lines.len() > room {
@@ -204,7 +209,7 @@ mod tests {
     fn lines_without_room_are_counted() {
         let after = |count: usize, height| {
             let mut lines = vec!["line".to_owned(); count];
-            cut(&mut lines, 0, height);
+            cut(&mut lines, 80, height);
             (lines.len(), lines.pop().unwrap_or_default())
         };
         assert_eq!(after(4, 5), (4, "line".to_owned()));

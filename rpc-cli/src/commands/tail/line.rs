@@ -6,13 +6,12 @@ use rpc_core::instances::{
 };
 
 use super::{is_text, json_of, outcome};
-use crate::output::{fitting, visible};
+use crate::output::{fitting, terminal_size, visible};
 use crate::units::{self, count, short_id};
 
 /// Columns of the terminal; `None` if the output is no terminal, whose lines are not cut.
 pub(super) fn width() -> Option<usize> {
-    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(std::io::stdout())?;
-    Some(columns.into())
+    terminal_size().map(|(columns, _)| columns)
 }
 
 /// A line for people: the part that is always shown, and the part that may be cut.
