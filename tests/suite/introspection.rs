@@ -146,11 +146,9 @@ async fn of_call(peer: &mut Caller, id: &str) -> PeerMessage {
 
 /// Asks through a queue and waits for the answer.
 async fn ask(peer: &mut Caller, queue: &str, question: PeerMessage) -> PeerMessage {
-    let id = question.correlation_id.clone();
+    let id = question.correlation_id.clone().expect("a correlation id");
     peer.publish(queue, question).await;
-    let answer = peer.receive().await;
-    assert_eq!(answer.correlation_id, id);
-    answer
+    of_call(peer, &id).await
 }
 
 /// The name of the private queue of the instance that serves a queue.

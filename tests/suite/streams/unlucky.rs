@@ -514,7 +514,11 @@ async fn a_dropped_server_ends_its_streams_and_those_of_others_go_on() {
     next(&mut held).await.unwrap().unwrap();
     let numbers = stream::iter([1]).chain(stream::pending());
     let sum = tokio::spawn(setup.feed.sum(numbers).timeout(timeout));
-    setup.probe.until_begun(2).await;
+    // Its caller sends items once the server has accepted the stream. Until then, a stream may start again.
+    eventually("the server takes an item", async || {
+        (setup.probe.taken() == 1).then_some(())
+    })
+    .await;
     let other = Probe::default();
     let begun = Instant::now();
     drop(setup.server);
