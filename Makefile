@@ -17,18 +17,19 @@ install: ## Install the program `rpc` with `cargo install`; ROOT=folder puts it 
 	$(CARGO) install --locked --path rpc-cli $(if $(ROOT),--root $(ROOT))
 
 # The behaviour suite runs three times: with the defaults, without batches (COALESCE=1), and with batches of requests too (64). Messages of
-# streams are never in batches, and the tests outside the suite set their own limits.
-batched := suite:: --skip suite::streams
+# streams are never in batches, and the tests outside the suite set their own limits. All test programs are selected, although two of them have
+# the suite: with fewer, dependencies get other features and are built again.
+batched := --tests -- suite:: --skip suite::streams
 test: rabbitmq pika ## Run all tests, those on RabbitMQ included; installs RabbitMQ if it is missing
 	$(CARGO) test --workspace --all-features
-	COALESCE=1 $(CARGO) test --workspace --all-features --test memory --test amqp -- $(batched)
-	COALESCE=64 $(CARGO) test --workspace --all-features --test memory --test amqp -- $(batched)
+	COALESCE=1 $(CARGO) test --workspace --all-features $(batched)
+	COALESCE=64 $(CARGO) test --workspace --all-features $(batched)
 	$(CARGO) test --package rpc-core --no-default-features --features json,tls --lib
 
 test-offline: ## Run the tests that need no RabbitMQ
 	$(CARGO) test --workspace
-	COALESCE=1 $(CARGO) test --workspace --test memory -- $(batched)
-	COALESCE=64 $(CARGO) test --workspace --test memory -- $(batched)
+	COALESCE=1 $(CARGO) test --workspace $(batched)
+	COALESCE=64 $(CARGO) test --workspace $(batched)
 
 soak: rabbitmq ## Inject faults under load in random order for SOAK_MINUTES (10), and into the embedded broker CHAOS_RUNS (1000) times
 	CHAOS_RUNS=$(or $(CHAOS_RUNS),1000) $(CARGO) test --package rpc-tests --features broker --test memory chaos::
