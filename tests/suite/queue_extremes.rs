@@ -66,7 +66,7 @@ async fn the_highest_priority_is_served_first() {
     for (n, priority) in [(1, 254), (2, 0), (3, 255)] {
         let call = sample.number(n).priority(priority);
         calls.push(tokio::spawn(call.into_future()));
-        sample.note(n.to_string()).await.unwrap();
+        bed.until_waiting(n).await;
     }
     bed.probe.release(1);
     for call in calls {

@@ -43,6 +43,15 @@ impl Bed {
         server
     }
 
+    /// Waits until this number of requests waits in the queue.
+    pub(super) async fn until_waiting(&self, requests: u64) {
+        eventually("the requests are in the queue", async || {
+            let status = self.connection.queue_status(&self.queue).await.unwrap();
+            (u64::from(status.unwrap().messages) == requests).then_some(())
+        })
+        .await;
+    }
+
     /// A client with confirms, which sees refusals of the broker.
     pub(super) fn sample(&self) -> SampleClient {
         let client = client_builder(&self.connection).confirms(true).build();
@@ -266,8 +275,7 @@ async fn higher_priorities_are_served_first() {
     for (n, priority) in [(1, 0), (2, 3), (3, 5), (4, 3), (5, 9)] {
         let call = sample.number(n).priority(priority);
         calls.push(tokio::spawn(call.into_future()));
-        // A confirmed request behind the call shows that the call is in the queue.
-        sample.note(n.to_string()).await.unwrap();
+        bed.until_waiting(n).await;
     }
     bed.probe.release(1);
     for call in calls {
