@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join;
-use rpc_core::dead_letters::{DeadLetters, Selection};
+use rpc_core::dead_letters::{DeadLetter, DeadLetters, Selection};
 use rpc_core::testing::{Peer, PeerMessage};
 use rpc_core::{Connection, ErrorKind, HeaderValue, Headers, QueueOptions};
 use rpc_tests::{eventually, unique_queue};
@@ -70,6 +70,34 @@ impl Queues {
             status.unwrap().messages
         };
         (count(&self.queue).await, count(self.dead.queue()).await)
+    }
+
+    /// Lets a request expire in a queue, and waits for the letter that the broker makes of it.
+    async fn expire(&self, queue: &str, dead: &DeadLetters) -> DeadLetter {
+        let sample = SampleClient::new(client(&self.connection)).with_queue(queue);
+        let call = sample.number(7).timeout(Duration::from_millis(100));
+        assert!(call.await.unwrap_err().is_timeout());
+        let letter = eventually("the request expires", async || {
+            // The embedded broker expires messages of a queue when another arrives.
+            sample.note("one more".to_owned()).await.unwrap();
+            dead.list(1).await.unwrap().pop()
+        })
+        .await;
+        assert_eq!(letter.reason.as_deref(), Some("expired"));
+        letter
+    }
+
+    /// Starts a server, and waits until it has run the request of [`expire`](Self::expire) once.
+    async fn run_the_expired_request(&self, options: QueueOptions) {
+        let probe = Probe::default();
+        let dispatcher = SampleDispatcher::new(probe.clone())
+            .with_queue(&self.queue)
+            .with_queue_options(options);
+        let _server = start(&self.connection, dispatcher).await;
+        eventually("the request runs", async || {
+            (probe.numbers() == [7]).then_some(())
+        })
+        .await;
     }
 
     async fn ids(&self) -> Vec<String> {
@@ -142,32 +170,14 @@ async fn a_request_that_the_broker_moved_is_listed_and_runs_again() {
     let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
     let queues = Queues::with(options.clone()).await;
     declare(&queues.connection, &dead_letters, QueueOptions::classic()).await;
-    let sample = SampleClient::new(client(&queues.connection)).with_queue(&queues.queue);
-    let call = sample.number(7).timeout(Duration::from_millis(100));
-    assert!(call.await.unwrap_err().is_timeout());
     let dead = queues.connection.dead_letters(&dead_letters);
-    let letter = eventually("the request expires", async || {
-        // The embedded broker expires messages of a queue when another arrives.
-        sample.note("one more".to_owned()).await.unwrap();
-        dead.list(1).await.unwrap().pop()
-    })
-    .await;
-    assert_eq!(letter.reason.as_deref(), Some("expired"));
+    let letter = queues.expire(&queues.queue, &dead).await;
     assert_eq!(letter.queue.as_ref(), Some(&queues.queue));
     assert_eq!((letter.deaths, letter.deliveries), (1, None));
     assert!(letter.deadline.unwrap() < SystemTime::now());
     let outcome = dead.retry(Selection::All).await.unwrap();
     assert_eq!(outcome.retried, [letter.id]);
-
-    let probe = Probe::default();
-    let dispatcher = SampleDispatcher::new(probe.clone())
-        .with_queue(&queues.queue)
-        .with_queue_options(options);
-    let _server = start(&queues.connection, dispatcher).await;
-    eventually("the request runs", async || {
-        (probe.numbers() == [7]).then_some(())
-    })
-    .await;
+    queues.run_the_expired_request(options).await;
 }
 
 #[tokio::test]
@@ -175,33 +185,12 @@ async fn a_request_that_expires_before_its_last_attempt_is_listed_and_runs_again
     let dead_letters = unique_queue("expired");
     let options = QueueOptions::classic().dead_letter_queue(&dead_letters);
     let queues = Queues::with(options.clone()).await;
-    let probe = Probe::default();
-    let dispatcher = || {
-        let dispatcher = SampleDispatcher::new(probe.clone()).with_queue(&queues.queue);
-        dispatcher.with_queue_options(options.clone())
-    };
-    // The server declares the queue for last attempts.
-    let server = start(&queues.connection, dispatcher()).await;
-    server.shutdown().await.unwrap();
     let retries = format!("{}.retry", queues.queue);
-    let sample = SampleClient::new(client(&queues.connection)).with_queue(&retries);
-    let call = sample.number(7).timeout(Duration::from_millis(100));
-    assert!(call.await.unwrap_err().is_timeout());
     let dead = queues.connection.dead_letters(&dead_letters);
-    let letter = eventually("the request expires", async || {
-        // The embedded broker expires messages of a queue when another arrives.
-        sample.note("one more".to_owned()).await.unwrap();
-        dead.list(1).await.unwrap().pop()
-    })
-    .await;
-    assert_eq!(letter.reason.as_deref(), Some("expired"));
+    let letter = queues.expire(&retries, &dead).await;
     assert_eq!(letter.queue, Some(retries));
     dead.retry([letter.id]).await.unwrap();
-    let _server = start(&queues.connection, dispatcher()).await;
-    eventually("the request runs", async || {
-        (probe.numbers() == [7]).then_some(())
-    })
-    .await;
+    queues.run_the_expired_request(options).await;
 }
 
 #[tokio::test]
