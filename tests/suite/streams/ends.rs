@@ -49,10 +49,7 @@ async fn a_dropped_call_tells_the_handler_that_its_caller_is_gone() {
     let setup = Setup::new().await;
     let numbers = stream::iter([1, 2]).chain(stream::pending());
     let call = tokio::spawn(setup.feed.sum(numbers));
-    eventually("two items", async || {
-        (setup.probe.taken() == 2).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(2).await;
     call.abort();
     setup.probe.until_dropped(1).await;
     assert_eq!(setup.probe.broken(), ["Cancelled"]);
@@ -156,10 +153,7 @@ async fn a_stopping_server_ends_its_streams_after_their_items() {
     let produced = setup.probe.settled(Probe::produced).await;
     let numbers = stream::iter([1, 2]).chain(stream::pending());
     let sum = tokio::spawn(setup.feed.sum(numbers));
-    eventually("two items", async || {
-        (setup.probe.taken() == 2).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(2).await;
     let said = stream::iter(["a".to_owned()]).chain(stream::pending());
     let heard = setup.feed.echo(said).await.unwrap();
     let begun = Instant::now();
@@ -202,10 +196,7 @@ async fn a_handler_with_all_items_gives_its_result_while_its_server_stops() {
     let sum = tokio::spawn(setup.feed.slowly(stream::iter([1, 2, 3])));
     setup.probe.until_begun(1).await;
     setup.probe.release(3);
-    eventually("all items", async || {
-        (setup.probe.taken() == 3).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(3).await;
     // The handler has taken the items, and waits before it looks for the end, which was sent before this call.
     setup.feed.single(1).await.unwrap();
     let mut health = setup.server.health();
@@ -245,10 +236,7 @@ async fn a_caller_that_dies_stops_its_handlers() {
     next(&mut items).await.unwrap().unwrap();
     let numbers = stream::iter([1]).chain(stream::pending());
     let sum = tokio::spawn(setup.feed.sum(numbers).timeout(timeout));
-    eventually("one item", async || {
-        (setup.probe.taken() == 1).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(1).await;
     setup.connection.close().await;
     let (_, error) = all(items).await;
     let kind = error.expect("a cut is no end").kind();

@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, stream};
 use rpc_core::testing::{Peer, PeerMessage};
 use rpc_core::{HeaderValue, Headers};
-use rpc_tests::{eventually, unique_queue};
+use rpc_tests::unique_queue;
 
 use super::{LONG, Probe, Setup, all, next};
 
@@ -161,10 +161,7 @@ async fn messages_of_a_stranger_do_not_change_a_stream() {
         let numbers = stream::iter([1, 2]).chain(stream::pending());
         tokio::spawn(setup.feed.sum(numbers))
     };
-    eventually("two items", async || {
-        (setup.probe.taken() == 2).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(2).await;
     let instance = accepted.headers.get_as::<&str>("rpc-instance").unwrap();
     let stranger = Caller::of(&setup).await;
     let upper = id.to_uppercase();

@@ -134,6 +134,13 @@ impl Probe {
         .await;
     }
 
+    pub(crate) async fn until_taken(&self, items: usize) {
+        eventually("the handlers take items", async || {
+            (self.taken() == items).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn until_dropped(&self, streams: usize) {
         eventually("the handlers are dropped", async || {
             (self.0.dropped.load(Ordering::SeqCst) >= streams).then_some(())

@@ -515,10 +515,7 @@ async fn a_dropped_server_ends_its_streams_and_those_of_others_go_on() {
     let numbers = stream::iter([1]).chain(stream::pending());
     let sum = tokio::spawn(setup.feed.sum(numbers).timeout(timeout));
     // Its caller sends items once the server has accepted the stream. Until then, a stream may start again.
-    eventually("the server takes an item", async || {
-        (setup.probe.taken() == 1).then_some(())
-    })
-    .await;
+    setup.probe.until_taken(1).await;
     let other = Probe::default();
     let begun = Instant::now();
     drop(setup.server);
