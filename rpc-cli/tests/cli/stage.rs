@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rpc_core::{Connection, Dispatch, Server, ServerHandle};
-use rpc_tests::broker::shared_node;
+use rpc_tests::broker::{Proxy, shared_node};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
@@ -43,6 +43,11 @@ impl Stage {
     /// URL of the virtual host as another user.
     pub(crate) async fn url_as(&self, user: &str, password: &str) -> String {
         shared_node().await.url_with(user, password, &self.vhost)
+    }
+
+    /// URL of the virtual host through a proxy, as `guest`.
+    pub(crate) fn url_through(&self, proxy: &Proxy) -> String {
+        proxy.url().replace("%2f", self.vhost())
     }
 
     /// Makes a user, whose password is `secret`, with these permissions in the virtual host. Returns its URL.

@@ -201,7 +201,7 @@ async fn the_end_comes_with_the_time_a_signal_a_closed_pipe_or_the_server() {
 async fn an_instance_that_hangs_does_not_extend_the_time() {
     let stage = Stage::new().await;
     let proxy = Proxy::start(shared_node().await.port()).await;
-    let url = proxy.url().replace("%2f", stage.vhost());
+    let url = stage.url_through(&proxy);
     let connection = Connection::builder(&url).name("shop-1").open();
     let _server = watched_shop_on(&connection.await.unwrap()).await;
     let tail = stage.tail(&["--duration", "1s"]).await;

@@ -93,7 +93,7 @@ async fn a_lost_connection_is_told_and_comes_back() {
     let stage = Stage::new().await;
     let _server = stage.shop("shop-1").await;
     let proxy = Proxy::start(shared_node().await.port()).await;
-    let url = proxy.url().replace("%2f", stage.vhost());
+    let url = stage.url_through(&proxy);
     let rpc = stage.rpc(&TOP).env("RPC_URL", &url);
     let mut terminal = Terminal::start(&rpc, Size::USUAL);
     terminal.wait_for("services: 1").await;
