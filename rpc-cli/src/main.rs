@@ -1,4 +1,4 @@
-//! The program `rpc`, a command line for every service on a broker.
+//! The command-line program `rpc` for the services on a broker.
 //!
 //! The program needs no trait: it learns the contract of a service from its running servers. `cli` has the commands as a user types
 //! them, `commands` has one file for each.
