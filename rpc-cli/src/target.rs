@@ -151,10 +151,15 @@ async fn ask(
     }
 }
 
+/// Returns the request queue of a service whose trait names none.
+pub(crate) fn default_queue(service: &str) -> String {
+    format!("rpc.{service}")
+}
+
 /// Tells that no server reads the queue of the requests, so that a call waits for one.
 async fn note_without_server(args: &MethodArgs, app: &App) {
     let queue = args.queue.clone();
-    let queue = queue.unwrap_or_else(|| format!("rpc.{}", args.service));
+    let queue = queue.unwrap_or_else(|| default_queue(&args.service));
     // A user without the permission to look at the queue gets no remark.
     if let Ok(connection) = app.broker.connection().await
         && let Ok(Some(status)) = connection.queue_status(&queue).await

@@ -7,6 +7,7 @@ use rpc_core::dead_letters::DeadLetters;
 use crate::app::App;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
+use crate::target::default_queue;
 
 /// Returns the dead-letter queue that is named, else those of a service that exist.
 pub(super) async fn find(
@@ -24,22 +25,23 @@ pub(super) async fn find(
     let mut queues = BTreeSet::new();
     let mut is_known = false;
     for queue in request_queues(&service, app).await? {
-        is_known |= connection.queue_status(&queue).await?.is_some();
-        let queue = format!("{queue}.dead");
-        if connection.queue_status(&queue).await?.is_some() {
-            queues.insert(queue);
+        let dead = format!("{queue}.dead");
+        if connection.queue_status(&dead).await?.is_some() {
+            queues.insert(dead);
+        } else {
+            is_known |= connection.queue_status(&queue).await?.is_some();
         }
     }
-    if queues.is_empty() && !is_known {
-        return Err(Failure::new(
-            Exit::Unroutable,
-            format!(
-                "there is no service {service}: no instance answers, and there is neither a queue rpc.{service} nor one of its dead letters; \
-                 --queue names another dead-letter queue"
-            ),
-        ));
-    }
     if queues.is_empty() {
+        if !is_known {
+            return Err(Failure::new(
+                Exit::Unroutable,
+                format!(
+                    "there is no service {service}: no instance answers, and there is neither a queue rpc.{service} nor one of its dead letters; \
+                     --queue names another dead-letter queue"
+                ),
+            ));
+        }
         note(format_args!(
             "{service} has no dead-letter queue: a server declares it when it gives up its first request, and --queue names another"
         ));
@@ -52,7 +54,7 @@ pub(super) async fn find(
 async fn request_queues(service: &str, app: &App) -> Result<BTreeSet<String>, Failure> {
     let client = app.client().await?;
     let asked = client.instances(service).within(app.global.within).await;
-    let mut queues = BTreeSet::from([format!("rpc.{service}")]);
+    let mut queues = BTreeSet::from([default_queue(service)]);
     match asked.map_err(Failure::from) {
         Ok(instances) => queues.extend(instances.into_iter().flat_map(|it| it.queues)),
         // An operator may lack the permission to ask servers.

@@ -8,6 +8,7 @@ use rpc_core::instances::{ArgumentInfo, MethodInfo, MethodKind, ServiceInfo};
 
 use crate::description::returned_type;
 use crate::output::visible;
+use crate::target::default_queue;
 
 /// Longest line of a method's signature that stays one line.
 const WIDTH: usize = 100;
@@ -69,7 +70,7 @@ fn service_options(service: &ServiceInfo, ident: &str, timeout: Option<Duration>
     if ident.trim_start_matches("r#") != service.name {
         options.push(format!("name = {}", literal(&service.name)));
     }
-    if service.queue != format!("rpc.{}", service.name) {
+    if service.queue != default_queue(&service.name) {
         options.push(format!("queue = {}", literal(&service.queue)));
     }
     options.extend(timeout.map(timeout_option));
